@@ -1,0 +1,1 @@
+"""Implementations of the exchange; `timm_moex.functional` chooses between them."""

@@ -1,0 +1,44 @@
+"""Moment Exchange as the paper writes it, in plain PyTorch.
+
+Every other backend is measured against this file. Source: Li et al., "On Feature Normalization and Data Augmentation",
+CVPR 2021, section 3; PONO: Li et al., "Positional Normalization", NeurIPS 2019, section 3.
+"""
+
+from torch import Tensor
+
+
+def moment_exchange_ref(
+    x: Tensor,
+    swap_index: Tensor,
+    dims: tuple[int, ...],
+    eps: float = 1e-5,
+    positive_only: bool = False,
+    moments: str = "both",
+) -> Tensor:
+    """Exchange the moments of each sample for those of its donor.
+
+    Args:
+        x: Features, (B, ...), floating point. Half precisions are computed in float32.
+        swap_index: Donor of each sample, (B,), int64.
+        dims: Axes of `x` over which the moments are taken; never 0.
+        eps: Added to the variance before the square root.
+        positive_only: Moments of the positive entries alone.
+        moments: "both", "mean" or "std": what comes from the donor.
+
+    Returns:
+        Features of the shape and dtype of `x`.
+    """
+    features = x if x.dtype.itemsize >= 4 else x.float()
+    if positive_only:
+        positive = features > 0
+        count = positive.sum(dims, keepdim=True).clamp(min=1)
+        mean = features.relu().sum(dims, keepdim=True) / count
+        # Two passes: sum(relu(x)^2)/count - mean^2 cancels, and goes negative, where mean >> std.
+        var = ((features - mean).square() * positive).sum(dims, keepdim=True) / count
+    else:
+        mean = features.mean(dims, keepdim=True)
+        var = features.var(dims, keepdim=True, correction=1)
+    std = (var + eps).sqrt()
+    new_mean = mean if moments == "std" else mean[swap_index]
+    new_std = std if moments == "mean" else std[swap_index]
+    return ((features - mean) / std * new_std + new_mean).to(x.dtype)
