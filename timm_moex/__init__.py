@@ -1,0 +1,25 @@
+"""Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
+
+from . import backbones  # noqa: F401  registers the plain architectures timm lacks
+from .functional import moment_exchange
+from .insertion import find_moex, insert_moex, moex_sites, remove_moex
+from .layer import MomentExchange
+from .task import MoExTask, create_task, draw_swap_index, mix_loss
+from .twin import register_twin, register_twins
+
+__version__ = "0.1.0"
+__all__ = [
+    "MoExTask",
+    "MomentExchange",
+    "create_task",
+    "draw_swap_index",
+    "find_moex",
+    "insert_moex",
+    "mix_loss",
+    "moex_sites",
+    "moment_exchange",
+    "register_twin",
+    "remove_moex",
+]
+
+register_twins()

@@ -1,0 +1,113 @@
+"""A twin `moex_<arch>` for every registered architecture: the backbone with MoEx inserted.
+
+The module is called `twin` because timm already has a model module `twins`, whose models these would join.
+"""
+
+import difflib
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from timm.layers import is_scriptable
+from timm.models import (
+    DefaultCfg,
+    PretrainedCfg,
+    get_arch_pretrained_cfgs,
+    get_pretrained_cfg,
+    is_model,
+    list_models,
+    model_entrypoint,
+    register_model,
+)
+from torch import nn
+
+from .insertion import insert_moex
+
+__all__ = ["PREFIX", "SETTINGS", "register_twin", "register_twins"]
+
+PREFIX = "moex_"
+# create_model's keyword → insert_moex's
+SETTINGS = {
+    f"{PREFIX}{name}": name for name in ("layer", "norm", "prob", "lam", "eps", "positive_only", "moments")
+}
+
+default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for the pretrained tags
+
+
+def _take_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for key in kwargs:
+        if key.startswith(PREFIX) and key not in SETTINGS:
+            near = difflib.get_close_matches(key, SETTINGS, 1, 0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"unknown keyword {key!r}; MoEx takes {', '.join(SETTINGS)}.{hint}")
+    return {SETTINGS[key]: kwargs.pop(key) for key in list(kwargs) if key in SETTINGS}
+
+
+def _resolve_cfg(name: str, pretrained_cfg: str | dict | PretrainedCfg | None) -> dict | PretrainedCfg | None:
+    """The twin's own pretrained cfg, so that the backbone's entrypoint does not look up its own."""
+    if not pretrained_cfg:
+        return get_pretrained_cfg(name)
+    if isinstance(pretrained_cfg, str):
+        return get_pretrained_cfg(f"{name}.{pretrained_cfg}")
+    if isinstance(pretrained_cfg, dict):
+        return {"architecture": name, **pretrained_cfg}
+    return pretrained_cfg if pretrained_cfg.architecture else replace(pretrained_cfg, architecture=name)
+
+
+def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
+    name = PREFIX + arch
+
+    def entrypoint(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs) -> nn.Module:
+        settings = _take_settings(kwargs)
+        bare = "features_only=True" if kwargs.get("features_only") else "scriptable=True" if is_scriptable() else ""
+        if bare and settings:
+            asked = ", ".join(f"{PREFIX}{key}" for key in settings)
+            raise ValueError(f"{name}: {bare} gives the bare backbone, which cannot exchange; leave out {asked}")
+        model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=_resolve_cfg(name, pretrained_cfg), **kwargs)
+        return model if bare else insert_moex(model, **settings)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"`{arch}` with a MoEx insertion point; see `timm_moex.insert_moex` for the moex_ settings."
+    return entrypoint
+
+
+def register_twin(arch: str) -> str:
+    """Register `moex_<arch>` with every pretrained tag of `arch`, which keeps its weights where they are.
+
+    Args:
+        arch: Name of a registered timm architecture, e.g. your own; without a tag.
+
+    Returns:
+        The twin's name.
+
+    Raises:
+        ValueError: `arch` is not registered, or is a twin itself.
+    """
+    if arch.startswith(PREFIX):
+        raise ValueError(f"arch={arch!r} is a twin already")
+    if not is_model(arch) or "." in arch:
+        near = difflib.get_close_matches(arch, list_models(), 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"arch={arch!r} is not a registered timm architecture.{hint}")
+    _register(arch)
+    return PREFIX + arch
+
+
+def _register(arch: str) -> None:
+    name = PREFIX + arch
+    cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
+    if cfgs:
+        has_weights = any(cfg.has_weights for cfg in cfgs.values())
+        default_cfgs[name] = DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=has_weights)
+    entrypoint = _make_entrypoint(arch)
+    setattr(sys.modules[__name__], name, entrypoint)
+    register_model(entrypoint)
+
+
+def register_twins() -> None:
+    """Register the twin of every architecture that is registered and has none yet."""
+    for arch in list_models():
+        if not arch.startswith(PREFIX) and not is_model(PREFIX + arch):
+            _register(arch)
