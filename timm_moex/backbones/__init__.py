@@ -1,3 +1,3 @@
 """Plain architectures that timm lacks; importing this package registers them under plain names."""
 
-from timm_moex.backbones import cifar_resnet  # noqa: F401
+from . import cifar_resnet  # noqa: F401
