@@ -14,7 +14,7 @@ from .cifar_net import CifarNet, build_cifar_net, cifar_cfg, make_stages
 __all__ = ["CifarResNet"]
 
 
-class SubsampleShortcut(nn.Module):
+class ZeroPadShortcut(nn.Module):
     """Option A of the paper: every stride-th pixel of the input, with zeros for the channels it lacks. No parameters.
 
     Args:
@@ -57,7 +57,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False, **dd)
         self.bn2 = norm_layer(out_chs, **dd)
         same = stride == 1 and in_chs == out_chs
-        self.downsample = nn.Identity() if same else SubsampleShortcut(out_chs - in_chs, stride)
+        self.downsample = nn.Identity() if same else ZeroPadShortcut(out_chs - in_chs, stride)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.act2 = act_layer(inplace=True)
 
