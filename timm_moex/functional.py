@@ -35,10 +35,11 @@ def check_norm(norm: str) -> tuple[str, int, bool]:
         return match[1], int(match[3]), match[2] is not None
     if norm in ("bn", "batch_norm", "batchnorm"):
         raise ValueError(
-            f"norm={norm!r}: batch normalisation shares its moments among all samples of the batch, so there is nothing "
+            f"norm={norm!r}: batch normalisation shares its moments among all samples, so there is nothing "
             "to exchange. Use 'pono', 'in', 'ln' or a grouped norm."
         )
-    near = difflib.get_close_matches(str(norm).lower(), ["pono", "in", "ln", "gn4", "gn-d4", "gpono4", "gpono-d4"], 1, 0.3)
+    spellings = ["pono", "in", "ln", "gn4", "gn-d4", "gpono4", "gpono-d4"]
+    near = difflib.get_close_matches(str(norm).lower(), spellings, 1, 0.3)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}.{hint}")
 
@@ -52,7 +53,7 @@ def _check_swap_index(swap_index: Tensor, x: Tensor) -> None:
             f"swap_index must have shape ({x.shape[0]},), one donor per sample of x, got {tuple(swap_index.shape)}"
         )
     if swap_index.device != x.device:
-        raise ValueError(f"swap_index is on {swap_index.device} but x is on {x.device}; move it: swap_index.to(x.device)")
+        raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
     # A value check would synchronise a GPU and break a graph; there an index out of range fails in the gather itself.
     if swap_index.device.type == "cpu" and not torch.compiler.is_compiling() and x.shape[0]:
         low, high = torch.aminmax(swap_index)

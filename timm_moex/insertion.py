@@ -85,13 +85,17 @@ class MoEx(nn.Module):
     def site_names(self) -> tuple[str, ...]:
         return tuple(exchange.site.name for exchange in self.sites)
 
+    def forward(self, x):
+        """The identity, for containers such as `nn.Sequential` that call every child."""
+        return x
+
     def begin(self, model: nn.Module, args: tuple, kwargs: dict):
         """Root forward-pre-hook: take `swap_index` and `swap_layer` out of the call and arm the site."""
         asked = "swap_index" in kwargs
         swap_index, swap_layer = kwargs.pop("swap_index", None), kwargs.pop("swap_layer", None)
         chosen = self._choose(swap_index, swap_layer)
         if swap_index is not None and getattr(model, "_is_replica", False):
-            raise RuntimeError("swap_index does not work under nn.DataParallel, which splits it; use DistributedDataParallel")
+            raise RuntimeError("swap_index does not work under nn.DataParallel, which splits it; use DDP")
         for exchange in self.sites:
             exchange.arm(swap_index if exchange is chosen else None)
         if not torch.compiler.is_compiling():
@@ -137,7 +141,7 @@ class MoEx(nn.Module):
                 "moments are exchanged. Train it through timm_moex.MoExTask (timm's train.py: --device-modules "
                 "timm_moex.plugin), or pass swap_index=draw_swap_index(batch_size, prob) and use mix_loss; "
                 "model(x, swap_index=None) or moex_prob=0 says that this is meant.",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def extra_repr(self) -> str:
@@ -145,7 +149,7 @@ class MoEx(nn.Module):
 
 
 def find_moex(model: nn.Module) -> MoEx | None:
-    """The `MoEx` of a model, also through DistributedDataParallel, torch.compile and timm's EMA; None if there is none."""
+    """The `MoEx` of a model, also through DDP, torch.compile and timm's EMA wrapper; None if there is none."""
     for child in unwrap_model(model).children():
         if isinstance(child, MoEx):
             return child
@@ -162,7 +166,7 @@ def _check_model(model: nn.Module) -> None:
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     if unwrap_model(model) is not model or isinstance(model, nn.DataParallel):
         raise TypeError(
-            f"model is wrapped in {type(model).__name__}; insert MoEx into the bare model first, then wrap or compile it"
+            f"model is wrapped in {type(model).__name__}; insert MoEx into the bare model, then wrap or compile it"
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")

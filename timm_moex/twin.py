@@ -65,7 +65,8 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
         if bare and settings:
             asked = ", ".join(f"{PREFIX}{key}" for key in settings)
             raise ValueError(f"{name}: {bare} gives the bare backbone, which cannot exchange; leave out {asked}")
-        model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=_resolve_cfg(name, pretrained_cfg), **kwargs)
+        cfg = _resolve_cfg(name, pretrained_cfg)
+        model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
         return model if bare else insert_moex(model, **settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
