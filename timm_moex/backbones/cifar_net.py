@@ -280,9 +280,13 @@ def cifar_cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def build_cifar_net(
-    model_cls: type[CifarNet], variant: str, pretrained: bool, num_stages: int = 3, **kwargs: Any
+    model_cls: type[CifarNet],
+    variant: str,
+    pretrained: bool,
+    num_stages: int = 3,
+    feature_cfg: dict[str, Any] | None = None,
+    **kwargs: Any,
 ) -> nn.Module:
     """timm's `build_model_with_cfg`, with the stem and every stage as the default of `features_only`."""
-    return build_model_with_cfg(
-        model_cls, variant, pretrained, feature_cfg=dict(out_indices=tuple(range(num_stages + 1))), **kwargs
-    )
+    feature_cfg = dict(dict(out_indices=tuple(range(num_stages + 1))), **(feature_cfg or {}))
+    return build_model_with_cfg(model_cls, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
