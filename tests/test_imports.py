@@ -15,6 +15,7 @@ LAYERS = [
     {"ops.reference", "ops.fused", "ops._triton", "ops"},
     {"functional"},
     {"layer"},
+    {"families"},
     {"sites"},
     {"insertion"},
     {"backbones"},

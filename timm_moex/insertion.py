@@ -6,13 +6,14 @@ The hooks are bound methods of registered submodules, so a deep copy (an EMA, sa
 import difflib
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from .layer import MomentExchange
-from .sites import Site, family_of, moex_sites
+from .sites import Site, family_of, moex_sites, unread_site
 
 __all__ = ["MoEx", "find_moex", "insert_moex", "moex_sites", "remove_moex"]
 
@@ -43,21 +44,38 @@ class SiteExchange(MomentExchange):
         x = self._exchange(args[0])
         return None if x is None else (x, *args[1:])
 
-    def _exchange(self, x):
+    def _exchange(self, value):
         if self.swap_index is None:
             return None
         # Outside the model's forward only backward's recomputation may come by; a direct `forward_features` may not.
         if not self.in_forward and torch._C._current_graph_task_id() == -1:
             return None
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"site {self.site.name!r}: the {self.site.at} of {self.site.module} is a {type(x).__name__}, "
-                "not a tensor; choose another layer"
-            )
         self.fired += 1
+        if self.site.items is not None and isinstance(value, (tuple, list)):
+            parts = list(value)
+            parts[self.site.items] = [self._exchange_tensor(x) for x in parts[self.site.items]]
+            return type(value)(parts)
+        return self._exchange_tensor(value)
+
+    def _exchange_tensor(self, x) -> Tensor:
+        self._check_tensor(x)
         if prefix := self.site.prefix_tokens:
             return torch.cat([x[:, :prefix], self(x[:, prefix:], self.swap_index)], dim=1)
         return self(x, self.swap_index)
+
+    def _check_tensor(self, x) -> None:
+        site = self.site
+        where = f"site {site.name!r}: the {site.at} of {site.module}"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{where} is a {type(x).__name__}, not a tensor; choose another layer")
+        if "..." not in site.layout and x.ndim != len(site.layout):
+            raise ValueError(f"{where} has shape {tuple(x.shape)}, which is not {site.layout}; choose another layer")
+        # A layout that timm_moex could only presume must agree with feature_info, and no other may.
+        if site.channels and [dim for dim in (1, -1) if x.shape[dim] == site.channels] != [site.channel_dim]:
+            raise ValueError(
+                f"{where} has shape {tuple(x.shape)}; where its {site.channels} channels are is not certain. "
+                f"Give layer={site.module!r} and channel_dim=1 or -1"
+            )
 
     def extra_repr(self) -> str:
         return f"{self.site.name}: {self.site.at} of {self.site.module}, {super().extra_repr()}"
@@ -181,6 +199,12 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
     wanted = dict(family.aliases).get(layer, layer) if family else layer
     if wanted in known:
         return known[wanted]
+    unread = unread_site(model)
+    if unread is not None and layer in (unread.name, unread.module):
+        raise ValueError(
+            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so that an exchange "
+            f"of the last patch tokens would change nothing; choose an earlier layer or another global_pool"
+        )
     modules = {name for name, _ in model.named_modules() if name}
     if layer not in modules:
         near = difflib.get_close_matches(str(layer), [*known, *modules], 1)
@@ -189,19 +213,27 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
             f"layer={layer!r} is no site of {type(model).__name__}: expected one of {', '.join(known)}, "
             f"or the dotted path of a module.{hint}"
         )
-    if channel_dim is None and family is None:
-        raise ValueError(f"layer={layer!r}: {type(model).__name__} is unknown to timm_moex; give channel_dim=1 or -1")
-    layout = family.layout if family else "NCHW"
     if channel_dim is not None:
-        layout = "NCHW" if channel_dim == 1 else "NHWC"
-    return Site(layer, layer, "output", layout, getattr(model, "num_prefix_tokens", 0) if layout == "NLC" else 0)
+        return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
+    for site in known.values():
+        if (site.module, site.at) == (layer, "output"):
+            return replace(site, name=layer)
+    if family is None or family.inside is None:
+        raise ValueError(
+            f"layer={layer!r}: timm_moex does not know where the channels of this module of {type(model).__name__} are; "
+            f"give channel_dim=1 or -1, or one of its sites: {', '.join(known)}"
+        )
+    return Site(layer, layer, "output", family.inside)
 
 
 def _called_module(model: nn.Module, site: Site) -> nn.Module:
-    """The module to hook. `checkpoint_seq` may never call a Sequential, only its children: take its first or last."""
+    """The module to hook. A ModuleList is never called, and `checkpoint_seq` calls but the children of a Sequential:
+    take the first or last of them."""
     module = model.get_submodule(site.module)
-    while type(module).forward is nn.Sequential.forward and len(module):
-        module = module[-1 if site.at == "output" else 0]
+    while len(children := list(module.children())) and (
+        isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
+    ):
+        module = children[-1 if site.at == "output" else 0]
     return module
 
 
@@ -234,7 +266,7 @@ def insert_moex(
         moments: "both", "mean" or "std".
         lam: Weight of a sample's own label in the loss.
         prob: Probability that `MoExTask` exchanges a batch.
-        channel_dim: 1 or -1; needed only for a module path in a model class unknown to timm_moex.
+        channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know.
 
     Returns:
         `model`.

@@ -1,6 +1,6 @@
-"""Where an exchange can sit: for each timm model class its sites, their layout, the default site and norm.
+"""Where an exchange can sit in a given model: its named sites, each with its module, layout and prefix tokens.
 
-The layout of a site is written down here and proved by the zoo sweep; it is never guessed from a shape.
+The layout of a site is written down in `families.py` and proved by the zoo sweep; it is never guessed from a shape.
 """
 
 import re
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-__all__ = ["Family", "Site", "family_of", "moex_sites"]
+from .families import FAMILIES, Family
 
-CHANNEL_DIM = {"NCHW": 1, "NHWC": -1, "NLC": -1}
+__all__ = ["CHANNEL_DIM", "Family", "Site", "family_of", "moex_sites", "unread_site"]
+
+CHANNEL_DIM = {"NCHW": 1, "NHWC": -1, "NLC": -1, "NC...": 1, "N...C": -1}
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,10 @@ class Site:
         name: `stem`, `stage1` … or the dotted path itself.
         module: Dotted path of the module whose input or output is exchanged.
         at: "input" or "output".
-        layout: `NCHW`, `NHWC` or `NLC`.
+        layout: `NCHW`, `NHWC` or `NLC`; where only the channel axis is known `NC...` or `N...C`.
         prefix_tokens: Class and register tokens in front of the patch tokens of an NLC site; they are left alone.
+        items: The entries that are exchanged where the module takes or returns a tuple or list.
+        channels: Number of channels to insist on; None where the table, not `feature_info`, knows the layout.
     """
 
     name: str
@@ -30,63 +34,35 @@ class Site:
     at: str
     layout: str
     prefix_tokens: int = 0
+    items: slice | None = None
+    channels: int | None = None
 
     @property
     def channel_dim(self) -> int:
         return CHANNEL_DIM[self.layout]
 
 
-@dataclass(frozen=True)
-class Family:
-    """What is known about one model class.
-
-    Args:
-        stem: Module whose output is the `stem` site; with a leading `<` the input of that module.
-        stages: Modules whose outputs are `stage1` …; `#` stands for a running number.
-        layout: Layout of the stage outputs.
-        stem_layout: Layout of the stem where it differs.
-        norm: Default norm. PONO where a convolution follows; a LayerNorm over the channels takes each position's mean
-            and std away again, so there `in`.
-        layer: Default site.
-        aliases: Other accepted names of sites.
-    """
-
-    stem: str
-    stages: str | tuple[str, ...]
-    layout: str = "NCHW"
-    stem_layout: str | None = None
-    norm: str = "pono"
-    layer: str = "stem"
-    aliases: tuple[tuple[str, str], ...] = ()
-
-
-_C2_TO_C5 = (("C2", "stage1"), ("C3", "stage2"), ("C4", "stage3"), ("C5", "stage4"))
-
-# Keyed by the name of the model class, looked up along its bases.
-FAMILIES: dict[str, Family] = {
-    "ResNet": Family("<layer1", "layer#", aliases=_C2_TO_C5),
-    "CifarResNet": Family("<layer1", "layer#"),
-    "ResNetV2": Family("<stages.0", "stages.#", aliases=_C2_TO_C5),
-    "DenseNet": Family("<features.denseblock1", "features.denseblock#"),
-    "RegNet": Family("<s1", "s#"),
-    "EfficientNet": Family("<blocks.0", "blocks.#"),
-    "MobileNetV3": Family("<blocks.0", "blocks.#"),
-    "ConvNeXt": Family("<stages.0", "stages.#", norm="in"),
-    "VisionTransformer": Family("patch_embed", "blocks.#", layout="NLC", norm="in"),
-}
-
-
 def family_of(model: nn.Module) -> Family | None:
-    """The table's entry for a model, by its class or the nearest base class in the table; None if there is none."""
+    """The table's entry for a model, by its class or the nearest base class of timm's or ours; None if there is none."""
     for cls in type(model).__mro__:
-        if cls.__name__ in FAMILIES:
+        if cls.__name__ in FAMILIES and cls.__module__.partition(".")[0] in ("timm", "timm_moex"):
             return FAMILIES[cls.__name__]
     return None
+
+
+def _feature_modules(model: nn.Module) -> dict[str, int]:
+    """Channels by module path, as timm's `feature_info` has them, without entries that name no module."""
+    info = getattr(model, "feature_info", None) or []
+    known = {name for name, _ in model.named_modules() if name}
+    entries = getattr(info, "info", info)
+    return {entry["module"]: entry["num_chs"] for entry in entries if entry.get("module") in known}
 
 
 def _expand(model: nn.Module, stages: str | tuple[str, ...]) -> list[str]:
     if not isinstance(stages, str):
         return list(stages)
+    if stages.startswith("feature_info"):
+        return list(_feature_modules(model))[int(stages.partition(":")[2] or 0) :]
     parent, _, pattern = stages.rpartition(".")
     matcher = re.compile(re.escape(pattern).replace(r"\#", "([0-9]+)"))
     found = []
@@ -100,7 +76,8 @@ def moex_sites(model: nn.Module) -> dict[str, Site]:
     """The named sites of a model, in the order the data meets them.
 
     `stem` is the input of the first stage (a ResNet: after the max-pool; a ViT: after the patch embedding), `stage1` …
-    are the outputs of the stages. Any other module can be named by its dotted path in `insert_moex`.
+    are the outputs of the stages (a ViT: of the blocks). The last stage is left out where the logits come from its class
+    token alone. Any other module can be named by its dotted path in `insert_moex`.
 
     Args:
         model: A timm model, with or without MoEx.
@@ -109,25 +86,47 @@ def moex_sites(model: nn.Module) -> dict[str, Site]:
         Site by name; empty if the model's class is unknown and has no `feature_info`.
     """
     family = family_of(model)
-    if family is None:
-        return _sites_from_feature_info(model)
-    at = "input" if family.stem.startswith("<") else "output"
-    sites = {"stem": Site("stem", family.stem.removeprefix("<"), at, family.stem_layout or family.layout)}
-    prefix_tokens = getattr(model, "num_prefix_tokens", 0) if family.layout == "NLC" else 0
-    for number, path in enumerate(_expand(model, family.stages), start=1):
-        sites[f"stage{number}"] = Site(f"stage{number}", path, "output", family.layout, prefix_tokens)
-    return sites
+    sites = _sites_from_table(model, family) if family else _sites_from_feature_info(model)
+    unread = unread_site(model)
+    return {site.name: site for site in sites if site != unread}
 
 
-def _sites_from_feature_info(model: nn.Module) -> dict[str, Site]:
-    """Best known sites of a class that is not in the table, e.g. of a later timm."""
+def unread_site(model: nn.Module) -> Site | None:
+    """The last stage, where the logits come from its class token alone: an exchange there would change nothing."""
+    family = family_of(model)
+    if family is None or family.token_readout is None or not family.token_readout(model):
+        return None
+    return _sites_from_table(model, family)[-1]
+
+
+def _sites_from_table(model: nn.Module, family: Family) -> list[Site]:
+    stem = _expand(model, "feature_info")[0] if family.stem == "feature_info" else family.stem
+    return [_site(model, family, number, path) for number, path in enumerate([stem, *_expand(model, family.stages)])]
+
+
+def _site(model: nn.Module, family: Family, number: int, path: str) -> Site:
+    if number or family.stem_layout is None:
+        layout = family.layout if isinstance(family.layout, str) else family.layout(model, number)
+    else:
+        layout = family.stem_layout if isinstance(family.stem_layout, str) else family.stem_layout(model)
+    return Site(
+        name=f"stage{number}" if number else "stem",
+        module=path.removeprefix("<"),
+        at="input" if path.startswith("<") else "output",
+        layout=layout,
+        prefix_tokens=family.prefix(model, number) if family.prefix else 0,
+        items=family.items,
+    )
+
+
+def _sites_from_feature_info(model: nn.Module) -> list[Site]:
+    """Best known sites of a class that is not in the table, e.g. of a later timm; the channels are checked in use."""
     layout = getattr(model, "output_fmt", "NLC" if hasattr(model, "num_prefix_tokens") else "NCHW")
     layout = getattr(layout, "value", layout)
+    if layout not in CHANNEL_DIM:
+        return []
     prefix_tokens = getattr(model, "num_prefix_tokens", 0) if layout == "NLC" else 0
-    info = getattr(model, "feature_info", None) or []
-    paths = dict.fromkeys(entry["module"] for entry in getattr(info, "info", info) if entry.get("module"))
-    known = dict(model.named_modules())
-    return {
-        f"stage{number}": Site(f"stage{number}", path, "output", layout, prefix_tokens)
-        for number, path in enumerate((p for p in paths if p in known), start=1)
-    }
+    return [
+        Site(f"stage{number}", path, "output", layout, prefix_tokens, channels=channels)
+        for number, (path, channels) in enumerate(_feature_modules(model).items(), start=1)
+    ]
