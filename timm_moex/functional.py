@@ -2,16 +2,19 @@
 
 import difflib
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from .ops.fused import moment_exchange_fused
 from .ops.reference import moment_exchange_ref
 
-__all__ = ["NORMS", "MOMENTS", "check_norm", "moment_exchange"]
+__all__ = ["BACKENDS", "NORMS", "MOMENTS", "check_norm", "moment_exchange"]
 
 NORMS = ("pono", "in", "ln", "gn{G}", "gn-d{D}", "gpono{G}", "gpono-d{D}")
 MOMENTS = ("both", "mean", "std")
+BACKENDS = {"reference": moment_exchange_ref, "fused": moment_exchange_fused}
 
 _GROUPED = re.compile(r"(gn|gpono)(-d)?([1-9][0-9]*)")
 
@@ -44,6 +47,14 @@ def check_norm(norm: str) -> tuple[str, int, bool]:
     raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}.{hint}")
 
 
+def _check_backend(backend: str) -> Callable[..., Tensor]:
+    if backend not in BACKENDS:
+        near = difflib.get_close_matches(str(backend).lower(), BACKENDS, 1, 0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"backend={backend!r}: expected None or one of {', '.join(BACKENDS)}.{hint}")
+    return BACKENDS[backend]
+
+
 def _check_swap_index(swap_index: Tensor, x: Tensor) -> None:
     if not isinstance(swap_index, Tensor) or swap_index.dtype != torch.int64:
         found = swap_index.dtype if isinstance(swap_index, Tensor) else type(swap_index).__name__
@@ -54,8 +65,9 @@ def _check_swap_index(swap_index: Tensor, x: Tensor) -> None:
         )
     if swap_index.device != x.device:
         raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
-    # A value check would synchronise a GPU and break a graph; there an index out of range fails in the gather itself.
-    if swap_index.device.type == "cpu" and not torch.compiler.is_compiling() and x.shape[0]:
+    # A value check would synchronise a GPU, break a graph and stop vmap; there the gather itself fails.
+    checkable = not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(swap_index)
+    if swap_index.device.type == "cpu" and checkable and x.shape[0]:
         low, high = torch.aminmax(swap_index)
         if low < 0 or high >= x.shape[0]:
             raise IndexError(f"swap_index holds {int(low)}..{int(high)}, expected values in [0, {x.shape[0]})")
@@ -95,6 +107,7 @@ def moment_exchange(
     positive_only: bool = False,
     moments: str = "both",
     channel_dim: int = 1,
+    backend: str | None = None,
 ) -> Tensor:
     """Give each sample of a batch the feature moments of another one.
 
@@ -119,14 +132,16 @@ def moment_exchange(
             mean 0, variance 0.
         moments: What comes from the donor: "both", "mean" or "std".
         channel_dim: Axis of the channels, 1 or -1 (the last).
+        backend: "reference", the formula under autograd; "fused", with a closed-form backward that keeps the features
+            and their moments alone. None takes "fused". A named backend is used or refused, never replaced.
 
     Returns:
         Features of the shape, dtype and memory format of `x`.
 
     Raises:
         TypeError: `x` is not floating point, or `swap_index` is not int64.
-        ValueError: Unknown `norm` or `moments`; channels that do not divide into the groups; moments over a single
-            element, whose unbiased variance does not exist; shapes or devices that do not fit.
+        ValueError: Unknown `norm`, `moments` or `backend`; channels that do not divide into the groups; moments over
+            a single element, whose unbiased variance does not exist; shapes or devices that do not fit.
         IndexError: `swap_index` out of range (on CPU; on other devices the gather itself fails).
     """
     if not x.is_floating_point():
@@ -139,6 +154,7 @@ def moment_exchange(
         raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}")
     if not eps >= 0:
         raise ValueError(f"eps={eps}: expected a number >= 0")
+    exchange = BACKENDS["fused"] if backend is None else _check_backend(backend)
     _check_swap_index(swap_index, x)
     view, dims = _moment_dims(x, norm, channel_dim % x.ndim)
     count = 1
@@ -149,5 +165,4 @@ def moment_exchange(
             f"norm={norm!r} takes its moments over {count} element(s) of x with shape {tuple(x.shape)}; "
             "the variance of a single element does not exist. Choose another norm or another site."
         )
-    y = moment_exchange_ref(view, swap_index, dims, eps, positive_only, moments)
-    return y.view(x.shape) if y.shape != x.shape else y
+    return exchange(view, swap_index, dims, eps, positive_only, moments).reshape(x.shape)
