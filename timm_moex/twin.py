@@ -7,6 +7,7 @@ import difflib
 import sys
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -96,12 +97,29 @@ def register_twin(arch: str) -> str:
     return PREFIX + arch
 
 
+def _default_cfg(arch: str) -> DefaultCfg:
+    """The pretrained cfgs of `arch` by tag, default first, each with its Hub repo spelled out.
+
+    Taken from timm's model modules, where `get_arch_pretrained_cfgs` would deep-copy each of 1,800 at every import.
+    """
+    theirs = getattr(sys.modules[model_entrypoint(arch).__module__], "default_cfgs", {}).get(arch)
+    if not isinstance(theirs, DefaultCfg):
+        cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
+        return DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
+    ours = DefaultCfg(tags=theirs.tags, cfgs=dict(theirs.cfgs))
+    for tag, cfg in theirs.cfgs.items():
+        if cfg.hf_hub_id == "timm/":  # timm's shorthand for its repo of the same name, which is not the twin's
+            ours.cfgs[tag] = copy(cfg)
+            ours.cfgs[tag].hf_hub_id = f"timm/{arch}.{tag}" if tag else f"timm/{arch}"
+    return ours
+
+
 def _register(arch: str) -> None:
     name = PREFIX + arch
-    cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
-    if cfgs:
-        has_weights = any(cfg.has_weights for cfg in cfgs.values())
-        default_cfgs[name] = DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=has_weights)
+    default_cfg = _default_cfg(arch)
+    if default_cfg.tags:
+        default_cfg.is_pretrained = any(cfg.has_weights for cfg in default_cfg.cfgs.values())
+        default_cfgs[name] = default_cfg
     entrypoint = _make_entrypoint(arch)
     setattr(sys.modules[__name__], name, entrypoint)
     register_model(entrypoint)
