@@ -1,0 +1,194 @@
+"""The command line: `timm-moex` or `python -m timm_moex`. One small function per subcommand."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+_OUR_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: The words after the program's name; default those of the process.
+
+    Returns:
+        0; 1 where a demanded accuracy was missed, 2 after an error, told in one line, 130 after Ctrl-C.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except _OUR_ERRORS as error:
+        print(f"timm-moex: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("timm-moex: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_list, _add_sites, _add_sample, _add_train, _add_eval, _add_show):
+        add(commands)
+    return parser
+
+
+def _add_list(commands: Any) -> None:
+    parser = commands.add_parser("list", help="names of models, or of the packaged recipes")
+    parser.add_argument("filter", nargs="?", default="moex_*", help="wildcard for the model names (default: moex_*)")
+    parser.add_argument("--recipes", action="store_true", help="list the recipes instead")
+    parser.set_defaults(run=_list)
+
+
+def _list(args: argparse.Namespace) -> None:
+    import timm
+
+    from .recipe import recipe_names
+
+    print("\n".join(recipe_names() if args.recipes else timm.list_models(args.filter)))
+
+
+def _add_sites(commands: Any) -> None:
+    parser = commands.add_parser("sites", help="where a model's features can be exchanged")
+    parser.add_argument("model", help="a model's name")
+    parser.set_defaults(run=_sites)
+
+
+def _sites(args: argparse.Namespace) -> None:
+    import timm
+
+    from .insertion import moex_sites
+    from .run import check_model_name
+
+    check_model_name(args.model)
+    for site in moex_sites(timm.create_model(args.model)).values():
+        print(f"{site.name:10} {site.at:6} of {site.module:24} {site.layout}")
+
+
+def _add_sample(commands: Any) -> None:
+    parser = commands.add_parser("sample", help="folder of the packaged Fashion-MNIST sample, for --data-dir")
+    parser.set_defaults(run=_sample)
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from .data import sample_dir
+
+    print(sample_dir())
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser("train", help="train by a recipe", description="Keys are timm's train.py arguments.")
+    parser.add_argument("recipe", help="name of a packaged recipe (timm-moex list --recipes) or a YAML file")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override it")
+    parser.add_argument("--data-dir", metavar="DIR", help="the data (same as --set data_dir=DIR)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (same as --set device=…)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile (same as --set torchcompile=inductor)")
+    parser.add_argument("--resume", metavar="PATH", help="go on from this last.pth.tar, in its folder")
+    parser.add_argument("--output", metavar="DIR", help="where to write (default: output/NAME)")
+    parser.add_argument("--in-memory", action="store_true", help="keep the set on the device, crop and flip there")
+    parser.add_argument("--pad", type=int, default=4, metavar="N", help="border of that crop in pixels (default: 4)")
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from .recipe import load_recipe
+    from .train import train
+
+    recipe = load_recipe(args.recipe).override(
+        args.set,
+        data_dir=args.data_dir,
+        device=args.device,
+        resume=args.resume,
+        torchcompile="inductor" if args.compile else None,
+    )
+    folder = args.output or (Path(args.resume).parent if args.resume else None)
+    result = train(recipe, folder, in_memory=args.in_memory, pad=args.pad)
+    print(f"last epoch: {_words(result.metrics)}")
+    print(f"{result.folder / 'hub'} loads as timm.create_model('local-dir:{result.folder / 'hub'}', pretrained=True)")
+
+
+def _add_eval(commands: Any) -> None:
+    parser = commands.add_parser("eval", help="top-1, top-5 and loss of a model")
+    _add_model_and_data(parser)
+    parser.add_argument("--at-least", type=float, metavar="TOP1", help="exit with 1 if top-1 is lower")
+    parser.set_defaults(run=_eval)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from .evaluate import evaluate
+
+    model, loader, device, name = _model_and_loader(args)
+    metrics = evaluate(model, loader, device)
+    print(f"timm.create_model('{name}', pretrained=True): {_words(metrics)}")
+    return int(args.at_least is not None and metrics["top1"] < args.at_least)
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser("show", help="picture of test images with the model's predictions")
+    _add_model_and_data(parser)
+    parser.add_argument("--count", type=int, default=32, help="number of images, spread over the set (default: 32)")
+    parser.add_argument("--output", default="predictions.png", metavar="FILE", help="default: predictions.png")
+    parser.set_defaults(run=_show)
+
+
+def _show(args: argparse.Namespace) -> None:
+    import torch
+
+    from .data import label_names
+    from .visualize import prediction_grid
+
+    model, loader, device, _ = _model_and_loader(args)
+    dataset = loader.dataset
+    step = max(1, len(dataset) // args.count)
+    picked = [dataset[i] for i in range(0, len(dataset), step)][: args.count]
+    images = torch.stack([torch.as_tensor(image) for image, _ in picked])  # (B, C, H, W), uint8
+    with torch.inference_mode():
+        guesses = model.eval()((images.to(device).float() - loader.mean) / loader.std).argmax(1)
+    names = label_names(dataset) or [str(i) for i in range(model.num_classes)]
+    print(prediction_grid(images / 255, torch.tensor([label for _, label in picked]), guesses, names, args.output))
+
+
+def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a folder that timm loads (…/hub), or a model's name")
+    parser.add_argument("--data-dir", metavar="DIR", help="the data")
+    parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
+    parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
+
+
+def _model_and_loader(args: argparse.Namespace) -> tuple[Any, Any, Any, str]:
+    """Model, loader, device, and the name that timm knows the model by."""
+    import timm
+    from timm.data import resolve_data_config
+
+    from .data import create_eval_loader, open_dataset
+    from .run import check_model_name, pick_device
+
+    device, name, folder = pick_device(args.device), args.model, Path(args.model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            hint = f"; did you mean {folder / 'hub'}?" if (folder / "hub" / "config.json").is_file() else ""
+            raise ValueError(f"{folder} has no config.json, so timm cannot load it{hint}")
+        name = f"local-dir:{folder}"
+    else:
+        check_model_name(name)
+    model = timm.create_model(name, pretrained=True).to(device)
+    config = resolve_data_config({}, model=model)
+    mode = "RGB" if config["input_size"][0] == 3 else "L"
+    shape = dict(num_classes=model.num_classes, input_img_mode=mode)
+    dataset = open_dataset(args.dataset, args.data_dir, args.split, **shape)
+    loader = create_eval_loader(dataset, config, args.batch_size, device=device, workers=args.workers)
+    return model, loader, device, name
+
+
+def _words(metrics: dict[str, Any]) -> str:
+    top1, top5, loss, count = (metrics[key] for key in ("top1", "top5", "loss", "count"))
+    return f"top-1 {top1:.2f}, top-5 {top5:.2f}, loss {loss:.4f}, {count} images"

@@ -1,0 +1,60 @@
+"""Pictures for people. matplotlib is an extra: `pip install timm-moex[plots]`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["prediction_grid"]
+
+_GOOD, _BAD = "#1a7f37", "#cf222e"
+
+
+def _figure(width: float, height: float) -> Any:
+    """A matplotlib figure of width x height inches, without pyplot: no backend is chosen, no window opened."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install timm-moex[plots]") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def prediction_grid(
+    images: Tensor, labels: Tensor, predictions: Tensor, names: Sequence[str], path: str | Path, *, columns: int = 8
+) -> Path:
+    """Save test images with what the model takes them for; wrong ones in red, with the true class.
+
+    Args:
+        images: (B, C, H, W) with 1 or 3 channels, values in [0, 1].
+        labels: True classes, (B,).
+        predictions: Predicted classes, (B,).
+        names: Class names.
+        path: The picture to write; its suffix says the format.
+        columns: Images in a row.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: Shapes that do not fit.
+    """
+    count = len(images)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not count == len(labels) == len(predictions):
+        raise ValueError(
+            f"images {tuple(images.shape)}, labels {tuple(labels.shape)}, predictions {tuple(predictions.shape)}: "
+            "expected (B, 1 or 3, H, W), (B,), (B,)"
+        )
+    rows = -(-count // columns)
+    figure = _figure(1.5 * columns, 1.8 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    pictures = images.detach().float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    for axis, picture, label, guess in zip(axes, pictures, labels.tolist(), predictions.tolist()):
+        axis.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
+        title = names[guess] if guess == label else f"{names[guess]}\n(is {names[label]})"
+        axis.set_title(title, fontsize=9, color=_GOOD if guess == label else _BAD)
+    figure.savefig(path, dpi=120)
+    return Path(path)
