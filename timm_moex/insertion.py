@@ -202,8 +202,8 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
     unread = unread_site(model)
     if unread is not None and layer in (unread.name, unread.module):
         raise ValueError(
-            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so that an exchange "
-            f"of the last patch tokens would change nothing; choose an earlier layer or another global_pool"
+            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so that to exchange "
+            "the last patch tokens would change nothing; choose an earlier layer or another global_pool"
         )
     modules = {name for name, _ in model.named_modules() if name}
     if layer not in modules:
@@ -220,7 +220,7 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
             return replace(site, name=layer)
     if family is None or family.inside is None:
         raise ValueError(
-            f"layer={layer!r}: timm_moex does not know where the channels of this module of {type(model).__name__} are; "
+            f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
             f"give channel_dim=1 or -1, or one of its sites: {', '.join(known)}"
         )
     return Site(layer, layer, "output", family.inside)

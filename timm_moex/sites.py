@@ -43,7 +43,7 @@ class Site:
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """The table's entry for a model, by its class or the nearest base class of timm's or ours; None if there is none."""
+    """The table's entry for a model, by its class or the nearest base class, of timm's or ours; None if it has none."""
     for cls in type(model).__mro__:
         if cls.__name__ in FAMILIES and cls.__module__.partition(".")[0] in ("timm", "timm_moex"):
             return FAMILIES[cls.__name__]
@@ -76,8 +76,8 @@ def moex_sites(model: nn.Module) -> dict[str, Site]:
     """The named sites of a model, in the order the data meets them.
 
     `stem` is the input of the first stage (a ResNet: after the max-pool; a ViT: after the patch embedding), `stage1` …
-    are the outputs of the stages (a ViT: of the blocks). The last stage is left out where the logits come from its class
-    token alone. Any other module can be named by its dotted path in `insert_moex`.
+    are the outputs of the stages (a ViT: of the blocks). The last stage is left out where the logits come from its
+    class token alone. Any other module can be named by its dotted path in `insert_moex`.
 
     Args:
         model: A timm model, with or without MoEx.
