@@ -208,9 +208,7 @@ FAMILIES: dict[str, Family] = {
         stem_layout="NCHW",
     ),
     "Eva": _vit(),
-    "Gemma4VitClassifier": Family(
-        "encoder.patch_embed", "encoder.blocks.#", layout="NLC", items=slice(1), norm="in"
-    ),
+    "Gemma4VitClassifier": Family("encoder.patch_embed", "encoder.blocks.#", layout="NLC", items=slice(1), norm="in"),
     "Gemma4VitEncoder": Family("patch_embed", "blocks.#", layout="NLC", items=slice(1), norm="in"),
     "Hiera": Family("patch_embed", "feature_info", layout="NLC", norm="in"),
     "Levit": Family(

@@ -202,7 +202,7 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
     unread = unread_site(model)
     if unread is not None and layer in (unread.name, unread.module):
         raise ValueError(
-            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so that to exchange "
+            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so exchanging "
             "the last patch tokens would change nothing; choose an earlier layer or another global_pool"
         )
     modules = {name for name, _ in model.named_modules() if name}
