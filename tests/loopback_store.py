@@ -1,0 +1,64 @@
+"""What the loopback Hub keeps: repos with their commits and refs, and what it was told to do wrong."""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+LFS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".gz", ".png")
+
+
+@dataclass
+class Blob:
+    content: bytes
+    lfs: bool
+
+    @property
+    def oid(self) -> str:
+        """What the client compares with: the sha256 of an LFS file, git's own name of a small one."""
+        if self.lfs:
+            return hashlib.sha256(self.content).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
+
+
+def described(name: str, blob: Blob) -> dict[str, Any]:
+    """A file as the Hub's tree lists it."""
+    entry = {"type": "file", "path": name, "size": len(blob.content), "oid": Blob(blob.content, False).oid}
+    lfs = {"oid": blob.oid, "size": len(blob.content), "pointerSize": 134}
+    return entry | ({"lfs": lfs} if blob.lfs else {})
+
+
+@dataclass
+class Repo:
+    private: bool
+    commits: list[tuple[str, str, dict[str, Blob]]] = field(default_factory=list)  # (oid, title, files)
+    refs: dict[str, str] = field(default_factory=dict)  # branch or tag: commit
+    tags: set[str] = field(default_factory=set)
+
+    def commit(self, title: str, files: dict[str, Blob], branch: str = "main") -> str:
+        oid = hashlib.sha1(f"{len(self.commits)} {title} {sorted(files)} {time.time_ns()}".encode()).hexdigest()
+        self.commits.append((oid, title, files))
+        self.refs[branch] = oid
+        return oid
+
+    def files(self, revision: str) -> tuple[str, dict[str, Blob]] | None:
+        wanted = self.refs.get(revision, revision)
+        return next(((oid, files) for oid, _, files in reversed(self.commits) if oid == wanted), None)
+
+
+@dataclass
+class Fault:
+    """`kind`: gated, timeout (no answer), cut (connection ends in the middle), corrupt (as long, but other bytes), or
+    a status. Applies to the next `times` requests whose method and path match."""
+
+    pattern: str
+    kind: str | int
+    times: int
+
+
+class Refusal(Exception):
+    """An answer with an error status, and the headers by which the client tells one from another."""
+
+    def __init__(self, status: int, code: str = "", message: str = "", **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, headers
