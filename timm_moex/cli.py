@@ -42,16 +42,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_list(commands: Any) -> None:
     parser = commands.add_parser("list", help="names of models, or of the packaged recipes")
     parser.add_argument("filter", nargs="?", default="moex_*", help="wildcard for the model names (default: moex_*)")
-    parser.add_argument("--recipes", action="store_true", help="list the recipes instead")
+    parser.add_argument("--recipes", action="store_true", help="list the recipes and their files instead")
     parser.set_defaults(run=_list)
 
 
 def _list(args: argparse.Namespace) -> None:
     import timm
 
-    from .recipe import recipe_names
+    from .recipe import packaged_recipes
 
-    print("\n".join(recipe_names() if args.recipes else timm.list_models(args.filter)))
+    recipes = [f"{name:24} {path}" for name, path in packaged_recipes().items()]
+    print("\n".join(recipes if args.recipes else timm.list_models(args.filter)))
 
 
 def _add_sites(commands: Any) -> None:

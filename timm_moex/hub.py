@@ -4,6 +4,7 @@ A folder carries the stock architecture's name and no MoEx setting: MoEx adds no
 fine-tunes needs timm alone. To go on training with MoEx, `load_twin` puts it back in.
 """
 
+import copy
 import json
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 import yaml
 from timm.models import save_for_hf
 from timm.utils import unwrap_model
@@ -23,10 +25,10 @@ __all__ = ["load_twin", "save_folder"]
 
 _TWIN = "moex_"
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# What of a pretrained_cfg says where weights are, or what an image of other weights should be
-_SOURCE_KEYS = (
-    "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "tag", "test_input_size",
-    "test_crop_pct", "label_names", "label_descriptions", "label_offset",
+# What a pretrained_cfg says of the weights it came with
+_OTHERS = (
+    "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag", "custom_load", "pool_size",
+    "test_input_size", "test_crop_pct", "label_names", "label_descriptions", "label_offset",
 )  # fmt: skip
 
 
@@ -68,9 +70,12 @@ def save_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
-        described = {"pretrained_cfg": _pretrained_cfg(model, data_config), "label_names": list(label_names)}
-        save_for_hf(model, str(new), model_config=described, safe_serialization=True)
-        config = _stock(json.loads((new / "config.json").read_text()), model_args or {})
+        # safetensors takes contiguous tensors only, and a model trained in channels_last has others.
+        plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+        plain.pretrained_cfg = _pretrained_cfg(model, data_config)
+        save_for_hf(plain, str(new), model_config={"label_names": list(label_names)}, safe_serialization=True)
+        config = json.loads((new / "config.json").read_text())
+        config["model_args"] = _model_args({**config.get("model_args", {}), **(model_args or {})})
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (new / "README.md").write_text(_readme(config, card or {}))
         if summary is not None:
@@ -82,22 +87,17 @@ def save_folder(
 
 
 def _pretrained_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's own, without where its first weights came from, with the preprocessing it was trained with."""
-    cfg = {k: v for k, v in model.pretrained_cfg.items() if v is not None and k not in _SOURCE_KEYS}
+    """The model's own, under the stock name, with this training's preprocessing and no other weights' origin."""
+    cfg = {k: v for k, v in model.pretrained_cfg.items() if v is not None and k not in _OTHERS}
+    cfg["architecture"] = cfg["architecture"].removeprefix(_TWIN)
     cfg.update({key: data_config[key] for key in _DATA_KEYS if key in data_config})
     return cfg | {"num_classes": model.num_classes}
 
 
-def _stock(config: dict[str, Any], model_args: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's config.json under the stock architecture's name, with the arguments it must be built with again.
-
-    Older timm records no arguments, newer timm all of them: those said elsewhere, or of use in training only, go.
-    """
-    config["architecture"] = config["architecture"].removeprefix(_TWIN)
-    arguments = {**config.pop("model_args", {}), **model_args}
+def _model_args(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the model must be built with again. Newer timm records all arguments, MoEx's and the training's too."""
     redundant = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate")
-    arguments = {k: v for k, v in arguments.items() if not k.startswith(_TWIN) and k not in redundant}
-    return config | ({"model_args": arguments} if arguments else {})
+    return {k: v for k, v in arguments.items() if not k.startswith(_TWIN) and k not in redundant}
 
 
 def _readme(config: Mapping[str, Any], card: Mapping[str, Any]) -> str:

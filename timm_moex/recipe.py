@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-__all__ = ["Recipe", "RecipeError", "load_recipe", "nearest", "recipe_names", "stock_keys"]
+__all__ = ["Recipe", "RecipeError", "load_recipe", "nearest", "packaged_recipes", "stock_keys"]
 
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
 _TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
@@ -63,14 +62,13 @@ class _StrictLoader(yaml.SafeLoader):
 @cache
 def stock_keys() -> dict[str, StockKey]:
     """Every argument of timm's train.py, by its name in a config file."""
-    table = yaml.safe_load(files(__package__).joinpath("stock_keys.yaml").read_text())
+    table = yaml.safe_load((Path(__file__).parent / "stock_keys.yaml").read_text())
     return {key: StockKey(*row) for key, row in table.items()}
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    names = [path.name for path in files(__package__).joinpath("recipes").iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+def packaged_recipes() -> dict[str, Path]:
+    """Name → file of the recipes that come with the package."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
 @dataclass(frozen=True)
@@ -149,18 +147,16 @@ def load_recipe(source: str | Path) -> Recipe:
     Raises:
         RecipeError: No such recipe, unknown key, or a value of the wrong type.
     """
-    text, path = str(source), Path(source)
+    text, path, packaged = str(source), Path(source), packaged_recipes()
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise RecipeError(f"recipe {text}: no such file")
         content = path.read_text()
-    elif text in recipe_names():
-        content = files(__package__).joinpath("recipes", f"{text}.yaml").read_text()
+    elif text in packaged:
+        content = packaged[text].read_text()
     else:
-        names = recipe_names()
-        raise RecipeError(
-            f"recipe {text!r}: expected one of {', '.join(names)}, or the path of a .yaml file{nearest(text, names)}"
-        )
+        names = ", ".join(packaged) + nearest(text, packaged)
+        raise RecipeError(f"recipe {text!r}: expected the path of a .yaml file or one of {names}")
     try:
         settings = yaml.load(content, _StrictLoader)
     except yaml.YAMLError as error:
