@@ -9,6 +9,10 @@ T = sum(grad * d) / std over the axes of the moments,
 
 where D_mean and D_std add up the S and the T of all samples the donor gave to (`index_add`: a donor may be asked twice
 or never). Moments that stay at home keep their own sums in place of the donated ones.
+
+Three passes over the features do it all: `_moments`, `_sums` and `_combine` (forward and backward). On a CPU they run
+block by block inside the cache, or, for large float32 and bfloat16 tensors and where there is a C++ compiler, in the
+loops of fused.cpp (see kernels.py); elsewhere and under torch.compile as whole-tensor PyTorch.
 """
 
 import math
@@ -16,6 +20,7 @@ import math
 import torch
 from torch import Tensor
 
+from . import kernels
 from .reference import moment_exchange_ref
 
 # Elements of a block per thread: a float32 block, and one temporary beside it, stay in a core's level 2 cache.
@@ -26,46 +31,71 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize >= 4 else x.float()
 
 
-def _block_size(x: Tensor) -> int:
-    """Samples to work on at a time: all of them on an accelerator and in a graph, as many as fit the cache on a CPU."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return max(1, x.shape[0])
-    return max(1, _BLOCK * torch.get_num_threads() // max(1, math.prod(x.shape[1:])))
+def _blocks(x: Tensor, *tensors: Tensor) -> zip:
+    """Walk `x` (B, ...) and tensors of the same B: at once on an accelerator and in a graph, on a CPU by cache-fuls."""
+    size = max(1, x.shape[0])
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        size = max(1, _BLOCK * torch.get_num_threads() // max(1, math.prod(x.shape[1:])))
+    return zip(*[tensor.split(size) for tensor in (x, *tensors)])
 
 
-def _split(size: int, *tensors: Tensor) -> zip:
-    return zip(*[tensor.split(size) for tensor in tensors])
+def _moments(x: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Tensor, Tensor]:
+    if not positive_only and (layout := kernels.layout(x, dims)):
+        return kernels.moments(x, layout)
+    means, variances = [], []
+    for (features,) in _blocks(x):
+        features = _wide(features)
+        if positive_only:
+            positive = features > 0
+            count = positive.sum(dims, keepdim=True).clamp_(min=1)
+            mean = features.relu().sum(dims, keepdim=True) / count
+            var = (features - mean).square_().mul_(positive).sum(dims, keepdim=True).div_(count)
+        else:
+            count = math.prod([x.shape[d] for d in dims])
+            mean = features.sum(dims, keepdim=True).div_(count)
+            centred = features - mean
+            # A sum of squares, not Tensor.var: on a CPU var over a strided axis costs twenty copies of the tensor.
+            var = (centred * centred).sum(dims, keepdim=True).div_(count - 1)
+        means.append(mean)
+        variances.append(var)
+    return torch.cat(means), torch.cat(variances)
 
 
-def _moments(x: Tensor, dims: tuple[int, ...], eps: float, positive_only: bool) -> tuple[Tensor, Tensor]:
-    features = _wide(x)
-    if positive_only:
-        positive = features > 0
-        count = positive.sum(dims, keepdim=True).clamp_(min=1)
-        mean = features.relu().sum(dims, keepdim=True) / count
-        var = (features - mean).square_().mul_(positive).sum(dims, keepdim=True).div_(count)
-    else:
-        count = math.prod([x.shape[d] for d in dims])
-        mean = features.sum(dims, keepdim=True).div_(count)
-        centred = features - mean
-        # A sum of squares, not Tensor.var: on a CPU var over a strided axis costs twenty copies of the tensor.
-        var = (centred * centred).sum(dims, keepdim=True).div_(count - 1)
-    return mean, var.add_(eps).sqrt_()
+def _sums(x: Tensor, grad: Tensor, mean: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Tensor, Tensor]:
+    """sum(grad) and sum(grad * (x - mean))."""
+    if not positive_only and (layout := kernels.layout(x, dims)):
+        return kernels.sums(x, grad, mean, layout)
+    totals, alongs = [], []
+    for features, g, m in _blocks(x, grad, mean):
+        g = _wide(g)
+        totals.append(g.sum(dims, keepdim=True))
+        alongs.append((_wide(features) - m).mul_(g).sum(dims, keepdim=True))
+    return torch.cat(totals), torch.cat(alongs)
 
 
-def _exchange(
-    x: Tensor, swap_index: Tensor, dims: tuple[int, ...], eps: float, positive_only: bool, moments: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    size = _block_size(x)
-    blocks = [_moments(block, dims, eps, positive_only) for block in x.split(size)]
-    mean, std = torch.cat([mean for mean, _ in blocks]), torch.cat([std for _, std in blocks])
-    scale = torch.ones_like(std) if moments == "mean" else std[swap_index] / std
-    shift = mean if moments == "std" else mean[swap_index]
+def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """(x - mean) * a + b. Centred first: x * a + (b - mean * a) would cancel where |mean| >> std."""
+    if layout := kernels.layout(x, dims):
+        return kernels.combine(x, mean, a, b, layout)
     y = torch.empty_like(x)
-    for out, block, m, a, b in _split(size, y, x, mean, scale, shift):
-        # Centre first: x * a + (new_mean - mean * a) would cancel where |mean| >> std.
-        out.copy_((_wide(block) - m).mul_(a).add_(b))
-    return y, mean, std
+    for features, out, m, slope, constant in _blocks(x, y, mean, a, b):
+        out.copy_((_wide(features) - m).mul_(slope).add_(constant))
+    return y
+
+
+def _combine_grad(
+    x: Tensor, grad: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, dims: tuple[int, ...], positive_only: bool
+) -> Tensor:
+    """(x - mean) * a + b + grad * c; with `positive_only` the moments, hence a and b, know the positive x alone."""
+    if not positive_only and (layout := kernels.layout(x, dims)):
+        return kernels.combine(x, mean, a, b, layout, grad, c)
+    grad_x = torch.empty_like(x)
+    for features, out, g, m, slope, constant, direct in _blocks(x, grad_x, grad, mean, a, b, c):
+        through_moments = (_wide(features) - m).mul_(slope).add_(constant)
+        if positive_only:
+            through_moments.mul_(features > 0)
+        out.copy_(through_moments.add_(_wide(g) * direct))
+    return grad_x
 
 
 def _gather_back(sums: Tensor, swap_index: Tensor) -> Tensor:
@@ -73,47 +103,32 @@ def _gather_back(sums: Tensor, swap_index: Tensor) -> Tensor:
     return torch.zeros_like(sums).index_add_(0, swap_index, sums)
 
 
-def _exchange_grad(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    swap_index: Tensor,
-    dims: tuple[int, ...],
-    positive_only: bool,
-    moments: str,
-) -> Tensor:
-    size = _block_size(x)
-    blocks = []
-    for g, block, m in _split(size, grad, x, mean):
-        g = _wide(g)
-        total = g.sum(dims, keepdim=True)
-        along = (_wide(block) - m).mul_(g).sum(dims, keepdim=True)
-        count = (block > 0).sum(dims, keepdim=True).clamp_(min=1) if positive_only else torch.ones_like(total)
-        blocks.append((total, along, count))
-    total, along, count = [torch.cat(sums) for sums in zip(*blocks)]
-    n = count if positive_only else math.prod([x.shape[d] for d in dims])
+def _exchange_grad(grad, x, swap_index, mean, std, dims, positive_only, moments) -> Tensor:
+    total, along = _sums(x, grad, mean, dims, positive_only)
+    if positive_only:
+        n = dof = (x > 0).sum(dims, keepdim=True).clamp_(min=1)
+    else:
+        n = math.prod([x.shape[d] for d in dims])
+        dof = n - 1
     along = along / std
     scale = torch.ones_like(std) if moments == "mean" else std[swap_index] / std
-    new_mean = total if moments == "std" else _gather_back(total, swap_index)
-    constant = (new_mean - scale * total) / n
+    donated = total if moments == "std" else _gather_back(total, swap_index)
+    constant = (donated - scale * total) / n
     if moments == "mean":
         slope = torch.zeros_like(std)
     else:
-        slope = (_gather_back(along, swap_index) - scale * along) / std / (n if positive_only else n - 1)
-    grad_x = torch.empty_like(x)
-    for out, g, block, m, a, b, c in _split(size, grad_x, grad, x, mean, scale, slope, constant):
-        through_moments = (_wide(block) - m).mul_(b).add_(c)
-        if positive_only:
-            through_moments.mul_(block > 0)
-        out.copy_(through_moments.add_(_wide(g) * a))
-    return grad_x
+        slope = (_gather_back(along, swap_index) - scale * along) / (dof * std)
+    return _combine_grad(x, grad, mean, slope, constant, scale, dims, positive_only)
 
 
 class _MomentExchange(torch.autograd.Function):
     @staticmethod
     def forward(x, swap_index, dims, eps, positive_only, moments):
-        return _exchange(x, swap_index, dims, eps, positive_only, moments)
+        mean, var = _moments(x, dims, positive_only)
+        std = var.add_(eps).sqrt_()
+        scale = torch.ones_like(std) if moments == "mean" else std[swap_index] / std
+        new_mean = mean if moments == "std" else mean[swap_index]
+        return _combine(x, mean, scale, new_mean, dims), mean, std
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -131,7 +146,7 @@ class _MomentExchange(torch.autograd.Function):
                 lambda features: moment_exchange_ref(features, swap_index, dims, eps, positive_only, moments), x
             )
             return *pull_back(grad), None, None, None, None, None
-        grad_x = _exchange_grad(grad, x, mean, std, swap_index, dims, positive_only, moments)
+        grad_x = _exchange_grad(grad, x, swap_index, mean, std, dims, positive_only, moments)
         return grad_x, None, None, None, None, None
 
     @staticmethod
