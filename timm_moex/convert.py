@@ -4,7 +4,6 @@ Such a file is a dict of epoch, arch, state_dict, best_prec1 and optimizer. Its 
 behind the `module.` of distributed training. It is read with `weights_only=True`, and the unexpected refused by name.
 """
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -79,12 +78,12 @@ def _read(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{file}: no such file")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"a pickled {found[1]}" if found else "something that is neither a tensor nor a plain value"
-        raise ConvertError(f"{file} holds {what}; to build that runs code out of the file: refused") from error
-    except (RuntimeError, EOFError) as error:
-        raise ConvertError(f"{file} is cut short or no PyTorch file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of many types, as the bytes will have it
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            told = f"{file} holds a pickled {found[1]}; to build that runs code out of the file: refused"
+        else:
+            told = f"{file} is cut short or no PyTorch file: {str(error).partition(chr(10))[0]}"
+        raise ConvertError(told) from error
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         keys = _some(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
         raise ConvertError(f"{file} is no training checkpoint: no 'state_dict' in it, but {keys}")

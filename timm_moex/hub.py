@@ -5,23 +5,29 @@ fine-tunes needs timm alone. To go on training with MoEx, `load_twin` puts it ba
 """
 
 import copy
+import errno
+import itertools
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import yaml
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from timm.utils import unwrap_model
 from torch import nn
 
+from .card import model_card
+from .fetch import HubError, explained, fetch_weights
 from .insertion import insert_moex
 
-__all__ = ["load_twin", "save_folder"]
+__all__ = ["load_model", "load_twin", "save_folder"]
 
 _TWIN = "moex_"
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -53,7 +59,7 @@ def save_folder(
         label_names: Class names in the order of the labels.
         model_args: Arguments of `create_model` that change the architecture; those of MoEx are left out.
         summary: The training run's summary.csv, to be copied.
-        card: For README.md: `dataset`, `results`, `license` (texts), `recipe` (mapping).
+        card: What is known of the training, for README.md; keys as in `card.FACTS`.
 
     Returns:
         `folder`.
@@ -61,6 +67,7 @@ def save_folder(
     Raises:
         ValueError: The labels or the input's channels do not fit the model.
         FileExistsError: `folder` is something else than such a folder.
+        HubError: The disk is full, or another reason not to write.
     """
     model, folder = unwrap_model(model), Path(folder)
     if label_names and len(label_names) != model.num_classes:
@@ -68,22 +75,48 @@ def save_folder(
     if folder.exists() and not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} exists and has no config.json; not replaced")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        # safetensors takes contiguous tensors only, and a model trained in channels_last has others.
-        plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-        plain.pretrained_cfg = _pretrained_cfg(model, data_config)
-        save_for_hf(plain, str(new), model_config={"label_names": list(label_names)}, safe_serialization=True)
-        config = json.loads((new / "config.json").read_text())
-        config["model_args"] = _model_args({**config.get("model_args", {}), **(model_args or {})})
-        (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (new / "README.md").write_text(_readme(config, card or {}))
-        if summary is not None:
-            shutil.copyfile(summary, new / "summary.csv")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            new = Path(temporary) / "new"
+            config = _write_model(new, model, data_config, label_names, model_args or {})
+            (new / "README.md").write_text(model_card(config, card or {}))
+            if summary is not None:
+                shutil.copyfile(summary, new / "summary.csv")
+            _replace(folder, new)
+    except (OSError, SafetensorError) as error:
+        raise HubError(f"{folder} could not be written ({error}); what was there before is still there") from error
     return folder
+
+
+def _write_model(
+    folder: Path,
+    model: nn.Module,
+    data_config: Mapping[str, Any],
+    label_names: Sequence[str],
+    model_args: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write model.safetensors and config.json; returns the config."""
+    # safetensors takes contiguous tensors only, and a model trained in channels_last has others.
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    plain.pretrained_cfg = _pretrained_cfg(model, data_config)
+    save_for_hf(plain, str(folder), model_config={"label_names": list(label_names)}, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"] = _model_args({**config.get("model_args", {}), **model_args})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return config
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put `new` where `folder` is, also while other processes do the same: the last one's stays."""
+    for attempt in itertools.count():
+        with suppress(FileNotFoundError):
+            folder.rename(new.with_name(f"old{attempt}"))
+        try:
+            new.rename(folder)
+            return
+        except OSError as error:  # another process was quicker
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def _pretrained_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,48 +133,40 @@ def _model_args(arguments: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in arguments.items() if not k.startswith(_TWIN) and k not in redundant}
 
 
-def _readme(config: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    """The model card."""
-    name, cfg = config["architecture"], config["pretrained_cfg"]
-    head = {"library_name": "timm", "tags": ["image-classification", "timm", "moex"], "license": card.get("license")}
-    facts = {
-        "Architecture": f"`{name}`",
-        "Data": card.get("dataset"),
-        "Result": card.get("results"),
-        "Input": f"{' x '.join(map(str, cfg['input_size']))}, mean {cfg['mean']}, std {cfg['std']}",
-        "Classes": ", ".join(map(str, config.get("label_names", ()))) or config["num_classes"],
-    }
-    lines = [f"- {key}: {value}" for key, value in facts.items() if value]
-    recipe = yaml.safe_dump(dict(card["recipe"]), sort_keys=False) if card.get("recipe") else ""
-    front = yaml.safe_dump({k: v for k, v in head.items() if v}, sort_keys=False)
-    return f"""---
-{front}---
-# {name}
+def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) -> nn.Module:
+    """`timm.create_model`, with errors that say what to do, and Hub weights checked against what the Hub said of them.
 
-Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by timm_moex. MoEx adds no weights: timm loads it.
+    Args:
+        source: A folder, "hf-hub:ORG/NAME", "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", or a registered name.
+        pretrained: Whether to load the weights.
+        **kwargs: Further arguments of `create_model`: num_classes, in_chans, features_only, …
 
-{chr(10).join(lines)}
-
-```python
-import timm
-
-model = timm.create_model("local-dir:path/to/this/folder", pretrained=True)
-```
-""" + (f"\n## Recipe\n\n```yaml\n{recipe}```\n" if recipe else "")
+    Raises:
+        HubError: It could not be had; the message says what to do.
+    """
+    name = f"local-dir:{source}" if isinstance(source, Path) or Path(source).is_dir() else source
+    with explained(name):
+        if name.startswith("hf-hub:") and pretrained:
+            repo, _, revision = name.removeprefix("hf-hub:").partition("@")
+            try:
+                fetch_weights(repo, revision or None, cache_dir=kwargs.get("cache_dir"))
+            except EntryNotFoundError as error:  # no safetensors there: timm knows other files
+                if isinstance(error, LocalEntryNotFoundError):
+                    raise
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
 
 
 def load_twin(source: str | Path, **settings: Any) -> nn.Module:
     """Load saved weights and put MoEx in: what `create_model("moex_…")` gives for an architecture's own tags.
 
     Args:
-        source: A folder written by `save_folder`, or "hf-hub:owner/name".
+        source: As for `load_model`.
         **settings: As for `insert_moex`: layer, norm, prob, lam, …
 
     Returns:
         The pretrained model, holding MoEx.
 
     Raises:
-        FileNotFoundError: No such folder.
+        HubError: See `load_model`.
     """
-    name = str(source) if str(source).startswith("hf-hub:") else f"local-dir:{source}"
-    return insert_moex(timm.create_model(name, pretrained=True), **settings)
+    return insert_moex(load_model(source), **settings)
