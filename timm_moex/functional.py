@@ -14,9 +14,19 @@ __all__ = ["BACKENDS", "NORMS", "MOMENTS", "check_norm", "moment_exchange"]
 
 NORMS = ("pono", "in", "ln", "gn{G}", "gn-d{D}", "gpono{G}", "gpono-d{D}")
 MOMENTS = ("both", "mean", "std")
-BACKENDS = {"reference": moment_exchange_ref, "fused": moment_exchange_fused}
 
 _GROUPED = re.compile(r"(gn|gpono)(-d)?([1-9][0-9]*)")
+
+
+def _triton(*args) -> Tensor:
+    from .ops._triton import moment_exchange_triton  # imported when asked for: triton is not everywhere
+
+    return moment_exchange_triton(*args)
+
+
+# `backend=None` is "fused" on every device: Triton will take over on CUDA where benchmarks/op_cuda.csv, measured on a
+# GPU, shows that it wins. No GPU has measured it yet.
+BACKENDS = {"reference": moment_exchange_ref, "fused": moment_exchange_fused, "triton": _triton}
 
 
 def check_norm(norm: str) -> tuple[str, int, bool]:
@@ -66,11 +76,13 @@ def _check_swap_index(swap_index: Tensor, x: Tensor) -> None:
     if swap_index.device != x.device:
         raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
     # A value check would synchronise a GPU, break a graph and stop vmap; there the gather itself fails.
-    checkable = not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(swap_index)
-    if swap_index.device.type == "cpu" and checkable and x.shape[0]:
-        low, high = torch.aminmax(swap_index)
-        if low < 0 or high >= x.shape[0]:
-            raise IndexError(f"swap_index holds {int(low)}..{int(high)}, expected values in [0, {x.shape[0]})")
+    if torch.compiler.is_compiling() or swap_index.device.type != "cpu" or not x.shape[0]:
+        return
+    if type(swap_index) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(swap_index):
+        return
+    low, high = torch.aminmax(swap_index)
+    if low < 0 or high >= x.shape[0]:
+        raise IndexError(f"swap_index holds {int(low)}..{int(high)}, expected values in [0, {x.shape[0]})")
 
 
 def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> int:
@@ -133,7 +145,8 @@ def moment_exchange(
         moments: What comes from the donor: "both", "mean" or "std".
         channel_dim: Axis of the channels, 1 or -1 (the last).
         backend: "reference", the formula under autograd; "fused", with a closed-form backward that keeps the features
-            and their moments alone. None takes "fused". A named backend is used or refused, never replaced.
+            and their moments alone; "triton", the same in Triton kernels, on CUDA. None takes "fused". A named backend
+            is used or refused, never replaced.
 
     Returns:
         Features of the shape, dtype and memory format of `x`.
@@ -142,6 +155,7 @@ def moment_exchange(
         TypeError: `x` is not floating point, or `swap_index` is not int64.
         ValueError: Unknown `norm`, `moments` or `backend`; channels that do not divide into the groups; moments over
             a single element, whose unbiased variance does not exist; shapes or devices that do not fit.
+        ImportError: "triton" is asked for and not installed.
         IndexError: `swap_index` out of range (on CPU; on other devices the gather itself fails).
     """
     if not x.is_floating_point():

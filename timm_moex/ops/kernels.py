@@ -64,24 +64,19 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-def layout(x: Tensor, dims: tuple[int, ...]) -> Layout | None:
-    """How the loops see `x` with moments over `dims`; None if they cannot or need not work on it."""
-    # Tracers and tensor subclasses must see operators; `type` because a subclass passes isinstance.
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or torch.jit.is_tracing():
-        return None
-    if x.device.type != "cpu" or x.dtype not in _NAMES or x.numel() < MIN_NUMEL:
-        return None
+def dense_layout(x: Tensor, dims: tuple[int, ...]) -> Layout | None:
+    """`x` as rows of (reduced, inner) elements; None if it is not dense or its moments run over split axes."""
     order = (0, *sorted(range(1, x.ndim), key=lambda d: -x.stride(d)))
     expected = 1
     for d in reversed(order):
         if x.shape[d] > 1 and x.stride(d) != expected:
             return None
         expected *= x.shape[d]
-    kinds = "".join("r" if d in dims else "k" for d in order[1:] if x.shape[d] > 1)
-    match = re.fullmatch(r"(k*)(r+)(k*)", kinds)
-    if match is None or library() is None:
+    long = [d for d in order[1:] if x.shape[d] != 1]
+    match = re.fullmatch(r"(k*)(r*)(k*)", "".join("r" if d in dims else "k" for d in long))
+    if match is None:
         return None
-    sizes = [x.shape[d] for d in order[1:] if x.shape[d] > 1]
+    sizes = [x.shape[d] for d in long]
     return Layout(
         order,
         tuple(1 if d in dims else x.shape[d] for d in order),
@@ -89,6 +84,17 @@ def layout(x: Tensor, dims: tuple[int, ...]) -> Layout | None:
         math.prod(sizes[match.start(2) : match.end(2)]),
         math.prod(sizes[match.start(3) :]),
     )
+
+
+def layout(x: Tensor, dims: tuple[int, ...]) -> Layout | None:
+    """How the loops see `x` with moments over `dims`; None if they cannot or need not work on it."""
+    # Tracers and tensor subclasses must see operators; `type` because a subclass passes isinstance.
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or torch.jit.is_tracing():
+        return None
+    if x.device.type != "cpu" or x.dtype not in _NAMES or x.numel() < MIN_NUMEL:
+        return None
+    found = dense_layout(x, dims)
+    return found if found and library() else None
 
 
 def _call(name: str, x: Tensor, layout: Layout, *tensors: Tensor | None) -> None:
