@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.log.append(line)
         try:
             body = self._read_body()
-            self._injected(line)
+            self._injected(f"{line} {self.headers.get('Range', '')}")
             self._authorize()
             for method, pattern, answer in ROUTES:
                 match = re.fullmatch(pattern, path)
@@ -112,8 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _injected(self, line: str) -> None:
-        if self.hub.take_fault(line, ("timeout",)):
-            self.hub.over.wait(60)
+        if kind := self.hub.take_fault(line, ("timeout", "drop")):
+            self.hub.over.wait(60 if kind == "timeout" else 0)
             raise BrokenPipeError
         if self.hub.take_fault(line, ("gated",)):
             raise Refusal(403, "GatedRepo", "Access to this model is restricted and you are not in the authorized list")

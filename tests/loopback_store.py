@@ -48,8 +48,9 @@ class Repo:
 
 @dataclass
 class Fault:
-    """`kind`: gated, timeout (no answer), cut (connection ends in the middle), corrupt (as long, but other bytes), or
-    a status. Applies to the next `times` requests whose method and path match."""
+    """`kind`: gated, timeout (no answer), drop (connection ends before the answer), cut (in the middle of a file),
+    corrupt (as long, but other bytes), or a status. Applies to the next `times` requests whose "METHOD path" (and
+    " bytes=…" for a range) match."""
 
     pattern: str
     kind: str | int

@@ -27,6 +27,7 @@ LAYERS = [
     {"plugin", "recipe", "data", "evaluate", "card", "hub", "visualize", "checkpoint", "convert", "verify", "publish"},
     {"run"},
     {"train"},
+    {"cli_hub"},
     {"cli"},
     {"__main__"},
 ]

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .cli_hub import add_convert, add_publish
+from .fetch import HubError, nearest
+
 __all__ = ["main"]
 
-_OUR_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+_OUR_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, HubError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_list, _add_sites, _add_sample, _add_train, _add_eval, _add_show):
+    for add in (
+        _add_list, _add_sites, _add_sample, _add_train, _add_eval, _add_show, _add_verify, add_publish, add_convert
+    ):  # fmt: skip
         add(commands)
     return parser
 
@@ -118,16 +123,43 @@ def _add_eval(commands: Any) -> None:
     parser = commands.add_parser("eval", help="top-1, top-5 and loss of a model")
     _add_model_and_data(parser)
     parser.add_argument("--at-least", type=float, metavar="TOP1", help="exit with 1 if top-1 is lower")
+    parser.add_argument("--subset", metavar="SET", help="imagenet-a or -r: DIR has synset folders, of 200 classes")
+    parser.add_argument("--per-class", metavar="FILE.csv", help="write images and top-1 of each class")
     parser.set_defaults(run=_eval)
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from .evaluate import evaluate
+    from .data import label_names
+    from .evaluate import evaluate, write_per_class
 
-    model, loader, device, name = _model_and_loader(args)
-    metrics = evaluate(model, loader, device)
+    subset = _subset(args)
+    model, loader, device, name = _model_and_loader(args, subset)
+    columns = list(subset.values()) if subset else None
+    metrics = evaluate(model, loader, device, columns=columns, per_class=args.per_class is not None)
     print(f"timm.create_model('{name}', pretrained=True): {_words(metrics)}")
+    if args.per_class:
+        write_per_class(args.per_class, list(subset) or label_names(loader.dataset) or range(10**6), metrics)
+        print(args.per_class)
     return int(args.at_least is not None and metrics["top1"] < args.at_least)
+
+
+def _subset(args: argparse.Namespace) -> dict[str, int]:
+    """Synset: column of the logits; empty for all classes."""
+    from .evaluate import SUBSETS, imagenet_subset
+
+    if args.subset is None:
+        return {}
+    if args.subset not in SUBSETS:
+        raise ValueError(f"--subset {args.subset!r}: one of {', '.join(SUBSETS)}{nearest(args.subset, SUBSETS)}")
+    if not args.data_dir or not Path(args.data_dir).is_dir():
+        raise ValueError(f"--data-dir {args.data_dir!r}: no such folder")
+    if not any((Path(args.data_dir) / split).is_dir() for split in (args.split, "val")):
+        args.split = ""  # these sets come without splits
+    subset = imagenet_subset(args.subset)
+    found = [path.name for path in (Path(args.data_dir) / args.split).iterdir() if path.is_dir()]
+    if strangers := [name for name in found if name not in subset]:
+        raise ValueError(f"--data-dir {args.data_dir!r}: {', '.join(strangers[:5])} is no synset of {args.subset}")
+    return subset
 
 
 def _add_show(commands: Any) -> None:
@@ -155,8 +187,45 @@ def _show(args: argparse.Namespace) -> None:
     print(prediction_grid(images / 255, torch.tensor([label for _, label in picked]), guesses, names, args.output))
 
 
+def _add_verify(commands: Any) -> None:
+    parser = commands.add_parser("verify", help="whether folders are what they say: hashes, tensors, card, top-1")
+    parser.add_argument("model", nargs="?", metavar="FOLDER", help="default: all checkpoints of this package")
+    _add_data(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from .verify import find_checkpoint, verify_all, verify_folder
+
+    if args.model is None:
+        problems = verify_all()
+    else:
+        found = find_checkpoint(args.model)
+        problems = {args.model: verify_folder(args.model, found[1] if found else None)}
+        if args.data_dir and not problems[args.model]:
+            if not found:
+                raise ValueError(f"{args.model}: no manifest next to it states a top-1 to compare with")
+            problems[args.model] = _top1_problems(args, found[1].top1["value"])
+    for name, lines in problems.items():
+        print(f"{name}: " + ("\n  ".join(["", *lines]).lstrip(" ") if lines else "as it says"))
+    return int(any(problems.values()))
+
+
+def _top1_problems(args: argparse.Namespace, stated: float) -> list[str]:
+    from .evaluate import evaluate
+
+    model, loader, device, _ = _model_and_loader(args)
+    top1 = evaluate(model, loader, device)["top1"]
+    print(f"top-1 {top1:.2f}, stated {stated:.2f}")
+    return [f"top-1 is {top1:.2f}, the manifest says {stated:.2f}"] if abs(top1 - stated) > 0.051 else []
+
+
 def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a folder that timm loads (…/hub), or a model's name")
+    _add_data(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the data")
     parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
     parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
@@ -165,12 +234,12 @@ def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
 
 
-def _model_and_loader(args: argparse.Namespace) -> tuple[Any, Any, Any, str]:
+def _model_and_loader(args: argparse.Namespace, subset: dict[str, int] | None = None) -> tuple[Any, Any, Any, str]:
     """Model, loader, device, and the name that timm knows the model by."""
-    import timm
     from timm.data import resolve_data_config
 
     from .data import create_eval_loader, open_dataset
+    from .hub import load_model
     from .run import check_model_name, pick_device
 
     device, name, folder = pick_device(args.device), args.model, Path(args.model)
@@ -181,10 +250,14 @@ def _model_and_loader(args: argparse.Namespace) -> tuple[Any, Any, Any, str]:
         name = f"local-dir:{folder}"
     else:
         check_model_name(name)
-    model = timm.create_model(name, pretrained=True).to(device)
+    model = load_model(name).to(device)
     config = resolve_data_config({}, model=model)
     mode = "RGB" if config["input_size"][0] == 3 else "L"
     shape = dict(num_classes=model.num_classes, input_img_mode=mode)
+    if subset:
+        if model.num_classes != 1000:
+            raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {model.num_classes}")
+        shape |= dict(num_classes=len(subset), class_map={synset: i for i, synset in enumerate(subset)})
     dataset = open_dataset(args.dataset, args.data_dir, args.split, **shape)
     loader = create_eval_loader(dataset, config, args.batch_size, device=device, workers=args.workers)
     return model, loader, device, name

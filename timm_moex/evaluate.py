@@ -1,14 +1,21 @@
-"""Top-1, top-5 and loss of a model, exact over every sample."""
+"""Top-1, top-5 and loss of a model, exact over every sample; over all its classes or a subset of ImageNet's."""
 
-from collections.abc import Iterable
+import csv
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-__all__ = ["evaluate"]
+__all__ = ["SUBSETS", "evaluate", "imagenet_subset", "write_per_class"]
+
+# Test sets of 200 of ImageNet's classes, and where timm lists their synsets
+SUBSETS = {"imagenet-a": "_info/imagenet_a_synsets.txt", "imagenet-r": "_info/imagenet_r_synsets.txt"}
 
 
 @torch.inference_mode()
@@ -20,6 +27,8 @@ def evaluate(
     amp_dtype: torch.dtype | None = None,
     dtype: torch.dtype | None = None,
     channels_last: bool = False,
+    columns: Sequence[int] | None = None,
+    per_class: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a classifier. Counts, not averages of averages: a short last batch weighs what it should.
 
@@ -30,9 +39,12 @@ def evaluate(
         amp_dtype: Type for autocast; None for none.
         dtype: Type of the images; None leaves the loader's.
         channels_last: Whether the images are given in that memory format.
+        columns: The logits to choose among, for labels that count these; None for all.
+        per_class: Whether to count per class too.
 
     Returns:
-        `loss` (mean cross-entropy), `top1` and `top5` in percent (of fewer than 5 classes: over all), `count`.
+        `loss` (mean cross-entropy), `top1` and `top5` in percent (of fewer than 5 classes: over all), `count`; with
+        `per_class` also `images` and `correct` (top-1), numbers of images per class.
 
     Raises:
         ValueError: The loader is empty.
@@ -41,18 +53,54 @@ def evaluate(
     autocast = nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     model.eval()
-    losses, hits1, hits5, count = [], [], [], 0
+    losses, hits1, hits5, labels, count = [], [], [], [], 0
     for images, target in loader:
         images = images.to(device=device, dtype=dtype, memory_format=memory_format)
         target = target.to(device)
         with autocast:
             output = model(images)
+        if columns is not None:
+            output = output[:, columns]
         hit = output.topk(min(5, output.shape[1]), dim=1).indices == target[:, None]  # (B, 5)
         losses.append(F.cross_entropy(output.float(), target, reduction="sum"))
-        hits1.append(hit[:, 0].sum())
+        hits1.append(hit[:, 0])
         hits5.append(hit.sum())
+        labels.append(target)
         count += len(target)
     if not count:
         raise ValueError("loader: no samples to evaluate")
-    loss, top1, top5 = (torch.stack(parts).cpu().double().sum().item() for parts in (losses, hits1, hits5))
-    return {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count, "count": count}
+    loss, top5 = (torch.stack(parts).cpu().double().sum().item() for parts in (losses, hits5))
+    hit1, target = torch.cat(hits1).cpu(), torch.cat(labels).cpu()
+    top1 = hit1.sum().item()
+    metrics = {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count, "count": count}
+    if per_class:
+        counts = (target.bincount(minlength=output.shape[1]), target[hit1].bincount(minlength=output.shape[1]))
+        metrics |= {"images": counts[0].tolist(), "correct": counts[1].tolist()}
+    return metrics
+
+
+def imagenet_subset(name: str) -> dict[str, int]:
+    """Synset: column among the 1,000 logits, for each class of a subset, in the order of the synsets.
+
+    Args:
+        name: A key of `SUBSETS`.
+    """
+    column = {synset: i for i, synset in enumerate(ImageNetInfo().label_names())}
+    synsets = pkgutil.get_data("timm.data", SUBSETS[name]).decode().split()
+    return {synset: column[synset] for synset in sorted(synsets)}
+
+
+def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str, Any]) -> None:
+    """A CSV with a row for each class that has images: class, images, correct, top1 (percent).
+
+    Args:
+        path: The file.
+        names: Class names in the order of the labels.
+        metrics: What `evaluate` returned with `per_class=True`.
+    """
+    with open(path, "w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["class", "images", "correct", "top1"])
+        for name, images, correct in zip(names, metrics["images"], metrics["correct"]):
+            if images:
+                rows.writerow([name, images, correct, f"{100 * correct / images:.2f}"])
