@@ -51,12 +51,12 @@ class Child:
         return json.loads(line)
 
 
-def _logits(model: Any) -> dict[str, Any]:
+def logits_of(model: Any) -> dict[str, Any]:
+    """What can be compared between processes: logits of two fixed images, or the shapes of a feature net's levels."""
     import torch
 
-    channels, size = model.pretrained_cfg["input_size"][0], model.pretrained_cfg["input_size"][-1]
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
-    channels = first.in_channels
+    channels, size = first.in_channels, model.pretrained_cfg["input_size"][-1]
     x = torch.linspace(-1, 1, 2 * channels * size * size).reshape(2, channels, size, size)
     with torch.inference_mode():
         y = model.eval()(x)
@@ -67,19 +67,19 @@ def _logits(model: Any) -> dict[str, Any]:
 def create(name: str, **kwargs: Any) -> dict[str, Any]:
     import timm
 
-    return _logits(timm.create_model(name, pretrained=True, **kwargs))
+    return logits_of(timm.create_model(name, pretrained=True, **kwargs))
 
 
 def load(name: str, **kwargs: Any) -> dict[str, Any]:
     from timm_moex.hub import load_model
 
-    return _logits(load_model(name, **kwargs))
+    return logits_of(load_model(name, **kwargs))
 
 
 def twin(name: str, **kwargs: Any) -> dict[str, Any]:
     from timm_moex.hub import load_twin
 
-    return _logits(load_twin(name, **kwargs))
+    return logits_of(load_twin(name, **kwargs))
 
 
 def push(folder: str, repo_id: str) -> str:
