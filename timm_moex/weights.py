@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from timm.models import DefaultCfg, PretrainedCfg
+import timm
+from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
 
 from .fetch import WEIGHTS, HubError, explained, fetch_weights, sha256_of
 
-__all__ = ["Checkpoint", "add_checkpoints", "checked_cfg", "read_manifest", "weights_dir"]
+__all__ = ["Checkpoint", "add_checkpoints", "checked_cfg", "generate_default_cfgs", "read_manifest", "weights_dir"]
 
 MANIFEST = "manifest.json"
 
@@ -96,6 +97,13 @@ def checkpoints() -> dict[str, Checkpoint]:
     return {entry.name: entry for entry in read_manifest(path)} if path.is_file() else {}
 
 
+def generate_default_cfgs(cfgs: dict[str, dict[str, Any]]) -> dict[str, DefaultCfg]:
+    """timm's function of that name, with the tags of this package's checkpoints added."""
+    default_cfgs = timm.models.generate_default_cfgs(cfgs)
+    add_checkpoints(default_cfgs)
+    return default_cfgs
+
+
 def add_checkpoints(default_cfgs: Mapping[str, DefaultCfg]) -> None:
     """Add the tags of this package's checkpoints to a model module's `default_cfgs`, before its models are registered.
 
@@ -119,18 +127,20 @@ def _pretrained_cfg(entry: Checkpoint) -> PretrainedCfg:
     return PretrainedCfg(**cfg | source, label_names=tuple(names) if names else None)
 
 
-def checked_cfg(cfg: PretrainedCfg, cache_dir: str | None = None) -> PretrainedCfg:
-    """`cfg` with its weights at hand and their sha256 compared with the manifest's, if they are one of ours.
+def checked_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
+    """The resolved cfg; if its weights are one of ours, they are at hand and have the sha256 that the manifest says.
 
     Args:
-        cfg: As resolved for an architecture or its twin; weights of others are returned as they are.
+        variant: An architecture, or its twin.
+        pretrained_cfg: As given to its entrypoint: a tag, a cfg, or None for the default.
         cache_dir: Of the Hub; None for the usual one.
 
     Raises:
         HubError: Another sha256, named with the right one; or the download failed.
     """
-    entry = checkpoints().get(f"{(cfg.architecture or '').removeprefix('moex_')}.{cfg.tag}")
-    if entry is None:
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
+    entry = checkpoints().get(f"{variant.removeprefix('moex_')}.{cfg.tag}")
+    if entry is None or cfg.source:  # local-dir or hf-hub: not out of the registry
         return cfg
     expected = entry.files[WEIGHTS]["sha256"]
     if cfg.hf_hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
