@@ -86,7 +86,7 @@ def test_resume_continues_bit_exactly(name, data, tmp_path, monkeypatch):
     a["args"].pop("resume"), b["args"].pop("resume")
     assert_same(a, b)
     assert straight.metrics == resumed.metrics and straight.best == resumed.best
-    assert (straight.folder / "summary.csv").read_text() == (resumed.folder / "summary.csv").read_text()
+    assert (straight.folder / "summary.csv").read_bytes() == (resumed.folder / "summary.csv").read_bytes()
 
 
 def test_interrupting_changes_the_run_when_the_random_state_is_not_restored(data, tmp_path, monkeypatch):

@@ -228,9 +228,8 @@ def _open_folder(folder: Path, recipe: Recipe, settings: dict[str, Any], start: 
     (folder / "recipe.yaml").write_text(note + yaml.safe_dump(recipe.settings, sort_keys=False))
     summary = folder / "summary.csv"
     if summary.exists():
-        header, *rows = summary.read_text().splitlines()
-        kept = [row for row in rows if row and int(row.split(",")[0]) < start]
-        summary.write_text("\n".join([header, *kept, ""]))
+        header, *rows = summary.read_bytes().splitlines(keepends=True)
+        summary.write_bytes(header + b"".join(row for row in rows if int(row.split(b",")[0]) < start))
 
 
 def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:
