@@ -27,8 +27,8 @@ class Family:
         prefix: Number of class and register tokens in front of the patch tokens, as a function of the model and the
             stage's number (0 for the stem). They are left alone: the moments are those of the patch tokens.
         items: Where a site is a tuple or list, its entries that are exchanged.
-        norm: Default norm. PONO where a convolution follows; a LayerNorm over the channels takes each position's mean
-            and std away again, so there `in`.
+        norm: Default norm, or a function of the model and the stage's number. PONO where a convolution follows; a
+            LayerNorm over the channels takes each position's mean and std away again, so there `in`.
         layer: Default site.
         aliases: Other accepted names of sites.
         token_readout: Whether, in this model, nothing of the last stage but its class token reaches the logits, so that
@@ -43,7 +43,7 @@ class Family:
     stem_layout: str | Callable[[nn.Module], str] | None = None
     prefix: OfStage | None = None
     items: slice | None = None
-    norm: str = "pono"
+    norm: str | Callable[[nn.Module, int], str] = "pono"
     layer: str = "stem"
     aliases: tuple[tuple[str, str], ...] = ()
     token_readout: Callable[[nn.Module], bool] | None = None
@@ -73,6 +73,10 @@ def _one_of_stages(model: nn.Module, number: int) -> int:
 
 def _convit_prefix(model: nn.Module, number: int) -> int:
     return model.num_prefix_tokens if number > model.local_up_to_layer else 0
+
+
+def _in_at_last(model: nn.Module, number: int) -> str:
+    return "in" if number == len(model.stages) else "pono"
 
 
 def _reads_token(model: nn.Module) -> bool:
@@ -105,7 +109,7 @@ FAMILIES: dict[str, Family] = {
     # Residual and other plain convolutional networks
     "ResNet": _conv("<layer1", "layer#", aliases=_RESNET_ALIASES),
     "ResNetV2": _conv("<stages.0", "stages.#", aliases=_RESNET_ALIASES),
-    "SENet": _conv("<layer1", "layer#", aliases=_RESNET_ALIASES),
+    "SENet": _conv("<layer1", ("layer1", "layer2", "layer3", "layer4"), aliases=_RESNET_ALIASES),
     "TResNet": _conv("<body.layer1", "body.layer#", aliases=_RESNET_ALIASES),
     "CifarNet": _conv("<layer1", "layer#"),
     "ConvMixer": _CONV_BLOCKS,
@@ -144,7 +148,7 @@ FAMILIES: dict[str, Family] = {
     "DaVit": _STAGES_LN,
     "EdgeNeXt": _STAGES_LN,
     "EfficientFormerV2": _STAGES,
-    "EfficientViM": Family("patch_embed", "stages.#", items=slice(1, 2)),
+    "EfficientViM": Family("patch_embed", "stages.#", items=slice(1, 2), norm=_in_at_last),
     "EfficientVit": _STAGES,
     "EfficientVitLarge": _STAGES,
     "EfficientVitMsra": _EMBED_STAGES,
@@ -153,7 +157,7 @@ FAMILIES: dict[str, Family] = {
     "GlobalContextVit": _STAGES_LN,
     "IFormer": _STAGES,
     "LowFormer": _STAGES,
-    "MaxxVit": _STAGES,
+    "MaxxVit": Family("<stages.0", "stages.#", norm=_in_at_last),
     "MetaFormer": _STAGES_LN,
     "MetaNeXt": _STAGES,
     "MobileNetV5": Family("<blocks.0", "blocks.#"),
@@ -206,6 +210,7 @@ FAMILIES: dict[str, Family] = {
         "stages.#",
         layout=lambda model, number: "NLC" if number == len(model.stages) else "NCHW",
         stem_layout="NCHW",
+        norm=_in_at_last,
     ),
     "Eva": _vit(),
     "Gemma4VitClassifier": Family("encoder.patch_embed", "encoder.blocks.#", layout="NLC", items=slice(1), norm="in"),
@@ -244,10 +249,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "Qwen3VitEncoder": Family("patch_embed", "blocks.#", layout="NLC", stem_layout="NHWC", norm="in"),
     "TNT": Family(
-        "pixel_embed.proj",
+        "norm2_proj",
         "blocks.#",
         layout="NLC",
-        stem_layout="NCHW",
         prefix=_one_of_stages,
         items=slice(1, 2),
         norm="in",

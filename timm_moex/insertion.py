@@ -114,6 +114,11 @@ class MoEx(nn.Module):
         chosen = self._choose(swap_index, swap_layer)
         if swap_index is not None and getattr(model, "_is_replica", False):
             raise RuntimeError("swap_index does not work under nn.DataParallel, which splits it; use DDP")
+        if swap_index is not None and (kwargs.get("patch_valid") is not None or args and isinstance(args[0], dict)):
+            raise ValueError(
+                "swap_index with padded patches (NaFlex): the moments would be those of the padding too. Exchange batches "
+                "of images (B, C, H, W)"
+            )
         for exchange in self.sites:
             exchange.arm(swap_index if exchange is chosen else None)
         if not torch.compiler.is_compiling():
@@ -223,7 +228,7 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
             f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
             f"give channel_dim=1 or -1, or one of its sites: {', '.join(known)}"
         )
-    return Site(layer, layer, "output", family.inside)
+    return Site(layer, layer, "output", family.inside, norm=known[family.layer].norm)
 
 
 def _called_module(model: nn.Module, site: Site) -> nn.Module:
@@ -260,7 +265,7 @@ def insert_moex(
         model: The bare model (not wrapped, not compiled); changed in place.
         layer: A site of `moex_sites(model)`, a dotted module path, or several of them. Default: the family's, see
             `timm_moex.sites`.
-        norm: Axes of the moments, see `moment_exchange`. Default: the family's.
+        norm: Axes of the moments, see `moment_exchange`. Default: the site's, see `moex_sites`.
         eps: Added to the variance.
         positive_only: Moments of the positive entries alone.
         moments: "both", "mean" or "std".
@@ -289,10 +294,9 @@ def insert_moex(
     sites = [_find_site(model, name, known, channel_dim) for name in layers]
     if not sites or len({site.name for site in sites}) < len(sites):
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
-    if norm is None:
-        norm = family.norm if family else "in"
-    settings = dict(norm=norm, eps=eps, positive_only=positive_only, moments=moments)
-    moex = MoEx([SiteExchange(site, **settings) for site in sites], dict(family.aliases) if family else {}, lam, prob)
+    settings = dict(eps=eps, positive_only=positive_only, moments=moments)
+    exchanges = [SiteExchange(site, norm=norm or site.norm, **settings) for site in sites]
+    moex = MoEx(exchanges, dict(family.aliases) if family else {}, lam, prob)
     _hook(model, moex)
     model.moex = moex
     return model

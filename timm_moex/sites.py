@@ -25,6 +25,7 @@ class Site:
         at: "input" or "output".
         layout: `NCHW`, `NHWC` or `NLC`; where only the channel axis is known `NC...` or `N...C`.
         prefix_tokens: Class and register tokens in front of the patch tokens of an NLC site; they are left alone.
+        norm: Default norm there; `in` holds up before a LayerNorm over the channels, too.
         items: The entries that are exchanged where the module takes or returns a tuple or list.
         channels: Number of channels to insist on; None where the table, not `feature_info`, knows the layout.
     """
@@ -34,6 +35,7 @@ class Site:
     at: str
     layout: str
     prefix_tokens: int = 0
+    norm: str = "in"
     items: slice | None = None
     channels: int | None = None
 
@@ -115,6 +117,7 @@ def _site(model: nn.Module, family: Family, number: int, path: str) -> Site:
         at="input" if path.startswith("<") else "output",
         layout=layout,
         prefix_tokens=family.prefix(model, number) if family.prefix else 0,
+        norm=family.norm if isinstance(family.norm, str) else family.norm(model, number),
         items=family.items,
     )
 
