@@ -96,6 +96,18 @@ def publish(folder: str, repo_id: str, **kwargs: Any) -> dict[str, Any]:
     return {"revision": done.revision, "changed": done.changed, "manifest": done.manifest and str(done.manifest)}
 
 
+def command(*words: str) -> dict[str, Any]:
+    """`timm-moex WORDS`"""
+    import contextlib
+    import io
+
+    from timm_moex.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = main(words)
+    return {"code": code, "out": out.getvalue()}
+
+
 def set_offline(value: bool) -> None:
     from huggingface_hub import constants
 
