@@ -116,8 +116,8 @@ class MoEx(nn.Module):
             raise RuntimeError("swap_index does not work under nn.DataParallel, which splits it; use DDP")
         if swap_index is not None and (kwargs.get("patch_valid") is not None or args and isinstance(args[0], dict)):
             raise ValueError(
-                "swap_index with padded patches (NaFlex): the moments would be those of the padding too. Exchange batches "
-                "of images (B, C, H, W)"
+                "swap_index with padded patches (NaFlex): the moments would be those of the padding too. "
+                "Exchange batches of images (B, C, H, W)"
             )
         for exchange in self.sites:
             exchange.arm(swap_index if exchange is chosen else None)
