@@ -82,6 +82,27 @@ def twin(name: str, **kwargs: Any) -> dict[str, Any]:
     return logits_of(load_twin(name, **kwargs))
 
 
+def name_classes(name: str, pictures: list[str], twin: bool = False) -> list[tuple[str, float]]:
+    """ImageNet's name for what is in each picture, and its probability."""
+    import timm
+    import torch
+    from PIL import Image
+
+    if twin:
+        from timm_moex.hub import load_twin
+
+        model = load_twin(name).eval()
+    else:
+        model = timm.create_model(name, pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    said = []
+    for picture in pictures:
+        with torch.inference_mode():
+            probability, label = model(transform(Image.open(picture).convert("RGB"))[None]).softmax(1)[0].max(0)
+        said.append((timm.data.ImageNetInfo().index_to_description(int(label)), round(float(probability), 3)))
+    return said
+
+
 def push(folder: str, repo_id: str) -> str:
     """timm's own way up, pickle and all."""
     import timm

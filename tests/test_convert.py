@@ -56,7 +56,8 @@ def test_resnet50_keeps_its_logits(new_format, resnet, tmp_path):
     cfg = config["pretrained_cfg"]
     assert (cfg["input_size"], cfg["crop_pct"], cfg["interpolation"]) == ([3, 224, 224], 0.875, "bilinear")
     assert "license" not in cfg and "tag" not in cfg  # timm's own weights' licence is not that of these
-    assert "top-1 79.10, as the file says" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "top-1 79.10, as the file says" in card and "by timm_moex." in card and "github.com/Boyiliee/MoEx" in card
     assert not list(folder.glob("*.bin")) and not list(folder.glob("*.p*t*"))
 
 

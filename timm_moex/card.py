@@ -28,6 +28,7 @@ FACTS = {
     "date": "of the training",
     "license": "SPDX identifier",
     "base_model": "Hub id of the model whose weights the training started from",
+    "origin": "a sentence on where the weights come from, if not from a training with timm_moex",
     "limits": "a sentence, or several in a list",
 }
 
@@ -113,8 +114,9 @@ def _summary(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         "Code": f"commit {facts['commit']}" if "commit" in facts else None,
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in rows.items() if value)
-    intro = "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by timm_moex. MoEx adds no weights: timm "
-    return f"# {config['architecture']}\n\n{intro}loads it.\n\n{lines}{_comparison(facts)}"
+    trained = "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by timm_moex."
+    intro = f"{facts.get('origin', trained)} MoEx adds no weights: timm loads it."
+    return f"# {config['architecture']}\n\n{intro}\n\n{lines}{_comparison(facts)}"
 
 
 def _split(facts: Mapping[str, Any]) -> str:

@@ -33,6 +33,10 @@ _DATA_CONFIG = dict(
 )
 # Said by timm of its own weights for the architecture, not of these
 _OF_OTHER_WEIGHTS = ("license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+_ORIGIN = (
+    "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by the [official code]"
+    "(https://github.com/Boyiliee/MoEx) or a run of it; converted by timm_moex."
+)
 _OLD_DENSENET_NAME = re.compile(r"(.*\.denselayer\d+\.(?:norm|conv))\.([12]\..*)")
 
 
@@ -69,7 +73,7 @@ def convert(file: str | Path, arch: str, out: str | Path, *, license: str | None
     model = _load(state, arch, file)
     best = checkpoint.get("best_prec1")
     results = None if best is None else f"top-1 {float(best):.2f}, as the file says; not measured again"
-    card = dict(dataset="ImageNet-1k", results=results, license=license)
+    card = dict(dataset="ImageNet-1k", results=results, license=license, origin=_ORIGIN)
     return save_folder(model, out, _DATA_CONFIG, card=card)
 
 
