@@ -84,15 +84,7 @@ def train(
         raise FileExistsError(f"{folder} holds a run already; go on with --resume {last}, or choose another --output")
     run = build_run(args, pad if in_memory else None)
     settings = vars(args) | {"in_memory": in_memory, "pad": pad if in_memory else None}
-    start, best = 0, {}
-    if args.resume:
-        state = load_checkpoint(
-            Path(args.resume), run.task, run.optimizer, run.scaler,
-            args=settings, may_differ=_MAY_DIFFER, generator=run.generator,
-        )  # fmt: skip
-        start, best = state["epoch"] + 1, state["best"]
-        if start >= run.epochs:
-            raise RecipeError(f"resume: {args.resume} has all {run.epochs} epochs already")
+    start, best = _resume(run, settings) if args.resume else (0, {})
     _open_folder(folder, recipe, settings, start)
 
     for epoch in range(start, run.epochs):
@@ -123,6 +115,18 @@ def train(
         model_args=_architecture_args(args), summary=folder / "summary.csv", card=_card(recipe, metrics, run.epochs),
     )  # fmt: skip
     return Result(model, metrics, best, folder)
+
+
+def _resume(run: Run, settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Put the run back where its checkpoint left it; returns the epoch to go on with, and the best so far."""
+    state = load_checkpoint(
+        Path(run.args.resume), run.task, run.optimizer, run.scaler,
+        args=settings, may_differ=_MAY_DIFFER, generator=run.generator,
+    )  # fmt: skip
+    start = state["epoch"] + 1
+    if start >= run.epochs:
+        raise RecipeError(f"resume: {run.args.resume} has all {run.epochs} epochs already")
+    return start, state["best"]
 
 
 def _train_one_epoch(run: Run, epoch: int, progress: bool) -> dict[str, float]:
