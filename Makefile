@@ -24,7 +24,7 @@ quickstart: $(STAMP)
 		--output $(RUN)/predictions.png
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not zoo"
+	$(BIN)/python -m pytest
 
 zoo: $(STAMP)
 	$(BIN)/python -m pytest -m zoo
