@@ -7,8 +7,8 @@ smallest model of each of timm's model modules, three times:
     exchange  calls in training mode get a permutation; only the tests that make such a call
     plain     timm's own models; only what failed before, to see what timm fails too
 
-Every test's outcome is appended to a log, so a run that was stopped goes on where it was. Tests that download weights
-are left out.
+Every test's outcome is appended to a log, so a run that was stopped goes on where it was; `--select` (pytest's `-k`)
+does a part. Tests that download weights are left out.
 """
 
 import argparse
@@ -24,7 +24,12 @@ from pathlib import Path
 import timm
 import torch
 
-NEEDS_THE_HUB = "not pretrained and not test_model_inference"
+OFFLINE = "not pretrained and not test_model_inference"
+WHY = {  # part of an error's message → what it means on a twin
+    "NotSupportedError": "scripted outside timm's scriptable config: a twin's hooks cannot be scripted",
+    "cannot create weakref": "scripted outside timm's scriptable config: a twin's hooks cannot be scripted",
+    "exchanged 0 times": "the test prunes the module of the site away; the exchange raises, as it must",
+}
 
 
 def fetch_tests(cache: Path) -> Path:
@@ -55,13 +60,14 @@ def smallest_models(cache: Path) -> list[str]:
     return json.loads(file.read_text())
 
 
-def run(root: Path, mode: str, models: list[str], only: list[str] | None, log: Path) -> dict[str, dict]:
+def run(root: Path, mode: str, models: list[str], only: list[str] | None, select: str) -> dict[str, dict]:
     """Run the tests in one mode; what each did, by test id."""
+    log = root.parent / f"{mode}.jsonl"
     settings = json.dumps(dict(mode=mode, models=models, only=only, log=str(log)))
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     if only is None or only:
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "timm_twins", "-q", "--tb=no", "-k", NEEDS_THE_HUB]
+            [sys.executable, "-m", "pytest", "-p", "timm_twins", "-q", "--tb=no", "-k", f"{OFFLINE} and ({select})"]
             + ["-p", "no:cacheprovider", "-W", "ignore", "tests/test_models.py"],
             cwd=root,
             env={**os.environ, "TIMM_MOEX_ZOO": settings, "PYTHONPATH": paths},
@@ -71,25 +77,44 @@ def run(root: Path, mode: str, models: list[str], only: list[str] | None, log: P
     return {record["test"]: record for record in records}
 
 
-def write_table(output: Path, results: dict[str, dict[str, dict]]) -> None:
-    """One line per test function and mode, and the reason of every failure."""
-    fields = ["test", "mode", "passed", "failed", "skipped", "fails_on_timm_too", "exchanges", "reason"]
+def why(reason: str) -> str:
+    return next((meaning for part, meaning in WHY.items() if part in reason), reason)
+
+
+def write_table(output: Path, results: dict[str, dict[str, dict]], collected: list[str]) -> None:
+    """One line per test function and mode, with the reason of every failure."""
+    fields = ["test", "mode", "passed", "failed", "skipped", "not_run", "fails_on_timm_too", "exchanges", "failures"]
+    names = collections.defaultdict(list)
+    for test in collected:
+        names[test.partition("[")[0]].append(test)
     with output.open("w", newline="") as file:
         table = csv.DictWriter(file, fields, lineterminator="\n")
         table.writeheader()
         for mode in ("twin", "exchange"):
-            by_function = collections.defaultdict(list)
-            for test, record in results[mode].items():
-                by_function[test.partition("[")[0]].append(record)
-            for function, records in sorted(by_function.items()):
-                count = collections.Counter(record["outcome"] for record in records)
-                failed = [record for record in records if record["outcome"] == "failed"]
-                table.writerow(dict(
-                    test=function, mode=mode, passed=count["passed"], failed=count["failed"], skipped=count["skipped"],
-                    fails_on_timm_too=sum(results["plain"][r["test"]]["outcome"] == "failed" for r in failed),
-                    exchanges=sum(record["exchanged"] for record in records),
-                    reason=" | ".join(f"{r['test'].partition('[')[2].rstrip(']')}: {r['reason']}" for r in failed),
-                ))  # fmt: skip
+            for function, tests in sorted(names.items()):
+                records = [results[mode][test] for test in tests if test in results[mode]]
+                if records or mode == "twin":
+                    table.writerow(summary(function, mode, tests, records, results["plain"]))
+
+
+def summary(function: str, mode: str, tests: list[str], records: list[dict], plain: dict[str, dict]) -> dict:
+    count = collections.Counter(record["outcome"] for record in records)
+    failed = collections.defaultdict(list)
+    for record in records:
+        if record["outcome"] == "failed":
+            failed[why(record["reason"])].append(record["test"])
+    everyone = [test for group in failed.values() for test in group]
+    return dict(
+        test=function,
+        mode=mode,
+        passed=count["passed"],
+        failed=count["failed"],
+        skipped=count["skipped"],
+        not_run=len(tests) - len(records) if mode == "twin" else 0,
+        fails_on_timm_too=sum(plain[test]["outcome"] == "failed" for test in everyone),
+        exchanges=sum(record["exchanged"] for record in records),
+        failures="; ".join(f"{reason} ({len(group)}: {', '.join(group)})" for reason, group in failed.items()),
+    )
 
 
 def main() -> None:
@@ -97,17 +122,18 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("output/timm_tests"), help="for the fetched tests and logs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/timm_tests.csv"))
     parser.add_argument("--models", nargs="+", help="default: the smallest of each of timm's model modules")
+    parser.add_argument("--select", default="test", help="pytest -k expression")
     args = parser.parse_args()
     cache = args.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     root = fetch_tests(cache)
     models = args.models or smallest_models(cache)
-    results = {"twin": run(root, "twin", models, None, cache / "twin.jsonl")}
+    results = {"twin": run(root, "twin", models, None, args.select)}
     trained = [test for test, record in results["twin"].items() if record["training"]]
-    results["exchange"] = run(root, "exchange", models, trained, cache / "exchange.jsonl")
+    results["exchange"] = run(root, "exchange", models, trained, args.select)
     failed = [t for mode in results.values() for t, record in mode.items() if record["outcome"] == "failed"]
-    results["plain"] = run(root, "plain", models, failed, cache / "plain.jsonl")
-    write_table(args.output, results)
+    results["plain"] = run(root, "plain", models, failed, "test")
+    write_table(args.output, results, json.loads((cache / "twin.collected.json").read_text()))
     for mode, records in results.items():
         print(mode, dict(collections.Counter(record["outcome"] for record in records.values())))
 

@@ -58,9 +58,11 @@ def pytest_configure(config):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-k` takes any out
 def pytest_collection_modifyitems(config, items):
     global _collecting
     _collecting = False
+    LOG.with_suffix(".collected.json").write_text(json.dumps([item.name for item in items]))
     done = {json.loads(line)["test"] for line in LOG.read_text().splitlines()} if LOG.exists() else set()
     only = None if SETTINGS["only"] is None else set(SETTINGS["only"])
     items[:] = [item for item in items if item.name not in done and (only is None or item.name in only)]
