@@ -11,10 +11,10 @@ CONFIG = dict(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpol
 TOP1 = {"value": 81.5, "mean": 81.0, "std": 0.5}
 
 
-def write_folder(path: Path, architecture: str = "test_resnet", seed: int = 0, **card) -> Path:
+def write_folder(path: Path, architecture: str = "test_resnet", seed: int = 0, num_classes: int = 10, **card) -> Path:
     """A folder as training leaves it; `card` adds to, or with None takes from, the facts of its card."""
     torch.manual_seed(seed)
-    model = timm.create_model(architecture, num_classes=10)
+    model = timm.create_model(architecture, num_classes=num_classes)
     facts = dict(dataset="torch/cifar10", split="test", license="mit", top1=TOP1, seeds=[0, 1, 2], recipe={"lr": 0.1})
     return save_folder(model, path, CONFIG, card=facts | card)
 

@@ -3,7 +3,7 @@
 import pytest
 import timm
 from hub_child import Child, logits_of
-from hub_folders import write_folder
+from hub_folders import files_of, write_folder
 from loopback_hub import TOKEN, LoopbackHub
 
 STOCK, OURS = "test_resnet", "resnet20_cifar"
@@ -61,6 +61,14 @@ def test_architectures_of_ours_load_once_they_are_imported(fresh, published, log
         assert fresh("create", f"hf-hub:ORG/{OURS}{revision}")["result"] == logits[OURS]
         assert fresh("load", f"hf-hub:ORG/{OURS}{revision}")["result"] == logits[OURS]
         assert fresh("twin", f"hf-hub:ORG/{OURS}{revision}", prob=0.5)["result"] == logits[OURS]
+
+
+def test_twins_load_timms_own_tags_from_timms_own_repos(hub, fresh, tmp_path):
+    folder = write_folder(tmp_path / "hub", STOCK, seed=7, num_classes=1000)
+    hub.add("timm/test_resnet.r160_in1k", files_of(folder))
+    twin = fresh("create", "moex_test_resnet.r160_in1k")["result"]
+    assert twin == fresh("create", "test_resnet.r160_in1k")["result"] == fresh("load", "moex_test_resnet")["result"]
+    assert len(twin["logits"][0]) == 1000
 
 
 @pytest.mark.parametrize("name", [STOCK, OURS])
