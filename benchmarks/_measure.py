@@ -30,6 +30,9 @@ def arguments(doc: str) -> argparse.ArgumentParser:
         default="wall",
         help="on the CPU: wall, or cpu, the processor time of this process, for a machine shared with other jobs",
     )
+    parser.add_argument(
+        "--output", type=Path, default=FOLDER, metavar="FOLDER", help="of the CSV; default: %(default)s"
+    )
     return parser
 
 
@@ -129,19 +132,20 @@ def _processor() -> str:
     return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
 
 
-def read_rows(name: str) -> list[dict[str, str]]:
-    path = FOLDER / f"{name}.csv"
+def read_rows(name: str, folder: Path = FOLDER) -> list[dict[str, str]]:
+    path = folder / f"{name}.csv"
     if not path.exists():
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def write_rows(name: str, rows: list[dict], device: torch.device) -> None:
-    """Write `benchmarks/<name>.csv`: these rows in place of all earlier ones of the same kind of device."""
+def write_rows(name: str, rows: list[dict], device: torch.device, folder: Path) -> None:
+    """Write `<folder>/<name>.csv`: these rows in place of all earlier ones of the same kind of device."""
     rows = [row | environment(device) for row in rows]
-    others = [row for row in read_rows(name) if row["device"] != device.type]
-    with (FOLDER / f"{name}.csv").open("w", newline="") as file:
+    others = [row for row in read_rows(name, folder) if row["device"] != device.type]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(others + rows)

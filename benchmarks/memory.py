@@ -50,7 +50,7 @@ def main() -> None:
                     row["peak_per_input"] = f"{peak(function, x, grad, swap_index) / size:.3f}" if on_gpu else ""
                     rows.append(row)
     show(rows, "dtype", "layout", "norm", "contender", "kept_per_input", "peak_per_input")
-    write_rows("memory", rows, device)
+    write_rows("memory", rows, device, options.output)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def main() -> None:
         rows += (found := run_case(case, device, options.seconds, options.clock))
         print(*case)
         show(found, "contender", "direction", "ms_50", "ratio_20", "ratio_50", "ratio_80")
-    write_rows("op", rows, device)
+    write_rows("op", rows, device, options.output)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
             print(sweep, *shape)
             show(found, "contender", "ms_50", "ratio_50")
             rows += [{"sweep": sweep} | row for row in found]
-    write_rows("scaling", rows, device)
+    write_rows("scaling", rows, device, options.output)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def main() -> None:
         rows += (found := run_model(name, device, options))
         print(name)
         show(found, "work", "contender", "ms_50", "ratio_20", "ratio_50", "ratio_80")
-    write_rows("step", rows, device)
+    write_rows("step", rows, device, options.output)
 
 
 if __name__ == "__main__":

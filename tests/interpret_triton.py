@@ -42,7 +42,11 @@ def check(x, **settings):
 
 
 torch.manual_seed(0)
-for norm, layout in itertools.product(NORMS, ["contiguous", "channels_last", "last_axis", "gaps"]):
+for norm, layout in [
+    *itertools.product(NORMS, ["contiguous", "channels_last"]),
+    ("pono", "last_axis"),
+    ("gn2", "gaps"),
+]:
     x, channel_dim = features(layout)
     check(x, norm=norm, channel_dim=channel_dim)
 for moments, layout in itertools.product(["mean", "std"], ["contiguous", "channels_last"]):

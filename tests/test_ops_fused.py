@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from timm_moex import moment_exchange
-from timm_moex.ops import kernels
+from timm_moex.ops import fused, kernels
 
 NORMS = ["pono", "in", "ln", "gn2", "gn-d2", "gpono2", "gpono-d3"]
 LAYOUTS = ["contiguous", "channels_last", "last_axis", "gaps"]
@@ -51,6 +51,16 @@ def test_equals_the_reference(engine, norm, layout, moments):
     for found, expected in zip(run(x, grad, "fused", **settings), run(x, grad, "reference", **settings)):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert found.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_way_taken_on_accelerators_is_the_same(monkeypatch, dtype):
+    x, _ = features("channels_last", dtype)
+    grad = torch.randn_like(x)
+    expected = run(x, grad, "fused")
+    monkeypatch.setattr(fused, "_SLOW_VAR", set())
+    monkeypatch.setattr(fused, "_BLOCK", 2**62)
+    torch.testing.assert_close(run(x, grad, "fused"), expected)
 
 
 @pytest.mark.parametrize("moments", ["both", "mean", "std"])

@@ -23,6 +23,8 @@ from torch import Tensor
 from . import kernels
 from .reference import moment_exchange_ref
 
+# Where Tensor.var over a strided axis costs twenty copies of the tensor, a sum of squares takes its place.
+_SLOW_VAR = {"cpu"}
 # Elements of a block per thread: a float32 block, and one temporary beside it, stay in a core's level 2 cache.
 _BLOCK = 2**17
 
@@ -50,12 +52,13 @@ def _moments(x: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Ten
             count = positive.sum(dims, keepdim=True).clamp_(min=1)
             mean = features.relu().sum(dims, keepdim=True) / count
             var = (features - mean).square_().mul_(positive).sum(dims, keepdim=True).div_(count)
-        else:
+        elif x.device.type in _SLOW_VAR:
             count = math.prod([x.shape[d] for d in dims])
             mean = features.sum(dims, keepdim=True).div_(count)
             centred = features - mean
-            # A sum of squares, not Tensor.var: on a CPU var over a strided axis costs twenty copies of the tensor.
             var = (centred * centred).sum(dims, keepdim=True).div_(count - 1)
+        else:
+            var, mean = torch.var_mean(features, dims, correction=1, keepdim=True)
         means.append(mean)
         variances.append(var)
     return torch.cat(means), torch.cat(variances)
@@ -79,7 +82,7 @@ def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor, dims: tuple[int, ...
         return kernels.combine(x, mean, a, b, layout)
     y = torch.empty_like(x)
     for features, out, m, slope, constant in _blocks(x, y, mean, a, b):
-        out.copy_((_wide(features) - m).mul_(slope).add_(constant))
+        torch.add((_wide(features) - m).mul_(slope), constant, out=out)
     return y
 
 
@@ -94,7 +97,7 @@ def _combine_grad(
         through_moments = (_wide(features) - m).mul_(slope).add_(constant)
         if positive_only:
             through_moments.mul_(features > 0)
-        out.copy_(through_moments.add_(_wide(g) * direct))
+        torch.add(through_moments, _wide(g) * direct, out=out)
     return grad_x
 
 

@@ -1,0 +1,106 @@
+"""The performance block of README.md, made from the CSV files of this folder.
+
+python -m benchmarks.tables            print it
+python -m benchmarks.tables --write    put it between the markers in README.md
+"""
+
+import argparse
+
+from ._measure import FOLDER, read_rows
+
+README = FOLDER.parent / "README.md"
+BEGIN, END = "<!-- performance -->\n", "<!-- /performance -->"
+SHAPE = "64x64x56x56"
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _pick(rows: list[dict], column: str, **wanted: str) -> str:
+    """The one figure whose row has these values; raises if the CSV has none or several."""
+    found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} rows with {wanted}; run the benchmarks again")
+    return f"{float(found[0][column]):.3g}"
+
+
+def _source(rows: list[dict]) -> str:
+    row = rows[0]
+    clock = "processor time" if row["clock"] == "cpu" else "wall time"
+    return f"{row['processor']}, {row['threads']} thread(s), {clock}, torch {row['torch']}, commit {row['commit']}"
+
+
+def operator_table() -> str:
+    op, compiled, memory = (
+        [r for r in read_rows(name) if r["device"] == "cpu" and r["shape"] == SHAPE]
+        for name in ("op", "compile", "memory")
+    )
+    lines = []
+    for dtype in ("float32", "bfloat16"):
+        for layout in ("NCHW", "channels_last"):
+            where = {"dtype": dtype, "layout": layout, "norm": "pono"}
+            times = [
+                _pick(op, "ratio_50", contender=name, direction="both", allocator="kept", **where)
+                for name in ("x * 0.5", "reference", "fused")
+            ]
+            times += [
+                _pick(compiled, "ratio_50", contender=f"{name} compiled", **where) for name in ("reference", "fused")
+            ]
+            kept = [_pick(memory, "kept_per_input", contender=name, **where) for name in ("reference", "fused")]
+            lines.append([f"{dtype}, {layout}", *times[:2], f"**{times[2]}**", *times[3:], kept[0], f"**{kept[1]}**"])
+    head = ["(64, 64, 56, 56), PONO", "`x * 0.5`", "plain formula", "timm_moex"]
+    head += ["plain, compiled", "timm_moex, compiled", "kept, plain", "kept, timm_moex"]
+    return (
+        "Forward and backward of the exchange, in copies of the tensor (`y.copy_(x)` = 1; by bytes at least 4), and "
+        "what is kept for backward, in sizes of the input:\n\n"
+        + _table(head, lines)
+        + f"\n({_source(op)}; memory reused between calls, as by tcmalloc or jemalloc)\n"
+    )
+
+
+def step_table() -> str:
+    rows = [r for r in read_rows("step") if r["device"] == "cpu"]
+    contenders = ["exchange", "exchange alone", "exchange, plain formula", "Mixup", "CutMix"]
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        train = [_pick(rows, "ratio_50", model=model, work="train", contender=name) for name in contenders]
+        shape = next(row["shape"] for row in rows if row["model"] == model)
+        evaluate = _pick(rows, "ratio_50", model=model, work="evaluate", contender="exchange")
+        lines.append([f"{model}, {shape}", f"**{train[0]}**", *train[1:], evaluate])
+    head = ["a training step / plain timm's", "exchange", "of it the operator", "plain formula", "Mixup", "CutMix"]
+    return _table([*head, "evaluation"], lines) + f"\n({_source(rows)}; exchange on every batch)\n"
+
+
+def gpu_note() -> str:
+    if any(row["device"] == "cuda" for row in read_rows("op")):
+        return ""
+    return (
+        "\nNo GPU has measured this yet: `python -m benchmarks.op --device cuda` (and `step`, `memory`, `compile`, "
+        '`scaling`) does. Until then `backend="triton"` is chosen by hand only.\n'
+    )
+
+
+def performance() -> str:
+    return f"{operator_table()}\n{step_table()}{gpu_note()}"
+
+
+def readme_block() -> str:
+    text = README.read_text()
+    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into README.md")
+    if not parser.parse_args().write:
+        print(performance())
+        return
+    text = README.read_text()
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    README.write_text(text[:begin] + performance() + text[end:])
+
+
+if __name__ == "__main__":
+    main()
