@@ -90,9 +90,16 @@ def test_card_compares_with_the_baseline():
     assert "These weights: top-1 81.50, the last epoch of seed 4." in card and "lr: 0.1" in card
 
 
+def test_card_leaves_out_where_things_lay():
+    card = model_card(CONFIG, {"recipe": {"lr": 0.1, "data_dir": "/home/me/data", "output": "/home/me/out"}})
+    assert "lr: 0.1" in card and "/home/me" not in card
+
+
 def test_card_says_what_is_not_known():
     card = model_card(CONFIG, dict(top1=TOP1, seeds=[0]))
     assert "not run: the figure above does not say what MoEx brings" in card and "±" not in card
+    other = model_card(CONFIG, dict(top1={"value": 81.5}, seeds=[0], origin="Trained without an exchange."))
+    assert "| these weights | 81.50 |" in other and "without MoEx |" not in other
     bare = model_card(CONFIG, {})
     assert "model-index" not in read_front_matter(bare) and "ImageNet-R" in bare
 

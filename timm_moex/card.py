@@ -22,7 +22,7 @@ FACTS = {
     "top1": "percent on `split`: value of these weights, and where there are several seeds their mean and std",
     "seeds": "those behind mean and std, that of these weights first",
     "baseline": "mean and std of the same recipe and seeds without MoEx",
-    "recipe": "settings of the run",
+    "recipe": "settings of the run; those that are paths on this machine are left out",
     "commit": "of this project's repository",
     "device": "what it ran on",
     "date": "of the training",
@@ -31,6 +31,8 @@ FACTS = {
     "origin": "a sentence on where the weights come from, if not from a training with timm_moex",
     "limits": "a sentence, or several in a list",
 }
+
+_OF_THE_MACHINE = ("data_dir", "output", "experiment", "resume")
 
 # By timm's name, without the source
 _HUB_DATASETS = {
@@ -64,9 +66,8 @@ def model_card(config: Mapping[str, Any], facts: Mapping[str, Any], source: str 
     facts = {key: value for key, value in facts.items() if value}
     parts = [_front_matter(config, facts), _summary(config, facts), _usage(config["architecture"], source)]
     if "recipe" in facts:
-        recipe = facts["recipe"]
-        text = recipe if isinstance(recipe, str) else yaml.safe_dump(dict(recipe), sort_keys=False).rstrip()
-        parts.append(f"## Recipe\n\n```yaml\n{text}\n```")
+        recipe = {key: value for key, value in facts["recipe"].items() if key not in _OF_THE_MACHINE}
+        parts.append(f"## Recipe\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```")
     given = facts.get("limits", [])
     limits = [*([given] if isinstance(given, str) else given), *_LIMITS]
     parts.append("## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in limits))
@@ -127,16 +128,19 @@ def _comparison(facts: Mapping[str, Any]) -> str:
     top1, baseline, seeds = facts.get("top1"), facts.get("baseline"), facts.get("seeds", ())
     if not top1:
         return ""
-    spread = f"{top1['mean']:.2f} ± {top1['std']:.2f}" if len(seeds) > 1 else f"{top1['value']:.2f}"
-    other = f"{baseline['mean']:.2f} ± {baseline['std']:.2f}" if baseline and len(seeds) > 1 else None
-    if baseline and not other:
-        other = f"{baseline['mean']:.2f}"
-    head = f"top-1, mean ± standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else "top-1, one seed"
-    table = f"\n\n| {facts.get('split', 'evaluation')} | {head} |\n|---|---|\n| with MoEx | {spread} |\n"
-    table += f"| same recipe without MoEx | {other or 'not run: the figure above does not say what MoEx brings'} |"
-    if len(seeds) > 1:
-        return f"{table}\n\nThese weights: top-1 {top1['value']:.2f}, the last epoch of seed {seeds[0]}."
-    return table
+    several = len(seeds) > 1
+    head = f"top-1, mean ± standard deviation of {len(seeds)} seeds" if several else "top-1, one seed"
+    rows = {"these weights" if "origin" in facts else "with MoEx": _figure(top1, several)}
+    if "origin" not in facts:
+        unknown = "not run: the figure above does not say what MoEx brings"
+        rows["same recipe without MoEx"] = _figure(baseline, several) if baseline else unknown
+    table = "".join(f"\n| {name} | {figure} |" for name, figure in rows.items())
+    those = f"\n\nThese weights: top-1 {top1['value']:.2f}, the last epoch of seed {seeds[0]}." if several else ""
+    return f"\n\n| {facts.get('split', 'evaluation')} | {head} |\n|---|---|{table}{those}"
+
+
+def _figure(top1: Mapping[str, float], several: bool) -> str:
+    return f"{top1['mean']:.2f} ± {top1['std']:.2f}" if several else f"{top1.get('value', top1.get('mean')):.2f}"
 
 
 def _usage(architecture: str, source: str) -> str:
