@@ -15,10 +15,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
-from loopback_store import LFS_SUFFIXES, Blob, Fault, Refusal, Repo, described
+from loopback_store import LFS_SUFFIXES, Blob, Fault, Faults, Refusal, Repo, described
 
 TOKEN = "hf_loopbackSecretToken"
-DATE = "2026-01-02T03:04:05.000Z"
 
 
 class LoopbackHub:
@@ -28,7 +27,7 @@ class LoopbackHub:
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}  # LFS, by sha256
         self.log: list[str] = []  # "METHOD path"
-        self.faults: list[Fault] = []
+        self.faults = Faults()
         self.over = threading.Event()
         self.lock = threading.RLock()
 
@@ -48,15 +47,6 @@ class LoopbackHub:
     def fail(self, pattern: str, kind: str | int, times: int = 1000) -> None:
         """Let requests "METHOD path" that match the regular expression fail; see `Fault`."""
         self.faults.append(Fault(pattern, kind, times))
-
-    def take_fault(self, line: str, kinds: tuple[str, ...] | None) -> str | int | None:
-        with self.lock:
-            for fault in self.faults:
-                wanted = isinstance(fault.kind, int) if kinds is None else fault.kind in kinds
-                if wanted and fault.times > 0 and re.search(fault.pattern, line):
-                    fault.times -= 1
-                    return fault.kind
-        return None
 
     def add(self, repo_id: str, files: dict[str, bytes], private: bool = False) -> str:
         """Put a repo there without a client; returns the commit."""
@@ -112,12 +102,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _injected(self, line: str) -> None:
-        if kind := self.hub.take_fault(line, ("timeout", "drop")):
+        if kind := self.hub.faults.take(line, ("timeout", "drop")):
             self.hub.over.wait(60 if kind == "timeout" else 0)
             raise BrokenPipeError
-        if self.hub.take_fault(line, ("gated",)):
+        if self.hub.faults.take(line, ("gated",)):
             raise Refusal(403, "GatedRepo", "Access to this model is restricted and you are not in the authorized list")
-        if status := self.hub.take_fault(line, None):
+        if status := self.hub.faults.take(line, None):
             raise Refusal(status, "", "told to fail")
 
     def _authorize(self) -> None:
@@ -232,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, body: bytes, repo_id: str, revision: str | None) -> None:
         oid, files = self._files(repo_id, revision or "main")
         siblings = [{"rfilename": name} for name in sorted(files)]
-        common = {"id": repo_id, "modelId": repo_id, "private": self._repo(repo_id).private, "lastModified": DATE}
+        common = {"id": repo_id, "modelId": repo_id, "private": self._repo(repo_id).private, "lastModified": "2026-01-02T03:04:05.000Z"}
         self._json(common | {"sha": oid, "siblings": siblings, "tags": ["timm"], "downloads": 0, "likes": 0})
 
     def tree(self, body: bytes, repo_id: str, revision: str) -> None:
@@ -276,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         content, headers = blob.content, {"X-Repo-Commit": oid, "ETag": f'"{blob.oid}"', "Accept-Ranges": "bytes"}
         if blob.lfs:
             headers |= {"X-Linked-Etag": f'"{blob.oid}"', "X-Linked-Size": str(len(content))}
-        if self.command == "GET" and self.hub.take_fault(line, ("corrupt",)):
+        if self.command == "GET" and self.hub.faults.take(line, ("corrupt",)):
             content = content[: len(content) // 2] + bytes(255 - byte for byte in content[len(content) // 2 :])
         status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
@@ -285,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(416, "", "Requested Range Not Satisfiable")
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             status, content = 206, content[first : last + 1]
-        if self.command == "GET" and self.hub.take_fault(line, ("cut",)):
+        if self.command == "GET" and self.hub.faults.take(line, ("cut",)):
             headers["Content-Length"] = str(len(content))
             content, self.close_connection = content[: len(content) // 2], True
         self._send(status, content, headers)

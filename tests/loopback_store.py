@@ -1,6 +1,8 @@
 """What the loopback Hub keeps: repos with their commits and refs, and what it was told to do wrong."""
 
 import hashlib
+import re
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +57,22 @@ class Fault:
     pattern: str
     kind: str | int
     times: int
+
+
+class Faults(list[Fault]):
+    """What was told to fail, first told first."""
+
+    lock = threading.Lock()
+
+    def take(self, line: str, kinds: tuple[str, ...] | None) -> str | int | None:
+        """The first fault of these kinds (None: a status) for a request, used up by once; None if there is none."""
+        with self.lock:
+            for fault in self:
+                wanted = isinstance(fault.kind, int) if kinds is None else fault.kind in kinds
+                if wanted and fault.times > 0 and re.search(fault.pattern, line):
+                    fault.times -= 1
+                    return fault.kind
+        return None
 
 
 class Refusal(Exception):

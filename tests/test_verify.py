@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tinydata import tiny_recipe, write_tiny
 from weights_world import manifest_row
 
+from timm_moex.card import model_card
 from timm_moex.cli import main
 from timm_moex.train import train
 from timm_moex.verify import find_checkpoint, verify_folder
@@ -91,12 +92,11 @@ def test_stated_top1_is_measured_again(tmp_path, capsys):
     top1 = run.metrics["top1"]
     words = ["verify", str(folder), "--dataset", "torch/fashion_mnist", "--data-dir", str(data)]
     for stated, code in ((top1, 0), (top1 + 5, 1)):
-        front = "model-index:\n- name: x\n  results:\n  - metrics:\n    - value: "
-        card = (folder / "README.md").read_text()
-        (folder / "README.md").write_text(card.replace("---\n", f"---\nlicense: mit\n{front}{stated}\n", 1))
-        row = manifest_row(folder, top1=TOP1 | {"value": stated})
+        config = json.loads((folder / "config.json").read_text())
+        facts = dict(license="mit", top1=TOP1 | {"value": stated})
+        (folder / "README.md").write_text(model_card(config, facts))
+        row = manifest_row(folder, **facts)
         (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": [row]}))
         assert main(words) == code
         out = capsys.readouterr().out
         assert f"top-1 {top1:.2f}, stated {stated:.2f}" in out
-        (folder / "README.md").write_text(card)
