@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, body: bytes, repo_id: str, revision: str | None) -> None:
         oid, files = self._files(repo_id, revision or "main")
         siblings = [{"rfilename": name} for name in sorted(files)]
-        common = {"id": repo_id, "modelId": repo_id, "private": self._repo(repo_id).private, "lastModified": "2026-01-02T03:04:05.000Z"}
+        common = {"id": repo_id, "modelId": repo_id, "private": self._repo(repo_id).private}
         self._json(common | {"sha": oid, "siblings": siblings, "tags": ["timm"], "downloads": 0, "likes": 0})
 
     def tree(self, body: bytes, repo_id: str, revision: str) -> None:
