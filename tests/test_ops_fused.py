@@ -248,6 +248,18 @@ def test_a_compiler_that_fails_is_reported(monkeypatch, caplog):
         kernels.library.cache_clear()
 
 
+def test_loops_on_several_threads_equal_one(monkeypatch):
+    if kernels.library() is None:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setattr(kernels, "MIN_NUMEL", 0)
+    x, _ = features("contiguous", torch.float32, channels=37, side=(19, 23))
+    grad = torch.randn_like(x)
+    alone = run(x, grad, "fused")
+    monkeypatch.setattr(kernels, "_PER_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert all(torch.equal(a, b) for a, b in zip(alone, run(x, grad, "fused")))
+
+
 def test_unknown_backend_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"backend='fuse'.*Did you mean 'fused'"):
         moment_exchange(torch.randn(2, 3), torch.tensor([1, 0]), backend="fuse")

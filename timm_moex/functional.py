@@ -24,8 +24,8 @@ def _triton(*args) -> Tensor:
     return moment_exchange_triton(*args)
 
 
-# `backend=None` is "fused" on every device: Triton will take over on CUDA where benchmarks/op_cuda.csv, measured on a
-# GPU, shows that it wins. No GPU has measured it yet.
+# `backend=None` is "fused" on every device. Triton takes over on CUDA once cuda rows of benchmarks/op.csv and
+# benchmarks/compile.csv, measured on a GPU, show that it wins; there are none yet.
 BACKENDS = {"reference": moment_exchange_ref, "fused": moment_exchange_fused, "triton": _triton}
 
 

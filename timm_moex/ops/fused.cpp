@@ -2,6 +2,7 @@
 // after the other; moments run over R, so each row has I of them. Sums are kept in float for 64 terms, then in double.
 #include <cstdint>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -34,7 +35,14 @@ inline void store(bf16* p, float v) {
 template <class F>
 void parallel(Index count, Index threads, F work) {
     std::vector<std::thread> others;
-    for (Index t = 1; t < threads; t++) others.emplace_back(work, count * t / threads, count * (t + 1) / threads);
+    for (Index t = 1; t < threads; t++) {
+        Index begin = count * t / threads, end = count * (t + 1) / threads;
+        try {
+            others.emplace_back(work, begin, end);
+        } catch (const std::system_error&) {  // the system gives no more threads
+            work(begin, end);
+        }
+    }
     work(0, count / threads);
     for (auto& other : others) other.join();
 }

@@ -23,8 +23,9 @@ from torch import Tensor
 
 _logger = logging.getLogger(__name__)
 
-# Elements from which the library is worth its build.
+# Elements from which the library is worth its build, and elements that are worth a thread.
 MIN_NUMEL = 2**18
+_PER_THREAD = 2**17
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -99,7 +100,8 @@ def layout(x: Tensor, dims: tuple[int, ...]) -> Layout | None:
 
 def _call(name: str, x: Tensor, layout: Layout, *tensors: Tensor | None) -> None:
     pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in (x, *tensors)]
-    sizes = (layout.rows, layout.reduced, layout.inner, torch.get_num_threads())
+    threads = max(1, min(torch.get_num_threads(), x.numel() // _PER_THREAD))
+    sizes = (layout.rows, layout.reduced, layout.inner, threads)
     getattr(library(), f"{name}_{_NAMES[x.dtype]}")(*pointers, *map(ctypes.c_int64, sizes))
 
 
