@@ -1,5 +1,8 @@
 """Where an exchange sits in each model class: the documented module, axis and tokens, and somewhere it is observed."""
 
+import csv
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -12,14 +15,15 @@ from timm_moex.families import FAMILIES
 from timm_moex.insertion import _called_module
 
 IDX = torch.tensor([1, 2, 0])
+PLAIN = [arch for arch in list_models() if not arch.startswith("moex_")]
 
 # Each takes more than a second or two; the zoo has them.
-SLOW = """CSATv2 CoaT ConvMixer CrossVit DPN EfficientFormer EfficientFormerV2 EfficientVitLarge FastVit FocalNet
-GlobalContextVit HighPerfGpuNet HighResolutionNet InceptionResnetV2 InceptionV3 InceptionV4 LCNetV2 Levit LevitDistilled
-LowFormer MetaFormer MobileNetV5 MobileNetV5Encoder MultiScaleVit NASNetALarge Nest NextViT PNASNet5Large RDNet RepVit
-RexNet SENet SHViT SelecSls Sequencer2d SwiftFormer TNT TResNet TinyVit VOLO Visformer Xception XceptionAligned IFormer
-ResNetV2 EfficientViM EfficientViMDistilled EfficientVitMsra VGG MlpMixer RepGhostNet GhostNet DaVit EdgeNeXt Twins PyramidVisionTransformerV2
-MetaNeXt""".split()
+SLOW = """CSATv2 CoaT ConvMixer CrossVit DPN DaVit EdgeNeXt EfficientFormer EfficientFormerV2 EfficientViM
+EfficientViMDistilled EfficientVitLarge EfficientVitMsra FastVit FocalNet GhostNet GlobalContextVit HighPerfGpuNet
+HighResolutionNet IFormer InceptionResnetV2 InceptionV3 InceptionV4 LCNetV2 Levit LevitDistilled LowFormer MetaFormer
+MetaNeXt MlpMixer MobileNetV5 MobileNetV5Encoder MultiScaleVit NASNetALarge Nest NextViT PNASNet5Large
+PyramidVisionTransformerV2 RDNet RepGhostNet RepVit ResNetV2 RexNet SENet SHViT SelecSls Sequencer2d SwiftFormer TNT
+TResNet TinyVit Twins VGG VOLO Visformer Xception XceptionAligned""".split()
 CLASSES = [pytest.param(name, marks=[pytest.mark.zoo] if name in SLOW else []) for name in SMALL]
 every_class = pytest.mark.parametrize("model_class", CLASSES)
 
@@ -225,13 +229,20 @@ def test_own_class_of_a_familys_name_is_not_taken_for_timms():
     assert moex_sites(ResNet()) == {}
 
 
-# Every pretrained tag
+def test_zoo_table_has_every_architecture_of_this_timm():
+    table = Path(__file__).parents[1] / "benchmarks" / "zoo.csv"
+    with table.open(newline="") as file:
+        rows = {row["arch"]: row for row in csv.DictReader(file)}
+    timms = {arch for arch in PLAIN if timm.models.model_entrypoint(arch).__module__.startswith("timm.")}
+    assert timm.__version__ != "1.0.31" or timms == set(rows)
+    assert {row["outcome"] for row in rows.values()} == {"ok"}
 
-TIMM = [arch for arch in list_models() if not arch.startswith("moex_")]
+
+# Every pretrained tag
 
 
 def test_every_architecture_has_a_twin():
-    assert {f"moex_{arch}" for arch in TIMM} == set(list_models("moex_*"))
+    assert {f"moex_{arch}" for arch in PLAIN} == set(list_models("moex_*"))
 
 
 def test_twins_have_timms_pretrained_tags():
@@ -240,7 +251,7 @@ def test_twins_have_timms_pretrained_tags():
 
 
 def test_every_tag_resolves_to_timms_own_weights():
-    for arch in TIMM:
+    for arch in PLAIN:
         own, twin = get_arch_pretrained_cfgs(arch), get_arch_pretrained_cfgs(f"moex_{arch}")
         assert [f"moex_{name}" for name in own] == list(twin), arch
         for (name, a), b in zip(own.items(), twin.values()):
@@ -254,7 +265,7 @@ def test_every_tag_resolves_to_timms_own_weights():
 
 
 def test_default_tag_is_timms():
-    for arch in TIMM:
+    for arch in PLAIN:
         own, twin = get_pretrained_cfg(arch), get_pretrained_cfg(f"moex_{arch}")
         assert (own is None) == (twin is None), arch
         if own is not None:

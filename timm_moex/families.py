@@ -72,7 +72,12 @@ def _one_of_stages(model: nn.Module, number: int) -> int:
 
 
 def _convit_prefix(model: nn.Module, number: int) -> int:
-    return model.num_prefix_tokens if number > model.local_up_to_layer else 0
+    return 1 if number > model.local_up_to_layer and model.cls_token is not None else 0
+
+
+def _maxxvit_norm(model: nn.Module, number: int) -> str:
+    convnext = any(type(block).__name__ == "ConvNeXtBlock" for block in model.stages[0].blocks)
+    return "in" if convnext else _in_at_last(model, number)
 
 
 def _in_at_last(model: nn.Module, number: int) -> str:
@@ -157,7 +162,7 @@ FAMILIES: dict[str, Family] = {
     "GlobalContextVit": _STAGES_LN,
     "IFormer": _STAGES,
     "LowFormer": _STAGES,
-    "MaxxVit": Family("<stages.0", "stages.#", norm=_in_at_last),
+    "MaxxVit": Family("<stages.0", "stages.#", norm=_maxxvit_norm),
     "MetaFormer": _STAGES_LN,
     "MetaNeXt": _STAGES,
     "MobileNetV5": Family("<blocks.0", "blocks.#"),
