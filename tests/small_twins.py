@@ -3,6 +3,8 @@
 import timm
 import torch
 
+import timm_moex  # noqa: F401  registers the twins
+
 # plain timm name → image side and what makes the model small
 SMALL = {
     "resnet10t": (32, {}),
@@ -13,7 +15,7 @@ SMALL = {
         64,
         dict(img_size=64, window_size=2, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)),
     ),
-    "vit_tiny_patch16_224": (64, dict(img_size=64, depth=2)),
+    "vit_tiny_patch16_224": (64, dict(img_size=64, depth=3)),
 }
 IDX = torch.tensor([1, 2, 3, 0])
 

@@ -1,13 +1,8 @@
 """What leaves PyTorch is the backbone: exported twins carry no trace of the exchange."""
 
-import collections
-
 import pytest
 import torch
 from small_twins import IDX, SMALL, images, small, twin
-
-pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
 
 
 def pair(arch):
@@ -21,8 +16,10 @@ def operations(program):
     return [(node.op, str(node.target)) for node in program.graph_module.graph.nodes if node.op == "call_function"]
 
 
-@pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("arch", SMALL)
+STRICT = {arch: [False] for arch in SMALL} | {"resnet10t": [True, False], "vit_tiny_patch16_224": [True, False]}
+
+
+@pytest.mark.parametrize("arch, strict", [(arch, strict) for arch, modes in STRICT.items() for strict in modes])
 def test_exported_twin_is_the_backbone(arch, strict):
     plain, model = pair(arch)
     x = images(arch)
@@ -34,18 +31,15 @@ def test_exported_twin_is_the_backbone(arch, strict):
 
 
 @pytest.mark.parametrize("arch", SMALL)
-def test_onnx_of_a_twin_is_that_of_the_backbone(arch):
-    import onnx
+def test_onnx_of_a_twin_computes_what_the_backbone_does(arch):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
     from onnx.reference import ReferenceEvaluator
 
     plain, model = pair(arch)
-    x = images(arch, batch=1)
-    protos = [torch.onnx.export(m, (x,), dynamo=True, verbose=False).model_proto for m in (plain, model)]
-    onnx.checker.check_model(protos[1])
-    counts = [collections.Counter(node.op_type for node in proto.graph.node) for proto in protos]
-    assert counts[0] == counts[1] and sum(counts[1].values()) > 10
-    weights = [{w.name: w.SerializeToString() for w in proto.graph.initializer} for proto in protos]
-    assert weights[0] == weights[1]
-    if arch.startswith("vit"):
-        (output,) = ReferenceEvaluator(protos[1]).run(None, {protos[1].graph.input[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(output), plain(x).detach(), rtol=1e-3, atol=1e-4)
+    x = images(arch, batch=2)
+    proto = torch.onnx.export(model, (x,), dynamo=True, verbose=False).model_proto
+    onnx.checker.check_model(proto)
+    assert len(proto.graph.input) == 1
+    (output,) = ReferenceEvaluator(proto).run(None, {proto.graph.input[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), plain(x).detach(), rtol=1e-3, atol=1e-4)
