@@ -1,4 +1,4 @@
-// The three loops of fused.py for CPU tensors, compiled on first use (see fused.py). Rows of (R, I) elements lie one
+// The three loops of fused.py for CPU tensors, compiled on first use (kernels.py). Rows of (R, I) elements lie one
 // after the other; moments run over R, so each row has I of them. Sums are kept in float for 64 terms, then in double.
 #include <cstdint>
 #include <cstring>
