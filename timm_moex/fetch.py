@@ -158,7 +158,9 @@ def _of_files(error: BaseException, name: str, repo: str, revision: str) -> str 
     """What the config, the weights or timm's registry say."""
     is_hub = name.startswith("hf-hub:")
     place = repo if is_hub else name.removeprefix("local-dir:")
-    again = "delete that file from the cache and load again" if is_hub else "copy or save it anew"
+    again = "copy or save it anew"
+    if is_hub:
+        again = "delete that file and load again; if it stays so, the repo itself is broken: tell its owner"
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return f"{_path(name, 'config.json')} is not JSON ({error}); {again}"
     if isinstance(error, KeyError) and error.args[0] in ("architecture", "pretrained_cfg"):
@@ -173,10 +175,10 @@ def _of_files(error: BaseException, name: str, repo: str, revision: str) -> str 
     if "No suitable checkpoints found" in text:
         return f"{place} has no {WEIGHTS}; {again}"
     if found := re.match(r"Unknown model \((.*)\)", text):
+        near = nearest(found[1], timm.list_models()) or "."
         return (
-            f"{place}: architecture {found[1]!r} is not registered with timm {timm.__version__}"
-            f"{nearest(found[1], timm.list_models())}. If a package of its own brings it, import that first (those of "
-            "timm_moex: `import timm_moex`); otherwise a newer timm may have it"
+            f"{place}: architecture {found[1]!r} is not registered with timm {timm.__version__}{near} If a package of its "
+            "own brings it, import that first (those of timm_moex: `import timm_moex`); or a newer timm may have it"
         )
     if found := re.match(r"Invalid pretrained tag \((.*)\) for (.*)\.$", text):
         tags = [full.partition(".")[2] for full in timm.list_models(f"{found[2]}.*", pretrained=True)]

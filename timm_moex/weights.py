@@ -68,8 +68,8 @@ class Checkpoint:
 
 def weights_dir() -> Path:
     """Folder of the manifest: inside an installed package, or next to it in a checkout."""
-    packaged = Path(__file__).parent / "_weights"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "weights"
+    packaged, checkout = Path(__file__).parent / "_weights", Path(__file__).parents[1]
+    return checkout / "weights" if (checkout / "pyproject.toml").is_file() else packaged
 
 
 def read_manifest(path: str | Path) -> list[Checkpoint]:
@@ -120,7 +120,9 @@ def add_checkpoints(default_cfgs: Mapping[str, DefaultCfg]) -> None:
 def _pretrained_cfg(entry: Checkpoint) -> PretrainedCfg:
     folder = weights_dir() / entry.name
     config = json.loads((folder / "config.json").read_text())
-    cfg = config["pretrained_cfg"] | {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
+    known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
+    cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
+    cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
     names = config.get("label_names")
     weights = folder / WEIGHTS
     source = {"file": str(weights)} if weights.is_file() else {"hf_hub_id": f"{entry.hub_id}@{entry.revision}"}
