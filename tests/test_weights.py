@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import timm
 from hub_folders import write_folder
 from weights_world import manifest_row
 
@@ -27,17 +26,14 @@ def test_shipped_folders_are_small():
 
 
 @pytest.mark.parametrize("name", sorted(checkpoints()))
-def test_names_are_registered_and_say_what_the_manifest_says(name):
+def test_cards_say_what_the_manifest_says(name):
     entry = checkpoints()[name]
-    assert f"moex_{name}" in timm.list_pretrained("moex_*")
-    cfg = timm.get_pretrained_cfg(f"moex_{name}")
-    assert (cfg.license, cfg.tag) == (entry.license, entry.tag)
-    assert bool(cfg.hf_hub_id) <= (entry.hub_id is not None)  # no repo that nobody has published
     card = (weights_dir() / name / "README.md").read_text()
     [index] = read_front_matter(card)["model-index"]
     [result] = index["results"]
     assert result["metrics"][0]["value"] == entry.top1["value"]
     assert f"commit {entry.commit}" in card and ", ".join(map(str, entry.seeds)) in card
+    assert f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}" in card or len(entry.seeds) == 1
 
 
 def write_manifest(tmp_path, **changes):

@@ -177,8 +177,8 @@ def _of_files(error: BaseException, name: str, repo: str, revision: str) -> str 
     if found := re.match(r"Unknown model \((.*)\)", text):
         near = nearest(found[1], timm.list_models()) or "."
         return (
-            f"{place}: architecture {found[1]!r} is not registered with timm {timm.__version__}{near} If a package of its "
-            "own brings it, import that first (those of timm_moex: `import timm_moex`); or a newer timm may have it"
+            f"{place}: architecture {found[1]!r} is not registered with timm {timm.__version__}{near} If a package of "
+            "its own brings it, import that first (those of timm_moex: `import timm_moex`); a newer timm may have it"
         )
     if found := re.match(r"Invalid pretrained tag \((.*)\) for (.*)\.$", text):
         tags = [full.partition(".")[2] for full in timm.list_models(f"{found[2]}.*", pretrained=True)]
