@@ -56,6 +56,8 @@ for dtype, layout in itertools.product([torch.bfloat16, torch.float16], ["contig
     check(features(layout, (3, 5, 37, 31))[0].to(dtype), norm="in")  # more than one tile of R
 check(torch.randn(2, 1031), norm="pono")
 
+y = torch.ops.timm_moex.exchange(torch.randn(2, 3, 4), torch.tensor([2, -1]), [1], 1e-5, "both")[0]
+assert y.isnan().all(), "an index out of range went unnoticed"
 forward = torch.ops.timm_moex.exchange.default
 for layout in ["contiguous", "channels_last"]:
     x = features(layout)[0].requires_grad_()

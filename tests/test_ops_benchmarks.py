@@ -9,6 +9,7 @@ import torch
 
 from timm_moex import moment_exchange
 
+pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import _measure, op, plots, tables  # noqa: E402
 

@@ -156,7 +156,7 @@ def moment_exchange(
         ValueError: Unknown `norm`, `moments` or `backend`; channels that do not divide into the groups; moments over
             a single element, whose unbiased variance does not exist; shapes or devices that do not fit.
         ImportError: "triton" is asked for and not installed.
-        IndexError: `swap_index` out of range (on CPU; on other devices the gather itself fails).
+        IndexError: `swap_index` out of range (on CPU; on CUDA the gather itself fails, and Triton gives NaN).
     """
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating point tensor, got {x.dtype}")

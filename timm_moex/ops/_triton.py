@@ -35,6 +35,14 @@ def _positions(P, R, K, BLOCK_P: tl.constexpr, STRIDED: tl.constexpr):
 
 
 @triton.jit
+def _donor(p, exists, swap_index, P, per_sample):
+    """Each position's donor and whether there is one: an index out of range reads nothing and gives NaN."""
+    sample = p // per_sample
+    donor = tl.load(swap_index + sample, mask=exists, other=0)
+    return p + (donor - sample) * per_sample, exists & (donor >= 0) & (donor < P // per_sample)
+
+
+@triton.jit
 def _moments(x, mean, std, P, R, K, eps, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr):
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     total = tl.zeros([BLOCK_P, BLOCK_R], tl.float32)
@@ -59,14 +67,13 @@ def _exchange(
     MOMENTS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
 ):  # fmt: skip
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
-    sample = p // per_sample
-    donor = p + (tl.load(swap_index + sample, mask=exists, other=0) - sample) * per_sample
+    donor, known = _donor(p, exists, swap_index, P, per_sample)
     m = tl.load(mean + p, mask=exists, other=0.0)
     new_mean, scale = m, tl.full([BLOCK_P], 1.0, tl.float32)
     if MOMENTS != "std":
-        new_mean = tl.load(mean + donor, mask=exists, other=0.0)
+        new_mean = tl.load(mean + donor, mask=known, other=float("nan"))
     if MOMENTS != "mean":
-        scale = tl.load(std + donor, mask=exists, other=0.0) / tl.load(std + p, mask=exists, other=1.0)
+        scale = tl.load(std + donor, mask=known, other=float("nan")) / tl.load(std + p, mask=exists, other=1.0)
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     at = start[:, None] + r[None, :] * K
     inside = exists[:, None] & (r < R)[None, :]
@@ -98,8 +105,7 @@ def _grad(
     MOMENTS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
 ):  # fmt: skip
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
-    sample = p // per_sample
-    donor = p + (tl.load(swap_index + sample, mask=exists, other=0) - sample) * per_sample
+    donor, known = _donor(p, exists, swap_index, P, per_sample)
     m = tl.load(mean + p, mask=exists, other=0.0)
     s = tl.load(std + p, mask=exists, other=1.0)
     total = tl.load(sums + p, mask=exists, other=0.0)
@@ -107,7 +113,7 @@ def _grad(
     if MOMENTS != "std":
         home = tl.load(donated + p, mask=exists, other=0.0)
     if MOMENTS != "mean":
-        scale = tl.load(std + donor, mask=exists, other=0.0) / s
+        scale = tl.load(std + donor, mask=known, other=float("nan")) / s
         along = tl.load(sums + P + p, mask=exists, other=0.0)
         slope = (tl.load(donated + P + p, mask=exists, other=0.0) - scale * along) / ((R - 1) * s)
     constant = (home - scale * total) / R
