@@ -42,6 +42,7 @@ class Row:
         effect: Change of the class's logits by the default exchange, relative to their norm.
         outcome: `ok` or `failed`.
         note: Why it failed.
+        timm, torch: Versions.
     """
 
     arch: str
@@ -59,6 +60,8 @@ class Row:
     effect: str = ""
     outcome: str = "failed"
     note: str = ""
+    timm: str = timm.__version__
+    torch: str = torch.__version__
 
 
 def architectures(pattern: str = "") -> list[str]:

@@ -14,9 +14,10 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    part, _, parts = config.getoption("--shard").partition("/")
+    shard = config.getoption("--shard", "1/1")  # absent where this directory was not named on the command line
+    part, _, parts = shard.partition("/")
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise pytest.UsageError(f"--shard {config.getoption('--shard')}: expected i/n with 1 <= i <= n, such as 1/4")
+        raise pytest.UsageError(f"--shard {shard}: expected i/n with 1 <= i <= n, such as 1/4")
     if int(parts) > 1:
         config.hook.pytest_deselected(items=[item for n, item in enumerate(items) if n % int(parts) != int(part) - 1])
         items[:] = items[int(part) - 1 :: int(parts)]

@@ -111,7 +111,7 @@ SMALL: dict[str, Small] = {
     "TinyVit": Small("tiny_vit_5m_224"),
     "Twins": Small("twins_svt_small", 64, dict(img_size=64, depths=(2, 2, 2, 2))),
     "VGG": Small("vgg11"),
-    "VOLO": Small("volo_d1_224", 64, dict(img_size=64, layers=(1, 1, 1, 1))),
+    "VOLO": Small("volo_d1_224", 64, dict(img_size=64)),
     "Visformer": Small("visformer_tiny", 64, dict(img_size=64)),
     "VisionTransformer": Small("test_vit", 64, dict(img_size=64, depth=3)),
     "VisionTransformerDistilled": Small("deit_tiny_distilled_patch16_224", 64, _VIT),
