@@ -4,6 +4,8 @@ import pytest
 import torch
 from small_twins import IDX, SMALL, images, small, twin
 
+from timm_moex import remove_moex
+
 
 def pair(arch):
     plain, model = small(arch).eval(), twin(arch).eval()
@@ -43,3 +45,11 @@ def test_onnx_of_a_twin_computes_what_the_backbone_does(arch):
     assert len(proto.graph.input) == 1
     (output,) = ReferenceEvaluator(proto).run(None, {proto.graph.input[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(output), plain(x).detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_scripting_a_model_that_holds_moex_says_what_to_do_instead():
+    plain, model = pair("resnet10t")
+    with pytest.raises(TypeError, match="scriptable=True, or call remove_moex"):
+        torch.jit.script(model)
+    x = images("resnet10t")
+    torch.testing.assert_close(torch.jit.script(remove_moex(model))(x), plain(x))

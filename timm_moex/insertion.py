@@ -107,6 +107,13 @@ class MoEx(nn.Module):
         """The identity, for containers such as `nn.Sequential` that call every child."""
         return x
 
+    def __prepare_scriptable__(self):
+        """Called by `torch.jit.script`, which would fail on the hooks with a message of its own."""
+        raise TypeError(
+            "TorchScript cannot script hooks, so a model that holds MoEx cannot be scripted; create the twin with "
+            "scriptable=True, or call remove_moex(model) first"
+        )
+
     def begin(self, model: nn.Module, args: tuple, kwargs: dict):
         """Root forward-pre-hook: take `swap_index` and `swap_layer` out of the call and arm the site."""
         asked = "swap_index" in kwargs
