@@ -1,12 +1,13 @@
 """Downloads from somebody else's server: olah, a mirror for the Hub, offline, with our folder in a git repo.
 
-olah (PyPI) lives in an environment of its own, as it pins what it needs: TIMM_MOEX_OLAH=…/bin/olah-cli, or on the PATH.
+olah (PyPI) may be installed beside the package, or elsewhere: TIMM_MOEX_OLAH=VENV/bin/olah-cli.
 """
 
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -15,10 +16,10 @@ import timm
 from hub_child import Child, logits_of
 from hub_folders import write_folder
 
-OLAH = os.environ.get("TIMM_MOEX_OLAH") or shutil.which("olah-cli")
+OLAH = os.environ.get("TIMM_MOEX_OLAH") or shutil.which("olah-cli", path=os.path.dirname(sys.executable))
 
 pytestmark = [
-    pytest.mark.skipif(not OLAH, reason="no olah: `pip install olah` into a venv, TIMM_MOEX_OLAH=VENV/bin/olah-cli"),
+    pytest.mark.skipif(not OLAH, reason="no olah: `pip install olah`, or TIMM_MOEX_OLAH=VENV/bin/olah-cli"),
     pytest.mark.skipif(not shutil.which("git"), reason="no git"),
 ]
 

@@ -163,8 +163,8 @@ def _of_files(error: BaseException, name: str, repo: str, revision: str) -> str 
         again = "delete that file and load again; if it stays so, the repo itself is broken: tell its owner"
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return f"{_path(name, 'config.json')} is not JSON ({error}); {again}"
-    if isinstance(error, KeyError) and error.args[0] in ("architecture", "pretrained_cfg"):
-        return f"{_path(name, 'config.json')} has no {error.args[0]!r}: it is of another library than timm"
+    if isinstance(error, KeyError) and str(error) in ("'architecture'", "'pretrained_cfg'"):
+        return f"{_path(name, 'config.json')} has no {error}: it is of another library than timm"
     if isinstance(error, SafetensorError):
         path = _path(name, WEIGHTS)
         size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "unknown size"
