@@ -206,6 +206,8 @@ def _verify(args: argparse.Namespace) -> int:
             if not found:
                 raise ValueError(f"{args.model}: no manifest next to it states a top-1 to compare with")
             problems[args.model] = _top1_problems(args, found[1].top1["value"])
+    if not problems:
+        print("this package was installed without checkpoints")
     for name, lines in problems.items():
         print(f"{name}: " + ("\n  ".join(["", *lines]).lstrip(" ") if lines else "as it says"))
     return int(any(problems.values()))
