@@ -1,6 +1,6 @@
 """Put a trained model into weights/: its folder, and its entry in the manifest, with what its runs say.
 
-    python benchmarks/make_checkpoint.py resnet20_cifar.fmnist_sample --recipe quickstart \
+    python benchmarks/make_checkpoint.py resnet20_cifar.fmnist_sample --recipe "timm-moex train quickstart --in-memory" \
         --runs output/moex_0 output/moex_1 output/moex_2 --baseline output/plain_0 output/plain_1 output/plain_2 \
         --dataset torch/fashion_mnist --split "test, the 1,000 images of the packaged sample" \
         --license apache-2.0 --commit COMMIT --device "2 CPU cores" --limits "A sentence."
@@ -29,6 +29,10 @@ def top1_of(run: Path) -> float:
     return float(list(csv.DictReader((run / "summary.csv").open()))[-1]["eval_top1"])
 
 
+def settings_of(run: Path) -> dict[str, object]:
+    return yaml.safe_load((run / "recipe.yaml").read_text())
+
+
 def figures(runs: list[Path]) -> dict[str, float]:
     values = [top1_of(run) for run in runs]
     std = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -40,7 +44,7 @@ def facts_of(args: argparse.Namespace) -> dict[str, object]:
     top1, baseline = figures(args.runs), figures(args.baseline) if args.baseline else None
     if baseline:
         baseline.pop("value")
-    seeds = [yaml.safe_load((run / "recipe.yaml").read_text()).get("seed", 42) for run in args.runs]
+    seeds = [settings_of(run).get("seed", 42) for run in args.runs]
     trained = date.fromtimestamp((args.runs[0] / "summary.csv").stat().st_mtime).isoformat()
     said = dict(dataset=args.dataset, split=args.split, license=args.license, commit=args.commit, device=args.device)
     return said | dict(top1=top1, baseline=baseline, seeds=seeds, date=trained)
@@ -67,7 +71,7 @@ def main() -> None:
         label_names=config.get("label_names", ()),
         model_args=config.get("model_args"),
         summary=first / "summary.csv",
-        card=facts | dict(recipe=yaml.safe_load((first / "recipe.yaml").read_text()), limits=args.limits),
+        card=facts | dict(command=args.recipe, recipe=settings_of(first), limits=args.limits),
     )
     files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
     architecture, _, tag = args.name.partition(".")

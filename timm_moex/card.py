@@ -22,6 +22,7 @@ FACTS = {
     "top1": "percent on `split`: value of these weights, and where there are several seeds their mean and std",
     "seeds": "those behind mean and std, that of these weights first",
     "baseline": "mean and std of the same recipe and seeds without MoEx",
+    "command": "of the training",
     "recipe": "settings of the run; those that are paths on this machine are left out",
     "commit": "of this project's repository",
     "device": "what it ran on",
@@ -112,6 +113,7 @@ def _summary(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         "Classes": ", ".join(map(str, names)) if 0 < len(names) <= 20 else config["num_classes"],
         "Seeds": ", ".join(map(str, facts.get("seeds", ()))),
         "Trained": ", ".join(filter(None, [facts.get("date"), facts.get("device")])),
+        "Command": f"`{facts['command']}`" if "command" in facts else None,
         "Code": f"commit {facts['commit']}" if "commit" in facts else None,
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in rows.items() if value)
