@@ -1,6 +1,7 @@
 """Put a trained model into weights/: its folder, and its entry in the manifest, with what its runs say.
 
-    python benchmarks/make_checkpoint.py resnet20_cifar.fmnist_sample --recipe "timm-moex train quickstart --in-memory" \
+    python benchmarks/make_checkpoint.py resnet20_cifar.fmnist_sample \
+        --recipe "timm-moex train quickstart --in-memory" \
         --runs output/moex_0 output/moex_1 output/moex_2 --baseline output/plain_0 output/plain_1 output/plain_2 \
         --dataset torch/fashion_mnist --split "test, the 1,000 images of the packaged sample" \
         --license apache-2.0 --commit COMMIT --device "2 CPU cores" --limits "A sentence."

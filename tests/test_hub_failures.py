@@ -56,6 +56,7 @@ def home(child):
 
 def test_404_says_what_could_be_wrong(hub, child, files):
     assert f"{hub.url} has no repo 'ORG/nothing', or it is private" in message(child("load", "hf-hub:ORG/nothing"))
+    assert "has no repo 'timm/resnet50.a1_in1k'" in message(child("load", "moex_resnet50.a1_in1k"))
     hub.add("ORG/known", files)
     told = message(child("load", "hf-hub:ORG/known@v9"))
     assert "ORG/known has no revision 'v9'" in told and "/ORG/known/tree/main" in told

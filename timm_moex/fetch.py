@@ -102,7 +102,7 @@ def explained(name: str) -> Iterator[None]:
 
 
 def _explain(error: Exception, name: str) -> str | None:
-    repo, _, revision = name.removeprefix("hf-hub:").partition("@")
+    repo, _, revision = (_registered_repo(name) or name.removeprefix("hf-hub:")).partition("@")
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -111,6 +111,11 @@ def _explain(error: Exception, name: str) -> str | None:
         if told:
             return told
     return None
+
+
+def _registered_repo(name: str) -> str | None:
+    """Where a registered name's weights are."""
+    return timm.get_pretrained_cfg(name).hf_hub_id if timm.models.is_model_pretrained(name) else None
 
 
 def _of_hub(error: BaseException, repo: str, revision: str) -> str | None:
