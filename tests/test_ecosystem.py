@@ -3,13 +3,14 @@
 import copy
 
 import pytest
+import timm
 import torch
 from small_twins import IDX, SMALL, images, small, twin
-from timm.utils import ModelEmaV3, freeze
+from timm.utils import ModelEmaV3, freeze, reparameterize_model
 from torch import nn
 from torch.func import functional_call, grad
 
-from timm_moex import MoExTask, find_moex, insert_moex
+from timm_moex import MoExTask, find_moex, insert_moex, remove_moex
 
 
 @pytest.fixture(params=SMALL)
@@ -182,6 +183,17 @@ def test_timms_freeze_around_the_site():
     freeze(model, ["conv1", "bn1", "layer1"])
     found = gradients(model.train(), x, swap_index=IDX)
     assert found and not any(name.startswith(("conv1", "bn1", "layer1")) for name in found)
+
+
+def test_a_model_whose_site_was_fused_away_evaluates_copies_and_refuses_to_exchange():
+    model = timm.create_model("moex_shvit_s1", num_classes=10).eval()
+    fused, x = reparameterize_model(model), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(copy.deepcopy(fused)(x), model(x), rtol=1e-4, atol=1e-4)
+        with pytest.raises(RuntimeError, match="exchanged 0 times"):
+            fused(x, swap_index=torch.tensor([1, 0]))
+    remove_moex(fused)
+    assert find_moex(model) and not find_moex(fused)
 
 
 def test_functional_grad_equals_autograd(arch):

@@ -27,7 +27,6 @@ import torch
 OFFLINE = "not pretrained and not test_model_inference"
 WHY = {  # part of an error's message → what it means on a twin
     "NotSupportedError": "scripted outside timm's scriptable config: a twin's hooks cannot be scripted",
-    "cannot create weakref": "scripted outside timm's scriptable config: a twin's hooks cannot be scripted",
     "TorchScript cannot script hooks": "scripted outside timm's scriptable config: a twin's hooks cannot be scripted",
     "exchanged 0 times": "the test prunes the module of the site away; the exchange raises, as it must",
 }
