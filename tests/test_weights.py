@@ -36,6 +36,10 @@ def test_cards_say_what_the_manifest_says(name):
     assert f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}" in card or len(entry.seeds) == 1
 
 
+def test_who_may_read_the_config_may_read_the_weights(tmp_path):
+    assert len({path.stat().st_mode for path in write_folder(tmp_path / "hub").iterdir()}) == 1
+
+
 def write_manifest(tmp_path, **changes):
     folder = write_folder(tmp_path / "test_resnet.v1")
     row = {key: value for key, value in (manifest_row(folder) | changes).items() if value is not ...}

@@ -24,7 +24,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from .card import model_card
-from .fetch import HubError, explained, fetch_weights
+from .fetch import WEIGHTS, HubError, explained, fetch_weights
 from .insertion import insert_moex
 
 __all__ = ["load_model", "load_twin", "save_folder"]
@@ -100,6 +100,8 @@ def _write_model(
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     plain.pretrained_cfg = _pretrained_cfg(model, data_config)
     save_for_hf(plain, str(folder), model_config={"label_names": list(label_names)}, safe_serialization=True)
+    # safetensors lets only its owner read the file
+    (folder / WEIGHTS).chmod((folder / "config.json").stat().st_mode)
     config = json.loads((folder / "config.json").read_text())
     config["model_args"] = _model_args({**config.get("model_args", {}), **model_args})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
