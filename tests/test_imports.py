@@ -19,6 +19,7 @@ LAYERS = [
     {"fetch"},
     {"weights"},
     {"sites"},
+    {"hooks"},
     {"insertion"},
     {"backbones"},
     {"twin"},

@@ -7,7 +7,8 @@ import torch
 from timm.task import ClassificationTask
 from torch import Tensor, nn
 
-from .insertion import MoEx, find_moex
+from .hooks import MoEx
+from .insertion import find_moex
 
 __all__ = ["MoExTask", "create_task", "draw_swap_index", "mix_loss"]
 

@@ -76,13 +76,20 @@ def _sums(x: Tensor, grad: Tensor, mean: Tensor, dims: tuple[int, ...], positive
     return torch.cat(totals), torch.cat(alongs)
 
 
+def _add_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    if torch.compiler.is_compiling():  # dynamo refuses an `out` that is not contiguous, such as a ViT's patch tokens
+        out.copy_(a + b)
+    else:
+        torch.add(a, b, out=out)
+
+
 def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
     """(x - mean) * a + b. Centred first: x * a + (b - mean * a) would cancel where |mean| >> std."""
     if layout := kernels.layout(x, dims):
         return kernels.combine(x, mean, a, b, layout)
     y = torch.empty_like(x)
     for features, out, m, slope, constant in _blocks(x, y, mean, a, b):
-        torch.add((_wide(features) - m).mul_(slope), constant, out=out)
+        _add_into(out, (_wide(features) - m).mul_(slope), constant)
     return y
 
 
@@ -97,7 +104,7 @@ def _combine_grad(
         through_moments = (_wide(features) - m).mul_(slope).add_(constant)
         if positive_only:
             through_moments.mul_(features > 0)
-        torch.add(through_moments, _wide(g) * direct, out=out)
+        _add_into(out, through_moments, _wide(g) * direct)
     return grad_x
 
 
