@@ -79,7 +79,8 @@ def measure(contenders: dict, device: torch.device, seconds: float, clock: str =
         clock: "wall" or "cpu".
 
     Returns:
-        Per contender: `contender`, `clock`, `rounds`, `ms_20`, `ms_50`, `ms_80` and `ratio_20`, `ratio_50`, `ratio_80`.
+        Per contender: `contender`, `clock`, `rounds`, `ms_20`, `ms_50`, `ms_80`, `ratio_20`, `ratio_50`, `ratio_80`
+        and `ratio_min`, the ratio of the fastest runs, which other jobs on the machine disturb least.
     """
     for function in contenders.values():
         for _ in range(WARM_UP):
@@ -98,6 +99,7 @@ def measure(contenders: dict, device: torch.device, seconds: float, clock: str =
         for label, numbers in (("ms", values * 1000), ("ratio", values / unit)):
             for quantile, number in zip((20, 50, 80), numbers.quantile(at).tolist()):
                 row[f"{label}_{quantile}"] = f"{number:.4g}"
+        row["ratio_min"] = f"{(values.min() / unit.min()).item():.4g}"
         rows.append(row)
     return rows
 

@@ -25,10 +25,10 @@ from ._measure import arguments, measure, set_up, show, write_rows
 
 # model: (batch, side) on the CPU, on CUDA
 MODELS = {
-    "resnet50": ((8, 160), (256, 224)),
+    "resnet50": ((8, 96), (256, 224)),
     "resnet20_cifar": ((64, 32), (1024, 32)),
     "convnext_tiny": ((4, 128), (256, 224)),
-    "vit_small_patch16_224": ((4, 224), (256, 224)),
+    "vit_small_patch16_224": ((2, 224), (256, 224)),
     "efficientnet_b0": ((8, 128), (256, 224)),
 }
 CLASSES = 100
@@ -130,7 +130,7 @@ def main() -> None:
     for name in options.models:
         rows += (found := run_model(name, device, options))
         print(name)
-        show(found, "work", "contender", "ms_50", "ratio_20", "ratio_50", "ratio_80")
+        show(found, "work", "contender", "ms_50", "ratio_20", "ratio_50", "ratio_80", "ratio_min")
     write_rows("step", rows, device, options.output)
 
 

@@ -62,15 +62,27 @@ def operator_table() -> str:
 
 def step_table() -> str:
     rows = [r for r in read_rows("step") if r["device"] == "cpu"]
-    contenders = ["exchange", "exchange alone", "exchange, plain formula", "Mixup", "CutMix"]
+
+    def cell(model: str, work: str, contender: str) -> str:
+        median, fastest = (
+            _pick(rows, column, model=model, work=work, contender=contender) for column in ("ratio_50", "ratio_min")
+        )
+        return f"{float(median):.2f} ({float(fastest):.2f})"
+
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
-        train = [_pick(rows, "ratio_50", model=model, work="train", contender=name) for name in contenders]
         shape = next(row["shape"] for row in rows if row["model"] == model)
-        evaluate = _pick(rows, "ratio_50", model=model, work="evaluate", contender="exchange")
-        lines.append([f"{model}, {shape}", f"**{train[0]}**", *train[1:], evaluate])
-    head = ["a training step / plain timm's", "exchange", "of it the operator", "plain formula", "Mixup", "CutMix"]
-    return _table([*head, "evaluation"], lines) + f"\n({_source(rows)}; exchange on every batch)\n"
+        share = float(_pick(rows, "ratio_50", model=model, work="train", contender="exchange alone"))
+        others = [cell(model, "train", name) for name in ("exchange, plain formula", "Mixup", "CutMix")]
+        evaluate = cell(model, "evaluate", "exchange")
+        lines.append(
+            [f"{model}, {shape}", f"**{cell(model, 'train', 'exchange')}**", f"{share:.1%}", *others, evaluate]
+        )
+    head = ["model, images", "exchange", "its operator alone", "plain formula", "Mixup", "CutMix", "evaluation"]
+    return (
+        "A training step with the exchange on every batch, and an evaluation, over plain timm's; median of the paired "
+        "ratios, in brackets the ratio of the fastest runs:\n\n" + _table(head, lines) + f"\n({_source(rows)})\n"
+    )
 
 
 def gpu_note() -> str:
