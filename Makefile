@@ -1,6 +1,8 @@
 # make quickstart   environment, install, train on the packaged sample, reload through timm (needs only Python >= 3.10)
 # make test         the tests
 # make zoo          sweeps over every architecture (long)
+# make bench        the operator's speed on this CPU, as CSV and plots (under 5 minutes)
+# make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff
 VENV ?= .venv
 PYTHON ?= python3
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.timm-moex-installed
 RUN := output/quickstart
 
-.PHONY: quickstart test zoo lint
+.PHONY: quickstart test zoo bench timm-tests lint
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "timm_moex needs Python >= 3.10; make PYTHON=...")'
@@ -28,6 +30,14 @@ test: $(STAMP)
 
 zoo: $(STAMP)
 	$(BIN)/python -m pytest -m zoo
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.op
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.scaling
+
+timm-tests: $(STAMP)
+	$(BIN)/python tests/zoo/timm_tests.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-
 # The tensors here are small: a second thread costs more than it brings, most of all where tests share the machine.
 torch.set_num_threads(1)
 

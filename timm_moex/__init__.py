@@ -2,6 +2,7 @@
 
 from . import backbones  # noqa: F401  registers the plain architectures timm lacks
 from .functional import moment_exchange
+from .hub import load_model, load_twin, save_folder
 from .insertion import find_moex, insert_moex, moex_sites, remove_moex
 from .layer import MomentExchange
 from .task import MoExTask, create_task, draw_swap_index, mix_loss
@@ -15,11 +16,14 @@ __all__ = [
     "draw_swap_index",
     "find_moex",
     "insert_moex",
+    "load_model",
+    "load_twin",
     "mix_loss",
     "moex_sites",
     "moment_exchange",
     "register_twin",
     "remove_moex",
+    "save_folder",
 ]
 
 register_twins()
