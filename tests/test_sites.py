@@ -29,7 +29,9 @@ every_class = pytest.mark.parametrize("model_class", CLASSES)
 
 
 def entries(value, items: slice | None) -> list[torch.Tensor]:
-    return list(value)[items] if items is not None and isinstance(value, (tuple, list)) else [value]
+    """Copies of the tensors of a site: some nets go on to change theirs in place."""
+    values = list(value)[items] if items is not None and isinstance(value, (tuple, list)) else [value]
+    return [x.detach().clone() for x in values]
 
 
 def watch(model: nn.Module, site, seen: list) -> torch.utils.hooks.RemovableHandle:
@@ -111,6 +113,8 @@ def test_channels_are_the_axis_that_does_not_grow_with_the_image(model_class):
         except (AssertionError, RuntimeError):
             pytest.skip(f"{small.arch} takes images of {small.side} pixels alone")
         shapes.append({name: [tuple(x.shape) for x in seen[name][0]] for name in sites})
+    if shapes[0] == shapes[1]:
+        pytest.skip(f"{small.arch} resizes all images to one size")
     for name, site in sites.items():
         for one, two in zip(shapes[0][name], shapes[1][name]):
             grown = "".join(letter for letter, a, b in zip(site.layout, one, two) if a != b)
