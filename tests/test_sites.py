@@ -161,6 +161,14 @@ def test_last_patch_tokens_that_nothing_reads_are_no_site():
     assert "stage3" in moex_sites(pooled)
 
 
+@pytest.mark.zoo
+def test_crossvit_branches_have_their_channels_last():
+    model, seen = model_of("CrossVit"), []
+    watch(model, moex_sites(model)["stage1"], seen)
+    model(images_for("CrossVit"))
+    assert [x.shape[-1] for x in seen[0]] == [norm.normalized_shape[0] for norm in model.norm]
+
+
 def test_convit_has_a_class_token_only_in_its_last_blocks():
     sites = moex_sites(timm.create_model("convit_tiny", global_pool="avg"))
     assert [site.prefix_tokens for site in sites.values()] == [0] * 11 + [1, 1]
