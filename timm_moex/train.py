@@ -22,6 +22,7 @@ from .evaluate import evaluate
 from .hub import save_folder
 from .recipe import Recipe, RecipeError
 from .run import Run, build_run
+from .task import MoExTask
 
 __all__ = ["Result", "train"]
 
@@ -112,7 +113,7 @@ def train(
     model = unwrap_model(run.task.get_eval_model(ema=run.task.has_ema()))
     save_folder(
         model, folder / "hub", run.data_config, label_names=label_names(run.eval_loader.dataset),
-        model_args=_architecture_args(args), summary=folder / "summary.csv", card=_card(recipe, metrics, run.epochs),
+        model_args=_architecture_args(args), summary=folder / "summary.csv", card=_card(recipe, run, metrics),
     )  # fmt: skip
     return Result(model, metrics, best, folder)
 
@@ -242,10 +243,15 @@ def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:
     return args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
 
 
-def _card(recipe: Recipe, metrics: dict[str, Any], epochs: int) -> dict[str, Any]:
+def _card(recipe: Recipe, run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "dataset": recipe.settings.get("dataset", ""),
+        "split": run.args.val_split,
         "recipe": recipe.settings,
+        "origin": None if isinstance(run.task, MoExTask) else "Trained by timm_moex, without an exchange of moments.",
+        "top1": {"value": round(metrics["top1"], 2)},
+        "seeds": [run.args.seed],
+        "device": str(run.device),
         "results": f"top-1 {metrics['top1']:.2f}, top-5 {metrics['top5']:.2f} on {metrics['count']} images, "
-        f"after epoch {epochs} of {epochs}",
+        f"after epoch {run.epochs} of {run.epochs}",
     }

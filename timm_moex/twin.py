@@ -25,6 +25,7 @@ from timm.models import (
 from torch import nn
 
 from .insertion import insert_moex
+from .weights import add_checkpoints, checked_cfg
 
 __all__ = ["PREFIX", "SETTINGS", "register_twin", "register_twins"]
 
@@ -67,6 +68,8 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
             asked = ", ".join(f"{PREFIX}{key}" for key in settings)
             raise ValueError(f"{name}: {bare} gives the bare backbone, which cannot exchange; leave out {asked}")
         cfg = _resolve_cfg(name, pretrained_cfg)
+        if pretrained and cfg:
+            cfg = checked_cfg(name, cfg, kwargs.get("cache_dir"))
         model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
         return model if bare else insert_moex(model, **settings)
 
@@ -117,6 +120,7 @@ def _default_cfg(arch: str) -> DefaultCfg:
 def _register(arch: str) -> None:
     name = PREFIX + arch
     default_cfg = _default_cfg(arch)
+    add_checkpoints({arch: default_cfg})
     if default_cfg.tags:
         default_cfg.is_pretrained = any(cfg.has_weights for cfg in default_cfg.cfgs.values())
         default_cfgs[name] = default_cfg

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerType, get_act_layer, get_norm_layer
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import nn
 
+from ..weights import generate_default_cfgs
 from .cifar_net import CifarNet, build_cifar_net, cifar_cfg, make_stages
 
 __all__ = ["CifarPreActResNet"]

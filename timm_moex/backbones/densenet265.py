@@ -3,7 +3,9 @@
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import DenseNet, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import DenseNet, build_model_with_cfg, register_model
+
+from ..weights import checked_cfg, generate_default_cfgs
 
 __all__ = []
 
@@ -33,6 +35,8 @@ def densenet265(pretrained: bool = False, **kwargs: Any) -> DenseNet:
     Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, arXiv 1608.06993, which calls it DenseNet-264.
     """
     model_args = dict(growth_rate=32, block_config=(6, 12, 64, 48))
+    if pretrained:
+        kwargs["pretrained_cfg"] = checked_cfg("densenet265", kwargs.get("pretrained_cfg"), kwargs.get("cache_dir"))
     return build_model_with_cfg(
         DenseNet, "densenet265", pretrained, feature_cfg=dict(flatten_sequential=True), **dict(model_args, **kwargs)
     )
