@@ -168,47 +168,6 @@ def test_remove_leaves_the_model_as_it_was():
     insert_moex(model)  # and can be inserted again
 
 
-REFUSED = {
-    "unknown layer": (dict(layer="stage9"), ValueError, "stem, stage1, stage2, stage3, stage4.*Did you mean 'stage"),
-    "same layer twice": (dict(layer=("stage1", "C2")), ValueError, "different layers"),
-    "no layer": (dict(layer=()), ValueError, "one or more"),
-    "norm": (dict(norm="bn"), ValueError, "shares its moments"),
-    "lam": (dict(lam=1.5), ValueError, "lam=1.5"),
-    "prob": (dict(prob="0.5"), ValueError, "prob='0.5'"),
-    "eps": (dict(eps="1e-5"), ValueError, "eps='1e-5'"),
-    "moments": (dict(moments="mean,std"), ValueError, "moments="),
-    "positive_only": (dict(positive_only="no"), ValueError, "positive_only='no'"),
-    "channel_dim": (dict(channel_dim=2), ValueError, "channel_dim=2"),
-    "typo": (dict(lamb=0.9), TypeError, "lamb"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_bad_settings_are_refused_and_leave_the_model_alone(case):
-    kwargs, error, message = REFUSED[case]
-    model = resnet()
-    with pytest.raises(error, match=message):
-        insert_moex(model, **kwargs)
-    assert find_moex(model) is None and not hasattr(model, "moex")
-
-
-def test_wrong_models_are_refused():
-    with pytest.raises(TypeError, match="got str"):
-        insert_moex("resnet18")
-    with pytest.raises(ValueError, match="already holds MoEx"):
-        insert_moex(insert_moex(resnet()))
-    with pytest.raises(TypeError, match="OptimizedModule"):
-        insert_moex(torch.compile(resnet()))
-    with pytest.raises(TypeError, match="DataParallel"):
-        insert_moex(nn.DataParallel(resnet()))
-    with pytest.raises(TypeError, match="TorchScript"):
-        insert_moex(torch.jit.script(resnet()))
-    with pytest.raises(ValueError, match="holds no MoEx"):
-        remove_moex(resnet())
-    with pytest.raises(ValueError, match="give layer= and channel_dim="):
-        insert_moex(nn.Sequential(nn.Linear(2, 2)))
-
-
 def test_deep_copy_is_independent_of_the_original():
     model = insert_moex(resnet()).eval()
     x = images("resnet10t")
