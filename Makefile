@@ -1,7 +1,7 @@
 # make quickstart   environment, install, train on the packaged sample, reload through timm (needs only Python >= 3.10)
 # make test         the tests
 # make zoo          sweeps over every architecture (long)
-# make bench        the operator's speed on this CPU, as CSV and plots (under 5 minutes)
+# make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff
 VENV ?= .venv
@@ -32,9 +32,9 @@ zoo: $(STAMP)
 	$(BIN)/python -m pytest -m zoo
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.op
-	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.scaling
+	for b in op memory scaling; do $(BIN)/python -m benchmarks.$$b --seconds 1 --output output/bench || exit 1; done
+	$(BIN)/python -m benchmarks.step --seconds 1 --models resnet50 resnet20_cifar --output output/bench
+	$(BIN)/python -m benchmarks.plots --output output/bench
 
 timm-tests: $(STAMP)
 	$(BIN)/python tests/zoo/timm_tests.py
