@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "timm_moex"
 
 # A module may import modules of earlier rows and, in the rows marked, of its own.
 LAYERS = [
+    {"spelling"},
     {"ops.reference", "ops.kernels", "ops.fused", "ops._triton", "ops"},
     {"functional"},
     {"layer"},

@@ -13,7 +13,7 @@ def resnet(**kwargs):
 
 
 REFUSED = {
-    "unknown layer": (dict(layer="stage9"), ValueError, "stem, stage1, stage2, stage3, stage4.*Did you mean 'stage"),
+    "unknown layer": (dict(layer="stage9"), ValueError, "stem, stage1, stage2, stage3, stage4.*did you mean 'stage"),
     "same layer twice": (dict(layer=("stage1", "C2")), ValueError, "different layers"),
     "no layer": (dict(layer=()), ValueError, "one or more"),
     "norm": (dict(norm="bn"), ValueError, "shares its moments"),

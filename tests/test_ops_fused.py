@@ -261,5 +261,5 @@ def test_loops_on_several_threads_equal_one(monkeypatch):
 
 
 def test_unknown_backend_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match=r"backend='fuse'.*Did you mean 'fused'"):
+    with pytest.raises(ValueError, match=r"backend='fuse'.*did you mean 'fused'"):
         moment_exchange(torch.randn(2, 3), torch.tensor([1, 0]), backend="fuse")

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from timm.data import resolve_data_config
 from timm.models import is_model, model_entrypoint
 
-from .fetch import nearest
+from .spelling import nearest
 
 __all__ = ["FACTS", "HERE", "model_card", "read_front_matter"]
 

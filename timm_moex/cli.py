@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .cli_hub import add_convert, add_publish
-from .fetch import HubError, nearest
+from .fetch import HubError
+from .spelling import nearest
 
 __all__ = ["main"]
 

@@ -4,12 +4,11 @@ timm and huggingface_hub raise many kinds of errors, some of which hide their ca
 can do something about into a `HubError`; whatever else goes wrong passes through as it is.
 """
 
-import difflib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +26,9 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-__all__ = ["HubError", "explained", "fetch_weights", "nearest", "sha256_of"]
+from .spelling import nearest
+
+__all__ = ["HubError", "explained", "fetch_weights", "sha256_of"]
 
 WEIGHTS = "model.safetensors"
 
@@ -36,12 +37,6 @@ _NETWORK = ("TimeoutException", "NetworkError", "RemoteProtocolError", "Connecti
 
 class HubError(RuntimeError):
     """A model could not be loaded, saved or published; the message says what to do."""
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The end of an error: "; did you mean 'x'?", or nothing where no word is near."""
-    near = difflib.get_close_matches(word, list(words), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def sha256_of(path: str | Path) -> str:

@@ -1,6 +1,5 @@
 """`moment_exchange`: check the arguments, lay out the axes, call a backend."""
 
-import difflib
 import re
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from .ops.fused import moment_exchange_fused
 from .ops.reference import moment_exchange_ref
+from .spelling import nearest
 
 __all__ = ["BACKENDS", "NORMS", "MOMENTS", "check_norm", "moment_exchange"]
 
@@ -52,16 +52,14 @@ def check_norm(norm: str) -> tuple[str, int, bool]:
             "to exchange. Use 'pono', 'in', 'ln' or a grouped norm."
         )
     spellings = ["pono", "in", "ln", "gn4", "gn-d4", "gpono4", "gpono-d4"]
-    near = difflib.get_close_matches(str(norm).lower(), spellings, 1, 0.3)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}.{hint}")
+    hint = nearest(str(norm).lower(), spellings, 0.3)
+    raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}{hint}")
 
 
 def _check_backend(backend: str) -> Callable[..., Tensor]:
     if backend not in BACKENDS:
-        near = difflib.get_close_matches(str(backend).lower(), BACKENDS, 1, 0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"backend={backend!r}: expected None or one of {', '.join(BACKENDS)}.{hint}")
+        hint = nearest(str(backend).lower(), BACKENDS, 0.3)
+        raise ValueError(f"backend={backend!r}: expected None or one of {', '.join(BACKENDS)}{hint}")
     return BACKENDS[backend]
 
 

@@ -1,6 +1,5 @@
 """`insert_moex`: from a site's name to its module, and the hooks onto it."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from .hooks import MoEx, SiteExchange
 from .sites import Site, family_of, moex_sites, unread_site
+from .spelling import nearest
 
 __all__ = ["find_moex", "insert_moex", "moex_sites", "remove_moex"]
 
@@ -55,11 +55,9 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
         )
     modules = {name for name, _ in model.named_modules() if name}
     if layer not in modules:
-        near = difflib.get_close_matches(str(layer), [*known, *modules], 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"layer={layer!r} is no site of {type(model).__name__}: expected one of {', '.join(known)}, "
-            f"or the dotted path of a module.{hint}"
+            f"or the dotted path of a module{nearest(layer, [*known, *modules])}"
         )
     if channel_dim is not None:
         return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")

@@ -5,7 +5,6 @@ holds every key with its type and default and says whether the built-in trainer 
 """
 
 import argparse
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-__all__ = ["Recipe", "RecipeError", "load_recipe", "nearest", "packaged_recipes", "stock_keys"]
+from .spelling import nearest
+
+__all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
 
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
 _TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
@@ -164,12 +165,6 @@ def load_recipe(source: str | Path) -> Recipe:
     if not isinstance(settings, dict):
         raise RecipeError(f"recipe {text}: expected a mapping of train.py's arguments, got {type(settings).__name__}")
     return Recipe(path.stem, settings)
-
-
-def nearest(word: Any, words: Iterable[Any]) -> str:
-    """The end of an error: "; did you mean 'x'?", or nothing where no word is near."""
-    near = difflib.get_close_matches(str(word), [str(w) for w in words if w], 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _known(key: Any) -> StockKey:

@@ -17,7 +17,8 @@ from timm.utils import NativeScaler, random_seed
 from torch import Tensor, nn
 
 from .data import create_loaders
-from .recipe import RecipeError, nearest
+from .recipe import RecipeError
+from .spelling import nearest
 from .task import create_task
 
 __all__ = ["Run", "build_run", "check_model_name", "create_model", "pick_device"]

@@ -3,7 +3,6 @@
 The module is called `twin` because timm already has a model module `twins`, whose models these would join.
 """
 
-import difflib
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from timm.models import (
 from torch import nn
 
 from .insertion import insert_moex
+from .spelling import nearest
 from .weights import add_checkpoints, checked_cfg
 
 __all__ = ["PREFIX", "SETTINGS", "register_twin", "register_twins"]
@@ -41,9 +41,8 @@ default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks fo
 def _take_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
     for key in kwargs:
         if key.startswith(PREFIX) and key not in SETTINGS:
-            near = difflib.get_close_matches(key, SETTINGS, 1, 0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"unknown keyword {key!r}; MoEx takes {', '.join(SETTINGS)}.{hint}")
+            hint = nearest(key, SETTINGS, 0.4)
+            raise TypeError(f"unknown keyword {key!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
     return {SETTINGS[key]: kwargs.pop(key) for key in list(kwargs) if key in SETTINGS}
 
 
@@ -93,9 +92,7 @@ def register_twin(arch: str) -> str:
     if arch.startswith(PREFIX):
         raise ValueError(f"arch={arch!r} is a twin already")
     if not is_model(arch) or "." in arch:
-        near = difflib.get_close_matches(arch, list_models(), 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"arch={arch!r} is not a registered timm architecture.{hint}")
+        raise ValueError(f"arch={arch!r} is not a registered timm architecture{nearest(arch, list_models())}")
     _register(arch)
     return PREFIX + arch
 

@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from timm.models import is_model
 
 from .card import read_front_matter
-from .fetch import WEIGHTS, nearest, sha256_of
+from .fetch import WEIGHTS, sha256_of
+from .spelling import nearest
 from .weights import MANIFEST, Checkpoint, checkpoints, read_manifest, weights_dir
 
 __all__ = ["FILES", "find_checkpoint", "verify_all", "verify_folder"]
