@@ -9,6 +9,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.timm-moex-installed
 RUN := output/quickstart
+# OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: quickstart test zoo bench timm-tests lint
 
