@@ -104,8 +104,13 @@ def measure(contenders: dict, device: torch.device, seconds: float, clock: str =
     return rows
 
 
-def environment(device: torch.device) -> dict[str, str]:
-    """Device, threads, versions and commit, as columns."""
+def environment(device: torch.device, *code: str) -> dict[str, str]:
+    """Device, threads, versions and commit, as columns.
+
+    Args:
+        device: Where it was measured.
+        *code: What was measured, relative to this folder; default the operator.
+    """
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": device.type,
@@ -114,17 +119,15 @@ def environment(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": _commit(code or ("../timm_moex/ops", "../timm_moex/functional.py")),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
 
-def _commit() -> str:
+def _commit(code: tuple[str, ...]) -> str:
     """Short hash, with a + where the code under test is not what was committed."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=FOLDER, capture_output=True, text=True)
-    changed = subprocess.run(
-        ["git", "diff", "--quiet", "HEAD", "--", "../timm_moex/ops", "../timm_moex/functional.py"], cwd=FOLDER
-    )
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=FOLDER)
     return commit.stdout.strip() + "+" * changed.returncode if commit.returncode == 0 else ""
 
 

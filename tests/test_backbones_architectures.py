@@ -11,6 +11,7 @@ from timm_moex.backbones.cifar_resnet import BasicBlock, ZeroPadShortcut
 
 # name, classes, parameters, the same in millions as printed in the literature
 PARAMETERS = [
+    ("resnet8_cifar", 10, 75_290, "0.08"),
     ("resnet20_cifar", 10, 269_722, "0.27"),
     ("resnet32_cifar", 10, 464_154, "0.46"),
     ("resnet44_cifar", 10, 658_586, "0.66"),
@@ -41,6 +42,7 @@ def test_parameter_count_is_the_papers(name, num_classes, count, printed):
 
 # weighted layers without projections; the WRN paper counts convolutions, projections too, and not the classifier
 DEPTHS = [
+    ("resnet8_cifar", 8),
     ("resnet20_cifar", 20),
     ("resnet110_cifar", 110),
     ("densenet_bc100_12_cifar", 100),

@@ -1,6 +1,5 @@
 """Datasets and loaders: what they refuse, and that the in-memory set is what timm's loader yields."""
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from timm.data import create_dataset, resolve_data_config
 from tinydata import tiny_recipe, write_tiny
 
+from benchmarks import make_sample
 from timm_moex.data import (
     DataError,
     InMemoryLoader,
@@ -45,12 +45,8 @@ def test_sample_is_balanced_and_opens_with_timm_alone():
 
 @pytest.mark.skipif(not DEBIAN.exists(), reason="Debian package dataset-fashion-mnist is not installed")
 def test_sample_is_what_the_kept_script_draws(tmp_path, monkeypatch):
-    path = Path(__file__).parents[1] / "benchmarks" / "make_sample.py"
-    spec = importlib.util.spec_from_file_location("make_sample", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr("sys.argv", ["make_sample.py", "--source", str(DEBIAN), "--output", str(tmp_path)])
-    module.main()
+    make_sample.main()
     drawn = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     assert len(drawn) == 4
     for path in drawn:

@@ -105,12 +105,18 @@ class CifarResNet(CifarNet):
 
 
 default_cfgs = generate_default_cfgs(
-    {f"resnet{depth}_cifar": cifar_cfg(paper_ids="arXiv:1512.03385") for depth in (20, 32, 44, 56, 110)}
+    {f"resnet{depth}_cifar": cifar_cfg(paper_ids="arXiv:1512.03385") for depth in (8, 20, 32, 44, 56, 110)}
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> CifarResNet:
     return build_cifar_net(CifarResNet, variant, pretrained, **kwargs)
+
+
+@register_model
+def resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-8 for CIFAR, one block per stage, 0.08M parameters: for studies on a CPU."""
+    return _create("resnet8_cifar", pretrained, **dict(dict(depth=8), **kwargs))
 
 
 @register_model

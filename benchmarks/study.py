@@ -1,0 +1,142 @@
+"""The study: baseline, Mixup, CutMix, MoEx and CutMix + MoEx by one recipe, with the same seeds, on Fashion-MNIST.
+
+    python -m benchmarks.study ablate --preset cpu-small --parallel 2 --threads 1    # validation images only
+    python -m benchmarks.study run --preset cpu-small --parallel 2 --threads 1       # the test images, once per run
+    python -m benchmarks.study run --preset full --device cuda --parallel 12         # on one GPU
+
+`study.yaml` says what is trained. Both go on where they were stopped. The result is the last epoch's. Lines go to
+ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) into curves/. In cpu-small
+the monitored images are the validation images; where all training images are trained on, some of those.
+"""
+
+import argparse
+import itertools
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from timm.data import resolve_data_config
+from torch import nn
+
+from timm_moex.data import create_eval_loader, open_dataset
+from timm_moex.evaluate import evaluate
+from timm_moex.recipe import load_recipe
+from timm_moex.run import pick_device
+
+from ._idx import draw, read_split, write_split
+from ._measure import FOLDER
+from ._runs import Job, run_jobs
+
+SOURCE = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
+PAD = 4
+SPLIT_SEED = 0
+MONITORED_PER_CLASS = 500
+TEST_BATCH = 250
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((FOLDER / "study.yaml").read_text())
+
+
+def prepare(source: Path, folder: Path, train_per_class: int, validation_per_class: int) -> Path:
+    """Write `fit` (training images, and the monitored ones as its evaluation part) and `test` into `folder`, once.
+
+    The draw depends on `SPLIT_SEED` alone. With no validation images, training images are monitored.
+    """
+    if folder.exists():
+        return folder
+    size, pixels, labels = read_split(source, "train")
+    rng = random.Random(SPLIT_SEED)
+    chosen = draw(labels, train_per_class, rng)
+    if validation_per_class:
+        monitored = draw(labels, validation_per_class, rng, without=frozenset(chosen))
+    else:
+        monitored = draw(labels, MONITORED_PER_CLASS, rng)
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    write_split(new / "fit", "train", size, pixels, labels, chosen)
+    write_split(new / "fit", "t10k", size, pixels, labels, monitored)
+    test_size, test_pixels, test_labels = read_split(source, "t10k")
+    write_split(new / "test", "t10k", test_size, test_pixels, test_labels, list(range(len(test_labels))))
+    write_split(new / "test", "train", size, pixels, labels, chosen[:1])  # torchvision wants both parts to be there
+    new.rename(folder)
+    return folder
+
+
+def evaluate_test(model: nn.Module, job: Job) -> dict[str, float]:
+    """The test images, all of them: top-1 in percent and cross-entropy."""
+    args = job.recipe.arguments()
+    device = pick_device(args.device)
+    dataset = open_dataset(args.dataset, Path(args.data_dir).with_name("test"), "validation", input_img_mode="L")
+    loader = create_eval_loader(dataset, resolve_data_config({}, model=model), TEST_BATCH, device=device)
+    metrics = evaluate(model.to(device), loader, device)
+    return {"test_top1": round(metrics["top1"], 2), "test_loss": round(metrics["loss"], 4)}
+
+
+def evaluate_nothing(model: nn.Module, job: Job) -> dict[str, float]:
+    """For choosing settings: the monitored validation images are enough, the test images stay unseen."""
+    return {}
+
+
+def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
+    """The preset's runs, all methods of a seed before the next seed."""
+    config = presets()[preset]
+    hold_out = config["validation_per_class"] or (MONITORED_PER_CLASS if what == "ablate" else 0)
+    train_per_class = min(config["train_per_class"], 6000 - hold_out)
+    data = prepare(options.source, options.output / f"data-{train_per_class}-{hold_out}", train_per_class, hold_out)
+    common = dict(data_dir=str(data / "fit"), device=options.device, workers=0)
+    if what == "ablate":
+        ablation = config["ablation"]
+        variants = {("reference", ""): ablation["reference"]}
+        for factor, values in ablation["factors"].items():
+            variants |= {(factor, str(value).lower()): changes for value, changes in values.items()}
+        runs = [
+            ({"preset": preset, "model": ablation["model"], "factor": factor, "value": value}, seed, changes)
+            for seed, ((factor, value), changes) in itertools.product(ablation["seeds"], variants.items())
+        ]
+    else:
+        runs = [
+            ({"preset": preset, "model": model, "method": method}, seed, changes)
+            for model, seeds in config["models"].items()
+            for seed, (method, changes) in itertools.product(seeds, config["methods"].items())
+        ]
+    jobs = []
+    for columns, seed, changes in runs:
+        recipe = load_recipe(config["recipe"]).override(changes, seed=seed, model=f"moex_{columns['model']}", **common)
+        recipe = recipe.override(options.set)
+        columns |= {"seed": str(seed)}
+        name = "-".join(columns.values()).replace(", ", "-").replace(" ", "_")
+        jobs.append(Job(columns, recipe, options.output / what / name, PAD))
+    return jobs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "ablate"))
+    parser.add_argument("--preset", choices=presets(), default="cpu-small")
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder with Fashion-MNIST's four IDX files")
+    parser.add_argument("--output", type=Path, default=FOLDER.parent / "output" / "study", help="of the runs' folders")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the CSV")
+    parser.add_argument("--models", nargs="+", help="only these")
+    parser.add_argument("--seeds", nargs="+", help="only these")
+    parser.add_argument("--only", nargs="+", default=[], help="only these methods or factors")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, help="of PyTorch in each run")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the recipe, for a trial")
+    options = parser.parse_args()
+    jobs = [
+        job
+        for job in jobs_of(options.preset, options.what, options)
+        if (not options.models or job.columns["model"] in options.models)
+        and (not options.seeds or job.columns["seed"] in options.seeds)
+        and (not options.only or {job.columns.get("method"), job.columns.get("factor")} & set(options.only))
+    ]
+    name, look = ("study", evaluate_test) if options.what == "run" else ("ablation", evaluate_nothing)
+    run_jobs(jobs, look, options.results / f"{name}.csv", parallel=options.parallel, threads=options.threads)
+
+
+if __name__ == "__main__":
+    main()
