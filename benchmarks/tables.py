@@ -6,16 +6,12 @@ python -m benchmarks.tables --write    put it between the markers in README.md
 
 import argparse
 
+from ._markdown import table, write_block
 from ._measure import FOLDER, read_rows
 
 README = FOLDER.parent / "README.md"
-BEGIN, END = "<!-- performance -->\n", "<!-- /performance -->"
+BLOCK = "performance"
 SHAPE = "64x64x56x56"
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    rows = [head, ["---"] + ["---:"] * (len(head) - 1), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def _pick(rows: list[dict], column: str, **wanted: str) -> str:
@@ -32,7 +28,7 @@ def _source(rows: list[dict]) -> str:
     return f"{row['processor']}, {row['threads']} thread(s), {clock}, torch {row['torch']}, commit {row['commit']}"
 
 
-def operator_table() -> str:
+def operatortable() -> str:
     op, compiled, memory = (
         [r for r in read_rows(name) if r["device"] == "cpu" and r["shape"] == SHAPE]
         for name in ("op", "compile", "memory")
@@ -55,12 +51,12 @@ def operator_table() -> str:
     return (
         "Forward and backward of the exchange, in copies of the tensor (`y.copy_(x)` = 1; by bytes at least 4), and "
         "what is kept for backward, in sizes of the input:\n\n"
-        + _table(head, lines)
+        + table(head, lines)
         + f"\n({_source(op)}; memory reused between calls, as by tcmalloc or jemalloc)\n"
     )
 
 
-def step_table() -> str:
+def steptable() -> str:
     rows = [r for r in read_rows("step") if r["device"] == "cpu"]
 
     def cell(model: str, work: str, contender: str) -> str:
@@ -81,7 +77,7 @@ def step_table() -> str:
     head = ["model, images", "exchange", "its operator alone", "plain formula", "Mixup", "CutMix", "evaluation"]
     return (
         "A training step with the exchange on every batch, and an evaluation, over plain timm's; median of the paired "
-        "ratios, in brackets the ratio of the fastest runs:\n\n" + _table(head, lines) + f"\n({_source(rows)})\n"
+        "ratios, in brackets the ratio of the fastest runs:\n\n" + table(head, lines) + f"\n({_source(rows)})\n"
     )
 
 
@@ -95,23 +91,16 @@ def gpu_note() -> str:
 
 
 def performance() -> str:
-    return f"{operator_table()}\n{step_table()}{gpu_note()}"
-
-
-def readme_block() -> str:
-    text = README.read_text()
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+    return f"{operatortable()}\n{steptable()}{gpu_note()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="into README.md")
-    if not parser.parse_args().write:
+    if parser.parse_args().write:
+        write_block(README, BLOCK, performance())
+    else:
         print(performance())
-        return
-    text = README.read_text()
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    README.write_text(text[:begin] + performance() + text[end:])
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from timm_moex import moment_exchange
 pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import _measure, op, plots, tables  # noqa: E402
+from benchmarks._markdown import read_block  # noqa: E402
 
 
 def test_readme_shows_the_figures_of_the_csv_files():
-    assert tables.readme_block() == tables.performance(), "run: python -m benchmarks.tables --write"
+    assert read_block(tables.README, tables.BLOCK) == tables.performance(), "run: python -m benchmarks.tables --write"
 
 
 def test_ratios_are_to_the_first_contender_of_the_same_round(monkeypatch):
