@@ -27,7 +27,9 @@ from timm_moex.train import train
 from ._measure import environment
 
 # Where things lie and how fast they go: not part of what was trained
-_NOT_SETTINGS = ("data_dir", "device", "workers", "pin_mem", "output", "experiment", "log_interval", "seed")
+_NOT_SETTINGS = frozenset(
+    {"data_dir", "pretrained_path", "device", "workers", "pin_mem", "output", "experiment", "log_interval", "seed"}
+)
 
 
 @dataclass(frozen=True)
