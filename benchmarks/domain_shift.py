@@ -4,8 +4,8 @@
     python -m benchmarks.domain_shift --select              # choose the settings, on twemoji
     python -m benchmarks.domain_shift --hands openmoji noto fluent twemoji
 
-ImageNet's tf_efficientnet_lite0 is fine-tuned by the recipe emoji_tf_efficientnet_lite0: as it stands (moex), without an
-exchange (baseline), with CutMix (cutmix), and with both. noto and noto-v1 come from one house, and so do the two fluents:
+ImageNet's tf_efficientnet_lite0 is fine-tuned by emoji_tf_efficientnet_lite0.yaml: as it stands (moex), without an
+exchange (baseline), with CutMix (cutmix), and with both. noto and noto-v1 come from one house, and so do the fluents:
 such a pair is held out together. After the last epoch, and only then, a run is tested on
 
     unseen_emoji_seen_styles      emoji not trained on, in the styles trained on
@@ -14,9 +14,9 @@ such a pair is held out together. After the last epoch, and only then, a run is 
 
 The settings (among `MOEX_CANDIDATES` and `CUTMIX_CANDIDATES`) were chosen by `--select`: trained on noto, noto-v1,
 fluent-emoji and fluent-emoji-flat, judged by unseen emoji in twemoji, with seeds of their own; the best mean is taken.
-So twemoji, as a held-out hand, is no blind test; noto and fluent were trained on then, but not judged by. openmoji had no
-part in the choice. It had been held out in a rough trial before, which made IN look better than PONO there: that choice
-was open again here, but the list of candidates was written after it.
+So twemoji, as a held-out hand, is no blind test; noto and fluent were trained on then, but not judged by. openmoji had
+no part in the choice. It had been held out in a rough trial before, which made IN look better than PONO there; the
+choice was open again here, but the list of candidates was written after that trial.
 
 `--train-on noto` is the variant with a single style: tested on all those of other hands.
 """
@@ -41,6 +41,7 @@ from ._measure import FOLDER, read_rows
 from ._runs import Job, run_jobs
 from .emoji import INITIAL, STYLES, write_tree
 
+TABLE = FOLDER / "domain_shift.csv"
 HANDS = {
     "openmoji": ("openmoji",),
     "noto": ("noto", "noto-v1"),
@@ -161,7 +162,7 @@ def planned(options: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--select", action="store_true", help="try the candidates, print the best")
@@ -169,11 +170,15 @@ def main() -> None:
     what.add_argument("--train-on", choices=STYLES, metavar="STYLE", help="train on one style only")
     parser.add_argument("--emoji", type=Path, default=Path("output/emoji"), help="the set; default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/domain_shift"), help="runs; default: %(default)s")
-    parser.add_argument("--table", type=Path, default=FOLDER / "domain_shift.csv", help="default: %(default)s")
+    parser.add_argument("--table", type=Path, default=TABLE, help="CSV; default: %(default)s")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, help="of PyTorch, in each run")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse()
     run_jobs(planned(options), evaluate_parts, options.table, parallel=options.parallel, threads=options.threads)
     if options.select:
         print(chosen(read_rows(options.table.stem, options.table.parent)))
