@@ -2,6 +2,7 @@
 # make test         the tests
 # make zoo          sweeps over every architecture (long)
 # make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes)
+# make study        the study, its ablations, robustness and report (hours; PRESET=full DEVICE=cuda PARALLEL=12 on a GPU)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff
 VENV ?= .venv
@@ -9,10 +10,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.timm-moex-installed
 RUN := output/quickstart
+PRESET ?= cpu-small
+DEVICE ?= cpu
+PARALLEL ?= 2
 # OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test zoo bench timm-tests lint
+.PHONY: quickstart test zoo bench study timm-tests lint
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "timm_moex needs Python >= 3.10; make PYTHON=...")'
@@ -37,6 +41,13 @@ bench: $(STAMP)
 	for b in op memory scaling; do $(BIN)/python -m benchmarks.$$b --seconds 1 --output output/bench || exit 1; done
 	$(BIN)/python -m benchmarks.step --seconds 1 --models resnet50 resnet20_cifar --output output/bench
 	$(BIN)/python -m benchmarks.plots --output output/bench
+
+study: $(STAMP)
+	for what in ablate run; do $(BIN)/python -m benchmarks.study $$what --preset $(PRESET) --device $(DEVICE) \
+		--parallel $(PARALLEL) --threads 1 || exit 1; done
+	$(BIN)/python -m benchmarks.robustness --device $(DEVICE)
+	$(BIN)/python -m benchmarks.report --write
+	$(BIN)/python -m benchmarks.report_plots
 
 timm-tests: $(STAMP)
 	$(BIN)/python tests/zoo/timm_tests.py

@@ -13,6 +13,8 @@ import argparse
 import itertools
 import random
 import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,14 @@ PAD = 4
 SPLIT_SEED = 0
 MONITORED_PER_CLASS = 500
 TEST_BATCH = 250
+# Which lines of ablation.csv were candidates for a method's setting; those that turn the method off are none
+CANDIDATES = {
+    "mixup": ("Mixup alpha",),
+    "cutmix": ("CutMix probability",),
+    "moex": ("reference", "p", "lam"),
+    "cutmix_moex": ("CutMix probability, p",),
+}
+OFF = ("p", "0.0")
 
 
 def presets() -> dict[str, dict[str, Any]]:
@@ -78,6 +88,25 @@ def evaluate_test(model: nn.Module, job: Job) -> dict[str, float]:
 def evaluate_nothing(model: nn.Module, job: Job) -> dict[str, float]:
     """For choosing settings: the monitored validation images are enough, the test images stay unseen."""
     return {}
+
+
+def chosen(rows: Sequence[Mapping[str, str]], preset: str) -> dict[str, str]:
+    """Method to `settings` (see `Job.settings`) of its candidate with the best mean accuracy on validation images.
+
+    Args:
+        rows: Of ablation.csv. Seeds that not all of a method's candidates have are left out.
+        preset: Whose lines count.
+    """
+    best = {}
+    for method, factors in CANDIDATES.items():
+        top1: dict[str, dict[str, float]] = defaultdict(dict)
+        for row in rows:
+            if row["preset"] == preset and row["factor"] in factors and (row["factor"], row["value"]) != OFF:
+                top1[row["settings"]][row["seed"]] = float(row["monitor_top1"])
+        if top1:
+            seeds = set.intersection(*(set(of) for of in top1.values()))
+            best[method] = max(top1, key=lambda settings, of=top1, seeds=seeds: sum(of[settings][s] for s in seeds))
+    return best
 
 
 def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:

@@ -1,0 +1,203 @@
+"""The tables of benchmarks/README.md and the study's summary in README.md, made from the CSV files of this folder.
+
+python -m benchmarks.report            print them
+python -m benchmarks.report --write    put them between their markers
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from ._markdown import table, write_block
+from ._measure import FOLDER, read_rows
+from ._statistics import paired, show
+
+README, REPORT = FOLDER.parent / "README.md", FOLDER / "README.md"
+METHODS = {"baseline": "baseline", "mixup": "Mixup", "cutmix": "CutMix", "moex": "MoEx", "cutmix_moex": "CutMix + MoEx"}
+NONE = "No run yet.\n"
+
+
+def by_seed(rows: Sequence[dict], value: Callable[[dict], float]) -> dict[str, float]:
+    return {row["seed"]: value(row) for row in rows}
+
+
+def grouped(rows: Sequence[dict], *keys: str) -> dict[tuple[str, ...], list[dict]]:
+    """Rows by their values of `keys`, in the order of first appearance."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    return dict(groups)
+
+
+def in_order(methods: dict[tuple[str, ...], list[dict]]) -> list[tuple[str, list[dict]]]:
+    return [(name, methods[(name,)]) for name in METHODS if (name,) in methods]
+
+
+def test_error(row: dict) -> float:
+    return 100 - float(row["test_top1"])
+
+
+def study() -> str:
+    """Test error by preset, net and method, the difference from the baseline of the same seed, the cost in time."""
+    presets, parts = yaml.safe_load((FOLDER / "study.yaml").read_text()), []
+    for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
+        methods = grouped(rows, "method")
+        baseline, lines = methods.get(("baseline",), []), []
+        for name, own in in_order(methods):
+            errors = by_seed(own, test_error)
+            difference = "" if name == "baseline" else show(paired(errors, by_seed(baseline, test_error)), sign=True)
+            settings = ", ".join(presets[preset]["methods"][name]).replace("model_kwargs.", "")
+            losses = show([float(row["test_loss"]) for row in own], 3)
+            lines.append([METHODS[name], show(list(errors.values())), difference, losses, cost(own, baseline)])
+            lines[-1] += [str(len(own)), f"`{settings}`"]
+        head = ["", "test error, %", "minus baseline", "test loss", "time / baseline", "seeds", "settings"]
+        parts.append(f"**{model}**, preset {preset}, {epochs_of(rows)}:\n\n{table(head, lines)}\n{source(rows)}\n")
+    return "\n".join(parts) or NONE
+
+
+def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
+    """Processor time (on a GPU: wall time) of a method over the baseline's; runs that were interrupted do not count."""
+    column = "cpu_seconds" if rows[0]["device"] == "cpu" else "seconds"
+    ours, theirs = ([float(row[column]) for row in part if row[column]] for part in (rows, baseline))
+    return f"{sum(ours) / len(ours) / (sum(theirs) / len(theirs)):.2f}" if ours and theirs else "–"
+
+
+def epochs_of(rows: Sequence[dict]) -> str:
+    counts = {sum(1 for _ in (FOLDER / "curves" / row["curve"]).open()) - 1 for row in rows}
+    return f"{', '.join(str(count) for count in sorted(counts))} epochs"
+
+
+def source(rows: Sequence[dict]) -> str:
+    """One line: where and with what the rows were measured."""
+    parts = []
+    for name, word in (("processor", ""), ("torch", "torch "), ("timm", "timm "), ("commit", "commit "), ("date", "")):
+        parts.append(word + ", ".join(sorted({row[name] for row in rows if row.get(name)})))
+    threads = ", ".join(sorted({row["threads"] for row in rows}))
+    return f"({parts[0]}, {threads} thread(s) a run, {'; '.join(parts[1:])})\n"
+
+
+def validation_top1(row: dict) -> float:
+    return float(row["monitor_top1"])
+
+
+def ablation() -> str:
+    """Validation accuracy of every candidate, and its difference from the run without any method, and the reference."""
+    parts = []
+    for (preset, model), rows in grouped(read_rows("ablation"), "preset", "model").items():
+        variants = grouped(rows, "factor", "value")
+        others = [by_seed(variants.get(key, []), validation_top1) for key in (("p", "0.0"), ("reference", ""))]
+        lines = []
+        for (factor, value), own in variants.items():
+            values = by_seed(own, validation_top1)
+            differences = [show(paired(values, other), sign=True) for other in others]
+            label = "**reference**" if factor == "reference" else f"{factor} = {value}"
+            lines.append([label, show(list(values.values())), *differences, str(len(own))])
+        head = ["", "validation top-1, %", "minus p = 0", "minus reference", "seeds"]
+        parts.append(f"**{model}**, preset {preset}:\n\n{table(head, lines)}\n{source(rows)}")
+    return "\n".join(parts) or NONE
+
+
+def robustness() -> str:
+    """Error by corruption, mean over its severities, and calibration."""
+    parts = []
+    for (preset, model), rows in grouped(read_rows("robustness"), "preset", "model").items():
+        methods = in_order(grouped(rows, "method"))
+        kinds = list(dict.fromkeys(row["corruption"] for row in rows))
+        lines = []
+        for kind, column, factor, digits in [(kind, "error", 1, 1) for kind in kinds] + [
+            ("mean of all corruptions", "error", 1, 1), ("ECE, clean", "ece", 1, 3), ("ECE, corrupted", "ece", 1, 3)
+        ]:  # fmt: skip
+            cells, figures = [], {}
+            for name, own in methods:
+                figures[name] = {
+                    seed: sum(values) / len(values) * factor for seed, values in _of_kind(own, kind, column).items()
+                }
+                cells.append(show(list(figures[name].values()), digits))
+            difference = paired(figures.get("moex", {}), figures.get("baseline", {}))
+            lines.append([kind, *cells, show(difference, digits, sign=True)])
+        head = ["", *(METHODS[name] for name, _ in methods), "MoEx minus baseline"]
+        images = rows[0]["images"]
+        parts.append(f"**{model}**, preset {preset}, {images} test images:\n\n{table(head, lines)}\n{source(rows)}")
+    return "\n".join(parts) or NONE
+
+
+def _of_kind(rows: Sequence[dict], kind: str, column: str) -> dict[str, list[float]]:
+    wanted = {
+        "mean of all corruptions": lambda name: name != "clean",
+        "ECE, corrupted": lambda name: name != "clean",
+        "ECE, clean": lambda name: name == "clean",
+    }.get(kind, lambda name: name == kind)
+    values = defaultdict(list)
+    for row in rows:
+        if wanted(row["corruption"]):
+            values[row["seed"]].append(float(row[column]))
+    return dict(values)
+
+
+PARTS = {
+    "unseen_emoji_seen_styles": "unseen emoji, seen styles",
+    "unseen_emoji_unseen_style": "unseen emoji, unseen hand",
+    "seen_emoji_unseen_style": "seen emoji, unseen hand",
+}
+
+
+def domain_shift() -> str:
+    """Accuracy on emoji and drawing styles held out, by hand and method."""
+    parts = []
+    for (phase, hand), rows in grouped(read_rows("domain_shift"), "phase", "hand").items():
+        runs = grouped(rows, "method", "setting")
+        baseline = next((own for (name, _), own in runs.items() if name == "baseline"), [])
+        lines = []
+        for (name, setting), own in runs.items():
+            cells = []
+            for column in PARTS:
+                values, others = (by_seed(part, lambda row, c=column: float(row[c])) for part in (own, baseline))
+                difference = "" if name == "baseline" else f" ({show(paired(values, others), 1, sign=True)})"
+                cells.append(show(list(values.values()), 1) + difference)
+            lines.append([METHODS[name.replace("+", "_")], setting, *cells, cost(own, baseline), str(len(own))])
+        head = ["", "settings", *PARTS.values(), "time / baseline", "seeds"]
+        parts.append(f"**{PHASES[phase].format(hand)}**\n\n{table(head, lines, left=2)}\n{source(rows)}")
+    return "\n".join(parts) or NONE
+
+
+PHASES = {
+    "selection": "Choosing the settings ({} held out, openmoji not used)",
+    "study": "Held out: {}",
+    "single": "Trained on one style, tested on {}",
+}
+
+
+def totals() -> str:
+    """How many runs, seeds and hours stand behind the tables."""
+    lines = []
+    for name in ("study", "ablation", "domain_shift"):
+        for (device, processor), rows in grouped(read_rows(name), "device", "processor").items():
+            seconds = [float(row["seconds"]) for row in rows if row["seconds"]]
+            hours = f"{sum(seconds) / 3600:.1f}" + ("" if len(seconds) == len(rows) else " + interrupted runs")
+            seeds = len({row["seed"] for row in rows})
+            lines.append([f"`{name}.csv`", str(len(rows)), str(seeds), hours, f"{processor} ({device})"])
+    return table(["", "runs", "seeds", "hours", "device"], lines) if lines else NONE
+
+
+def blocks() -> dict[tuple[Path, str], str]:
+    """(file, block) → content."""
+    made = {(REPORT, make.__name__): make() for make in (study, ablation, robustness, domain_shift, totals)}
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into the README files")
+    write = parser.parse_args().write
+    for (file, name), content in blocks().items():
+        if write:
+            write_block(file, name, content)
+        else:
+            print(f"\n## {name}\n\n{content}")
+
+
+if __name__ == "__main__":
+    main()

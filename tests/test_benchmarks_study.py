@@ -1,0 +1,92 @@
+"""The study: what is trained on, chosen by and tested on keep apart, and its settings are those that were chosen."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from tinydata import write_tiny
+
+from benchmarks import study
+from benchmarks._idx import read_split
+from benchmarks._measure import read_rows
+from benchmarks._runs import Job
+from timm_moex.hub import load_model
+from timm_moex.recipe import load_recipe
+
+SAMPLE = Path(study.__file__).parents[1] / "timm_moex" / "sample" / "FashionMNIST" / "raw"
+
+
+def images(folder, split):
+    (height, width), pixels, labels = read_split(folder / "FashionMNIST" / "raw", split)
+    area = height * width
+    return [pixels[i * area : (i + 1) * area] for i in range(len(labels))], labels
+
+
+def test_training_validation_and_test_images_are_drawn_apart_and_balanced(tmp_path):
+    data = study.prepare(SAMPLE, tmp_path / "data", 40, 20)
+    (fit, labels), (validation, _), (test, _) = (
+        images(data / part, split) for part, split in (("fit", "train"), ("fit", "t10k"), ("test", "t10k"))
+    )
+    assert (len(fit), len(validation), len(test)) == (400, 200, 1000)
+    assert all(labels.count(label) == 40 for label in range(10))
+    whole = read_split(SAMPLE, "train")[1]
+    assert len(set(fit) | set(validation)) == 600 and all(image in whole for image in validation)
+    assert not set(test) & (set(fit) | set(validation))
+    again = study.prepare(SAMPLE, tmp_path / "again", 40, 20)
+    assert images(again / "fit", "train")[0] == fit
+
+
+def options(tmp_path, source):
+    return argparse.Namespace(source=source, output=tmp_path / "output", device="cpu", set=[])
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The presets as they are, without writing their images."""
+    monkeypatch.setattr(study, "prepare", lambda source, folder, *counts: folder)
+    return options(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("preset", study.presets())
+def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small):
+    jobs = study.jobs_of(preset, "run", small)
+    by_method = {}
+    for job in jobs:
+        job.recipe.arguments()
+        by_method.setdefault(job.columns["method"], []).append((job.columns["model"], job.columns["seed"]))
+    assert list(by_method) == ["baseline", "mixup", "cutmix", "moex", "cutmix_moex"]
+    assert len({tuple(seeds) for seeds in by_method.values()}) == 1
+    own = {"model", "model_kwargs", "mixup", "cutmix", "mixup_prob", "seed"}
+    common = [{k: v for k, v in job.recipe.settings.items() if k not in own} for job in jobs]
+    assert all(settings == common[0] for settings in common)
+    assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_seeds_of_the_study_had_no_part_in_choosing(small):
+    for preset in study.presets():
+        chosen, used = (study.jobs_of(preset, what, small) for what in ("ablate", "run"))
+        assert not {job.columns["seed"] for job in chosen} & {job.columns["seed"] for job in used}
+
+
+def test_settings_of_the_small_study_are_the_best_on_validation_images(small):
+    best = study.chosen(read_rows("ablation"), "cpu-small")
+    used = {job.columns["method"]: job.settings for job in study.jobs_of("cpu-small", "run", small)
+            if job.columns["model"] == "resnet8_cifar"}  # fmt: skip
+    assert best == {method: used[method] for method in study.CANDIDATES}
+
+
+def test_choice_is_by_the_mean_over_common_seeds():
+    def row(value, seed, top1, factor="p"):
+        return dict(preset="x", factor=factor, value=value, settings=f"{factor}{value}", seed=seed, monitor_top1=top1)
+
+    rows = [row("1", "0", "80"), row("1", "1", "82"), row("2", "0", "81.5"), row("2", "1", "80"), row("2", "2", "99")]
+    assert study.chosen(rows, "x") == {"moex": "p1"}
+    assert study.chosen([*rows, row("0.0", "0", "100"), row("0.0", "1", "100")], "x") == {"moex": "p1"}
+
+
+def test_every_test_image_counts_once(tmp_path):
+    write_tiny(tmp_path / "test", test=17)
+    recipe = load_recipe("fashion_mnist_small").override(data_dir=str(tmp_path / "fit"))
+    model = load_model(Path(study.__file__).parents[1] / "weights" / "resnet20_cifar.fmnist_sample")
+    result = study.evaluate_test(model, Job({}, recipe, tmp_path))
+    assert result["test_top1"] in [round(100 * k / 17, 2) for k in range(18)]
