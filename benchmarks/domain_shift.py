@@ -121,8 +121,9 @@ def make_jobs(
             columns = {"phase": phase, "hand": hand, "method": method, "setting": setting, "seed": str(seed)}
             name = re.sub(r"[^a-z0-9.]+", "_", "_".join(filter(None, columns.values())))
             recipe = recipe.override(
-                data_dir=str(tree), pretrained_path=str(options.emoji / INITIAL), device=options.device, seed=seed
-            )
+                data_dir=str(tree), pretrained_path=str(options.emoji / INITIAL), device=options.device, seed=seed,
+                workers=0,
+            )  # fmt: skip
             jobs.append(Job(columns, recipe, options.output / "runs" / name))
     return jobs
 
