@@ -1,6 +1,6 @@
 """Draw the same emoji in six styles, sorted into eight classes: a set for domain shift. Nothing of it is committed.
 
-    pip install resvg-py
+    pip install resvg-py==0.5.0
     python -m benchmarks.emoji --output output/emoji
 
 The drawings come from the npm packages @iconify-json/NAME, whose sources and licences are
