@@ -129,12 +129,19 @@ def _train(job: Job) -> dict[str, Any]:
         recipe = recipe.override(resume=str(last))
     wall, cpu = time.perf_counter(), time.process_time()
     in_memory = {} if job.pad is None else {"in_memory": True, "pad": job.pad}
-    result = train(recipe, job.folder, progress=False, log=lambda line: None, **in_memory)
+    result = train(recipe, job.folder, progress=False, log=_after_epoch, **in_memory)
     facts = {f"monitor_{key}": round(result.metrics[key], 4) for key in ("top1", "loss")}
     # the time of a run that was interrupted is not known
     facts["seconds"] = "" if resumed else round(time.perf_counter() - wall, 1)
     facts["cpu_seconds"] = "" if resumed else round(time.process_time() - cpu, 1)
     return facts | environment(pick_device(recipe.arguments().device), "../timm_moex")
+
+
+def _after_epoch(line: str) -> None:
+    """Stop where the process that asked for the run was killed: another one may be going on with it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit("the process that started this run is gone")
 
 
 def _read(table: Path) -> list[dict[str, str]]:

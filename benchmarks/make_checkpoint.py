@@ -1,12 +1,14 @@
 """Put a trained model into weights/: its folder, and its entry in the manifest, with what its runs say.
 
-    python benchmarks/make_checkpoint.py resnet20_cifar.fmnist_sample \
-        --recipe "timm-moex train quickstart --in-memory" \
-        --runs output/moex_0 output/moex_1 output/moex_2 --baseline output/plain_0 output/plain_1 output/plain_2 \
-        --dataset torch/fashion_mnist --split "test, the 1,000 images of the packaged sample" \
-        --license apache-2.0 --commit COMMIT --device "2 CPU cores" --limits "A sentence."
+    python -m benchmarks.make_checkpoint resnet8_cifar.moex_fmnist10k --table study \
+        --runs output/study/run/cpu-small-resnet8_cifar-moex-? \
+        --baseline output/study/run/cpu-small-resnet8_cifar-baseline-? \
+        --recipe "python -m benchmarks.study run --preset cpu-small" \
+        --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
-The runs are folders of `timm-moex train`, one per seed; the weights are those of the first, its last epoch.
+The runs are folders of `timm-moex train`, one per seed. Their top-1 is that of the last epoch on the evaluation part of
+the data, or with --table a column of a CSV of this folder, where that is of other images. The weights are those of the
+run with the median top-1 (of two, the lower one), never of the best.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import statistics
 from datetime import date
 from pathlib import Path
 
+import torch
 import yaml
 from timm.data import resolve_data_config
 
@@ -24,9 +27,19 @@ from timm_moex.hub import load_model, save_folder
 from timm_moex.verify import verify_folder
 from timm_moex.weights import MANIFEST, read_manifest
 
+from ._measure import FOLDER, read_rows
 
-def top1_of(run: Path) -> float:
+
+def row_of(run: Path, table: str) -> dict[str, str]:
+    """The run's line in a CSV, known by the name of its curve."""
+    [row] = [row for row in read_rows(table) if Path(row["curve"]).stem == run.name]
+    return row
+
+
+def top1_of(run: Path, table: str | None, column: str) -> float:
     """Percent, after the last epoch."""
+    if table:
+        return float(row_of(run, table)[column])
     return float(list(csv.DictReader((run / "summary.csv").open()))[-1]["eval_top1"])
 
 
@@ -34,21 +47,47 @@ def settings_of(run: Path) -> dict[str, object]:
     return yaml.safe_load((run / "recipe.yaml").read_text())
 
 
-def figures(runs: list[Path]) -> dict[str, float]:
-    values = [top1_of(run) for run in runs]
+def figures(values: list[float]) -> dict[str, float]:
     std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"value": round(values[0], 2), "mean": round(statistics.mean(values), 3), "std": round(std, 3)}
+    return {"mean": round(statistics.mean(values), 3), "std": round(std, 3)}
 
 
-def facts_of(args: argparse.Namespace) -> dict[str, object]:
+def median_first(runs: list[Path], values: list[float]) -> list[Path]:
+    """The runs, the one with the (lower) median value in front."""
+    median = runs[values.index(statistics.median_low(values))]
+    return [median, *(run for run in runs if run != median)]
+
+
+def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
     """What card and manifest both say."""
-    top1, baseline = figures(args.runs), figures(args.baseline) if args.baseline else None
-    if baseline:
-        baseline.pop("value")
-    seeds = [settings_of(run).get("seed", 42) for run in args.runs]
-    trained = date.fromtimestamp((args.runs[0] / "summary.csv").stat().st_mtime).isoformat()
-    said = dict(dataset=args.dataset, split=args.split, license=args.license, commit=args.commit, device=args.device)
-    return said | dict(top1=top1, baseline=baseline, seeds=seeds, date=trained)
+    values, others = (
+        [top1_of(run, args.table, args.column) for run in part] for part in (runs, sorted(args.baseline))
+    )
+    said = {key: getattr(args, key) for key in ("dataset", "split", "license", "commit", "device")}
+    if args.table:
+        rows = [row_of(run, args.table) for run in runs]
+        said["commit"] = said["commit"] or ", ".join(sorted({row["commit"] for row in rows}))
+        said["device"] = said["device"] or f"{rows[0]['processor']}, {rows[0]['threads']} thread(s)"
+    trained = date.fromtimestamp((runs[0] / "summary.csv").stat().st_mtime).isoformat()
+    top1 = {"value": round(values[0], 2)} | figures(values)
+    seeds = [settings_of(run).get("seed", 42) for run in runs]
+    return said | dict(top1=top1, baseline=figures(others) if others else None, seeds=seeds, date=trained)
+
+
+def write_folder(args: argparse.Namespace, first: Path, facts: dict[str, object]) -> Path:
+    model = load_model(first / "hub")
+    config = json.loads((first / "hub" / "config.json").read_text())
+    extra = {key: getattr(args, key) for key in ("origin", "base_model") if getattr(args, key)}
+    return save_folder(
+        model,
+        args.weights / args.name,
+        resolve_data_config({}, model=model),
+        label_names=config.get("label_names", ()),
+        model_args=config.get("model_args"),
+        summary=first / "summary.csv",
+        card=facts | extra | dict(command=args.recipe, recipe=settings_of(first), limits=args.limits),
+        dtype=torch.float16 if args.half else None,
+    )
 
 
 def main() -> None:
@@ -56,24 +95,20 @@ def main() -> None:
     parser.add_argument("name", help="architecture.tag")
     parser.add_argument("--runs", nargs="+", type=Path, required=True)
     parser.add_argument("--baseline", nargs="+", type=Path, default=[])
-    for key in ("recipe", "dataset", "split", "license", "commit", "device", "limits"):
+    parser.add_argument("--table", help="name of the CSV in benchmarks/ that has the top-1")
+    parser.add_argument("--column", default="test_top1", help="of the table; default: %(default)s")
+    for key in ("recipe", "dataset", "split", "license", "limits"):
         parser.add_argument(f"--{key}", required=True)
-    parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1] / "weights")
+    for key in ("commit", "device", "origin", "base_model"):
+        parser.add_argument(f"--{key}", help="see timm_moex/card.py; commit and device default to the table's")
+    parser.add_argument("--half", action="store_true", help="parameters in float16")
+    parser.add_argument("--weights", type=Path, default=FOLDER.parent / "weights")
     args = parser.parse_args()
 
-    facts = facts_of(args)
-    first = args.runs[0]
-    model = load_model(first / "hub")
-    config = json.loads((first / "hub" / "config.json").read_text())
-    folder = save_folder(
-        model,
-        args.weights / args.name,
-        resolve_data_config({}, model=model),
-        label_names=config.get("label_names", ()),
-        model_args=config.get("model_args"),
-        summary=first / "summary.csv",
-        card=facts | dict(command=args.recipe, recipe=settings_of(first), limits=args.limits),
-    )
+    runs = sorted(args.runs)
+    runs = median_first(runs, [top1_of(run, args.table, args.column) for run in runs])
+    facts = facts_of(args, runs)
+    folder = write_folder(args, runs[0], facts)
     files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
     architecture, _, tag = args.name.partition(".")
     row = dict(name=args.name, architecture=architecture, tag=tag, files=files, recipe=args.recipe) | facts

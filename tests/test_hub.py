@@ -107,6 +107,25 @@ def test_channels_last_compiled_and_shared_names_save_the_same_weights(tmp_path)
     )
 
 
+def test_half_precision_halves_the_parameters_and_leaves_the_running_moments(tmp_path):
+    model = timm.create_model("resnet20_cifar", num_classes=10, in_chans=1).eval()
+    model.bn1.running_var.fill_(1e6)  # more than float16 holds
+    model.bn1.running_mean.fill_(1 / 3)
+    whole = save_folder(model, tmp_path / "whole", CONFIG)
+    half = save_folder(model, tmp_path / "half", CONFIG, dtype=torch.float16)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (half, whole)]
+    assert sizes[0] < 0.55 * sizes[1]
+    loaded = timm.create_model(f"local-dir:{half}", pretrained=True).state_dict()
+    for key, value in model.state_dict().items():
+        assert loaded[key].dtype == value.dtype
+        stored = value.half().to(value.dtype) if key in dict(model.named_parameters()) else value
+        assert torch.equal(loaded[key], stored), key
+    assert model.conv1.weight.dtype == torch.float32
+    model.fc.weight.data[0, 0] = 1e6
+    with pytest.raises(ValueError, match="dtype=torch.float16: fc.weight is not finite"):
+        save_folder(model, tmp_path / "half", CONFIG, dtype=torch.float16)
+
+
 def test_only_such_a_folder_is_replaced_and_only_whole(saved, tmp_path, monkeypatch):
     model, _ = saved
     with pytest.raises(FileExistsError, match="has no config.json; not replaced"):

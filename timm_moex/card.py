@@ -33,7 +33,7 @@ FACTS = {
     "limits": "a sentence, or several in a list",
 }
 
-_OF_THE_MACHINE = ("data_dir", "output", "experiment", "resume")
+_OF_THE_MACHINE = ("data_dir", "output", "experiment", "resume", "pretrained_path", "initial_checkpoint")
 
 # By timm's name, without the source
 _HUB_DATASETS = {

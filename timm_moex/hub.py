@@ -47,6 +47,7 @@ def save_folder(
     model_args: Mapping[str, Any] | None = None,
     summary: str | Path | None = None,
     card: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write model.safetensors, config.json, README.md and, if given, summary.csv.
 
@@ -60,12 +61,14 @@ def save_folder(
         model_args: Arguments of `create_model` that change the architecture; those of MoEx are left out.
         summary: The training run's summary.csv, to be copied.
         card: What is known of the training, for README.md; keys as in `card.FACTS`.
+        dtype: Of the parameters in the file, such as torch.float16, to halve its size; buffers (running means and
+            variances) stay as they are. timm loads them into a float32 model. None leaves the model's own.
 
     Returns:
         `folder`.
 
     Raises:
-        ValueError: The labels or the input's channels do not fit the model.
+        ValueError: The labels or the input's channels do not fit the model, or a parameter does not fit `dtype`.
         FileExistsError: `folder` is something else than such a folder.
         HubError: The disk is full, or another reason not to write.
     """
@@ -78,7 +81,7 @@ def save_folder(
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             new = Path(temporary) / "new"
-            config = _write_model(new, model, data_config, label_names, model_args or {})
+            config = _write_model(new, model, data_config, label_names, model_args or {}, dtype)
             (new / "README.md").write_text(model_card(config, card or {}))
             if summary is not None:
                 shutil.copyfile(summary, new / "summary.csv")
@@ -94,10 +97,15 @@ def _write_model(
     data_config: Mapping[str, Any],
     label_names: Sequence[str],
     model_args: Mapping[str, Any],
+    dtype: torch.dtype | None,
 ) -> dict[str, Any]:
     """Write model.safetensors and config.json; returns the config."""
     # safetensors takes contiguous tensors only, and a model trained in channels_last has others.
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    for name, parameter in plain.named_parameters() if dtype else ():
+        parameter.data = parameter.data.to(dtype)
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"dtype={dtype}: {name} is not finite in it")
     plain.pretrained_cfg = _pretrained_cfg(model, data_config)
     save_for_hf(plain, str(folder), model_config={"label_names": list(label_names)}, safe_serialization=True)
     # safetensors lets only its owner read the file
