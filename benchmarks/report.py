@@ -182,10 +182,34 @@ def totals() -> str:
     return table(["", "runs", "seeds", "hours", "device"], lines) if lines else NONE
 
 
+def summary() -> str:
+    """For the front page: the differences that the methods make, in a line for each net or hand."""
+    lines, names = [], list(METHODS)[1:]
+    for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
+        methods = {name: by_seed(own, test_error) for name, own in in_order(grouped(rows, "method"))}
+        lines.append([f"{model}, Fashion-MNIST ({preset}), test error, %", *_against(methods, names, 2)])
+    study_rows = [row for row in read_rows("domain_shift") if row["phase"] == "study"]
+    for (hand,), rows in grouped(study_rows, "hand").items():
+        methods = {
+            method.replace("+", "_"): by_seed(own, lambda row: 100 - float(row["unseen_emoji_unseen_style"]))
+            for (method,), own in grouped(rows, "method").items()
+        }
+        lines.append([f"tf_efficientnet_lite0, unseen emoji by an unseen hand ({hand}), error, %"])
+        lines[-1] += _against(methods, names, 1)
+    return table(["", "baseline", *(METHODS[name] for name in names), "seeds"], lines)
+
+
+def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits: int) -> list[str]:
+    """The baseline's figure, and each method's difference from it."""
+    baseline = methods["baseline"]
+    differences = [show(paired(methods.get(name, {}), baseline), digits, sign=True) for name in names]
+    return [show(list(baseline.values()), digits), *differences, str(len(baseline))]
+
+
 def blocks() -> dict[tuple[Path, str], str]:
     """(file, block) → content."""
     made = {(REPORT, make.__name__): make() for make in (study, ablation, robustness, domain_shift, totals)}
-    return made
+    return made | {(README, "study"): summary()}
 
 
 def main() -> None:
