@@ -90,12 +90,13 @@ def evaluate_nothing(model: nn.Module, job: Job) -> dict[str, float]:
     return {}
 
 
-def chosen(rows: Sequence[Mapping[str, str]], preset: str) -> dict[str, str]:
+def chosen(rows: Sequence[Mapping[str, str]], preset: str, seeds: Sequence[int]) -> dict[str, str]:
     """Method to `settings` (see `Job.settings`) of its candidate with the best mean accuracy on validation images.
 
     Args:
-        rows: Of ablation.csv. Seeds that not all of a method's candidates have are left out.
+        rows: Of ablation.csv.
         preset: Whose lines count.
+        seeds: Whose lines count; every candidate must have them.
     """
     best = {}
     for method, factors in CANDIDATES.items():
@@ -103,9 +104,7 @@ def chosen(rows: Sequence[Mapping[str, str]], preset: str) -> dict[str, str]:
         for row in rows:
             if row["preset"] == preset and row["factor"] in factors and (row["factor"], row["value"]) != OFF:
                 top1[row["settings"]][row["seed"]] = float(row["monitor_top1"])
-        if top1:
-            seeds = set.intersection(*(set(of) for of in top1.values()))
-            best[method] = max(top1, key=lambda settings, of=top1, seeds=seeds: sum(of[settings][s] for s in seeds))
+        best[method] = max(top1, key=lambda settings, of=top1: sum(of[settings][str(seed)] for seed in seeds))
     return best
 
 

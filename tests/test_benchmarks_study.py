@@ -69,19 +69,24 @@ def test_seeds_of_the_study_had_no_part_in_choosing(small):
 
 
 def test_settings_of_the_small_study_are_the_best_on_validation_images(small):
-    best = study.chosen(read_rows("ablation"), "cpu-small")
+    choose_by = study.presets()["cpu-small"]["ablation"]["choose_by"]
+    best = study.chosen(read_rows("ablation"), "cpu-small", choose_by)
     used = {job.columns["method"]: job.settings for job in study.jobs_of("cpu-small", "run", small)
             if job.columns["model"] == "resnet8_cifar"}  # fmt: skip
     assert best == {method: used[method] for method in study.CANDIDATES}
 
 
-def test_choice_is_by_the_mean_over_common_seeds():
-    def row(value, seed, top1, factor="p"):
-        return dict(preset="x", factor=factor, value=value, settings=f"{factor}{value}", seed=seed, monitor_top1=top1)
+def test_choice_is_by_the_mean_over_the_seeds_it_names(monkeypatch):
+    def row(value, seed, top1):
+        return dict(preset="x", factor="p", value=value, settings=f"p{value}", seed=seed, monitor_top1=top1)
 
+    monkeypatch.setattr(study, "CANDIDATES", {"moex": ("reference", "p", "lam")})
     rows = [row("1", "0", "80"), row("1", "1", "82"), row("2", "0", "81.5"), row("2", "1", "80"), row("2", "2", "99")]
-    assert study.chosen(rows, "x") == {"moex": "p1"}
-    assert study.chosen([*rows, row("0.0", "0", "100"), row("0.0", "1", "100")], "x") == {"moex": "p1"}
+    rows += [row("0.0", "0", "100"), row("0.0", "1", "100")]
+    assert study.chosen(rows, "x", [0, 1]) == {"moex": "p1"}
+    assert study.chosen(rows, "x", [0]) == {"moex": "p2"}
+    with pytest.raises(KeyError):  # p = 1 has not been run with that seed
+        study.chosen(rows, "x", [2])
 
 
 def test_every_test_image_counts_once(tmp_path):
