@@ -116,6 +116,8 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
     data = prepare(options.source, options.output / f"data-{train_per_class}-{hold_out}", train_per_class, hold_out)
     common = dict(data_dir=str(data / "fit"), device=options.device, workers=0)
     if what == "ablate":
+        if "ablation" not in config:
+            raise ValueError(f"--preset {preset}: study.yaml has no ablation for it")
         ablation = config["ablation"]
         variants = {("reference", ""): ablation["reference"]}
         for factor, values in ablation["factors"].items():
@@ -132,8 +134,8 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
         ]
     jobs = []
     for columns, seed, changes in runs:
+        changes = [*config.get("settings", ()), *changes, *options.set]
         recipe = load_recipe(config["recipe"]).override(changes, seed=seed, model=f"moex_{columns['model']}", **common)
-        recipe = recipe.override(options.set)
         columns |= {"seed": str(seed)}
         name = "-".join(columns.values()).replace(", ", "-").replace(" ", "_")
         jobs.append(Job(columns, recipe, options.output / what / name, PAD))

@@ -1,4 +1,4 @@
-"""How a study's runs become a checkpoint: the median one, never the best; and that the shipped ones do what they state."""
+"""How a study's runs become a checkpoint: the median one, never the best; the shipped ones do as stated."""
 
 import gzip
 from pathlib import Path

@@ -50,7 +50,7 @@ def small(monkeypatch, tmp_path):
 @pytest.mark.parametrize("preset", study.presets())
 def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small):
     jobs = study.jobs_of(preset, "run", small)
-    by_method = {}
+    by_method: dict[str, list] = {}
     for job in jobs:
         job.recipe.arguments()
         by_method.setdefault(job.columns["method"], []).append((job.columns["model"], job.columns["seed"]))
@@ -63,7 +63,7 @@ def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small
 
 
 def test_seeds_of_the_study_had_no_part_in_choosing(small):
-    for preset in study.presets():
+    for preset in [preset for preset, config in study.presets().items() if "ablation" in config]:
         chosen, used = (study.jobs_of(preset, what, small) for what in ("ablate", "run"))
         assert not {job.columns["seed"] for job in chosen} & {job.columns["seed"] for job in used}
 
