@@ -14,7 +14,7 @@ import itertools
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ CANDIDATES = {
     "cutmix_moex": ("CutMix probability, p",),
 }
 OFF = ("p", "0.0")
+Planned = tuple[dict[str, str], int, list[str]]  # first columns of the line, seed, changes to the recipe
 
 
 def presets() -> dict[str, dict[str, Any]]:
@@ -108,32 +109,34 @@ def chosen(rows: Sequence[Mapping[str, str]], preset: str, seeds: Sequence[int])
     return best
 
 
-def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
+def methods_and_seeds(preset: str, config: Mapping[str, Any]) -> Iterator[Planned]:
     """The preset's runs, all methods of a seed before the next seed."""
+    for model, seeds in config["models"].items():
+        for seed, (method, changes) in itertools.product(seeds, config["methods"].items()):
+            yield {"preset": preset, "model": model, "method": method}, seed, changes
+
+
+def candidates_and_seeds(preset: str, config: Mapping[str, Any]) -> Iterator[Planned]:
+    """The preset's ablation, all candidates of a seed before the next seed."""
+    if "ablation" not in config:
+        raise ValueError(f"--preset {preset}: study.yaml has no ablation for it")
+    ablation = config["ablation"]
+    variants = {("reference", ""): ablation["reference"]}
+    for factor, values in ablation["factors"].items():
+        variants |= {(factor, str(value).lower()): changes for value, changes in values.items()}
+    for seed, ((factor, value), changes) in itertools.product(ablation["seeds"], variants.items()):
+        yield {"preset": preset, "model": ablation["model"], "factor": factor, "value": value}, seed, changes
+
+
+def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
+    """What `run` or `ablate` trains, in order; writes the images."""
     config = presets()[preset]
     hold_out = config["validation_per_class"] or (MONITORED_PER_CLASS if what == "ablate" else 0)
     train_per_class = min(config["train_per_class"], 6000 - hold_out)
     data = prepare(options.source, options.output / f"data-{train_per_class}-{hold_out}", train_per_class, hold_out)
     common = dict(data_dir=str(data / "fit"), device=options.device, workers=0)
-    if what == "ablate":
-        if "ablation" not in config:
-            raise ValueError(f"--preset {preset}: study.yaml has no ablation for it")
-        ablation = config["ablation"]
-        variants = {("reference", ""): ablation["reference"]}
-        for factor, values in ablation["factors"].items():
-            variants |= {(factor, str(value).lower()): changes for value, changes in values.items()}
-        runs = [
-            ({"preset": preset, "model": ablation["model"], "factor": factor, "value": value}, seed, changes)
-            for seed, ((factor, value), changes) in itertools.product(ablation["seeds"], variants.items())
-        ]
-    else:
-        runs = [
-            ({"preset": preset, "model": model, "method": method}, seed, changes)
-            for model, seeds in config["models"].items()
-            for seed, (method, changes) in itertools.product(seeds, config["methods"].items())
-        ]
     jobs = []
-    for columns, seed, changes in runs:
+    for columns, seed, changes in (candidates_and_seeds if what == "ablate" else methods_and_seeds)(preset, config):
         changes = [*config.get("settings", ()), *changes, *options.set]
         recipe = load_recipe(config["recipe"]).override(changes, seed=seed, model=f"moex_{columns['model']}", **common)
         columns |= {"seed": str(seed)}
