@@ -28,7 +28,18 @@ from ._measure import environment
 
 # Where things lie and how fast they go: not part of what was trained
 _NOT_SETTINGS = frozenset(
-    {"data_dir", "pretrained_path", "device", "workers", "pin_mem", "output", "experiment", "log_interval", "seed"}
+    {
+        "data_dir",
+        "pretrained_path",
+        "initial_checkpoint",
+        "device",
+        "workers",
+        "pin_mem",
+        "output",
+        "experiment",
+        "log_interval",
+        "seed",
+    }
 )
 
 
