@@ -101,7 +101,7 @@ def run_jobs(
                 failed.append(f"{job.folder}: {type(error).__name__}: {error}")
                 print(failed[-1], flush=True)
             else:
-                _append(table, job.columns | future.result())
+                append_row(table, job.columns | future.result())
                 print(f"{job.folder.name}: {future.result()}", flush=True)
     if failed:
         raise SystemExit("\n".join(["failed:", *failed]))
@@ -162,7 +162,7 @@ def _read(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _append(table: Path, row: dict[str, Any]) -> None:
+def append_row(table: Path, row: dict[str, Any]) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
     fresh = not table.exists()
     if not fresh:

@@ -28,7 +28,7 @@ from timm_moex.spelling import nearest
 
 from ._idx import draw, read_split
 from ._measure import FOLDER, environment, read_rows
-from ._runs import _append
+from ._runs import append_row
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 SEED = 0  # of the images drawn and of the corruptions
@@ -184,7 +184,7 @@ def robustness(
         for kind, severity in conditions:
             figures = measure(model, corrupted(kind, severity), target, device)
             place = {"corruption": kind, "severity": str(severity)}
-            _append(results / "robustness.csv", columns | place | figures | facts | where)
+            append_row(results / "robustness.csv", columns | place | figures | facts | where)
         means = summary(lines_of(columns, read_rows("robustness", results)))
         print(" ".join(columns.values()), *(f"{key} {value:.2f}" for key, value in means.items()), flush=True)
 
