@@ -90,7 +90,7 @@ def methods(recipe: Recipe) -> dict[tuple[str, str], Recipe]:
         ("baseline", ""): plain,
         ("moex", setting): recipe,
         ("cutmix", f"p={CUTMIX_PROB}"): with_cutmix(plain, CUTMIX_PROB),
-        ("cutmix+moex", f"p={CUTMIX_PROB}, {setting}"): with_cutmix(recipe, CUTMIX_PROB),
+        ("cutmix_moex", f"p={CUTMIX_PROB}, {setting}"): with_cutmix(recipe, CUTMIX_PROB),
     }
 
 
@@ -121,7 +121,7 @@ def make_jobs(
             columns = {"phase": phase, "hand": hand, "method": method, "setting": setting, "seed": str(seed)}
             name = re.sub(r"[^a-z0-9.]+", "_", "_".join(filter(None, columns.values())))
             recipe = recipe.override(
-                data_dir=str(tree), pretrained_path=str(options.emoji / INITIAL), device=options.device, seed=seed,
+                data_dir=str(tree), initial_checkpoint=str(options.emoji / INITIAL), device=options.device, seed=seed,
                 workers=0,
             )  # fmt: skip
             jobs.append(Job(columns, recipe, options.output / "runs" / name))
