@@ -16,7 +16,14 @@ from ._measure import FOLDER, read_rows
 from ._statistics import paired, show
 
 README, REPORT = FOLDER.parent / "README.md", FOLDER / "README.md"
-METHODS = {"baseline": "baseline", "mixup": "Mixup", "cutmix": "CutMix", "moex": "MoEx", "cutmix_moex": "CutMix + MoEx"}
+METHODS = {
+    "baseline": "baseline",
+    "mixup": "Mixup",
+    "cutmix": "CutMix",
+    "moex": "MoEx",
+    "moex_lam1": "MoEx, λ = 1",
+    "cutmix_moex": "CutMix + MoEx",
+}
 NONE = "No run yet.\n"
 
 

@@ -16,6 +16,7 @@ COLOURS = {
     "mixup": "#edae49",
     "cutmix": "#8d6a9f",
     "moex": "#00798c",
+    "moex_lam1": "#7fc4ce",
     "cutmix_moex": "#d1495b",
 }
 

@@ -36,14 +36,14 @@ PAD = 4
 SPLIT_SEED = 0
 MONITORED_PER_CLASS = 500
 TEST_BATCH = 250
-# Which lines of ablation.csv were candidates for a method's setting; those that turn the method off are none
+# Which lines of ablation.csv were candidates for a method's setting
 CANDIDATES = {
     "mixup": ("Mixup alpha",),
     "cutmix": ("CutMix probability",),
     "moex": ("reference", "p", "lam"),
     "cutmix_moex": ("CutMix probability, p",),
 }
-OFF = ("p", "0.0")
+NO_CANDIDATES = (("p", "0.0"), ("lam", "1.0"))  # the baseline; without interpolated labels it is not MoEx
 Planned = tuple[dict[str, str], int, list[str]]  # first columns of the line, seed, changes to the recipe
 
 
@@ -103,7 +103,8 @@ def chosen(rows: Sequence[Mapping[str, str]], preset: str, seeds: Sequence[int])
     for method, factors in CANDIDATES.items():
         top1: dict[str, dict[str, float]] = defaultdict(dict)
         for row in rows:
-            if row["preset"] == preset and row["factor"] in factors and (row["factor"], row["value"]) != OFF:
+            line = (row["factor"], row["value"])
+            if row["preset"] == preset and line[0] in factors and line not in NO_CANDIDATES:
                 top1[row["settings"]][row["seed"]] = float(row["monitor_top1"])
         best[method] = max(top1, key=lambda settings, of=top1: sum(of[settings][str(seed)] for seed in seeds))
     return best

@@ -54,7 +54,7 @@ def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small
     for job in jobs:
         job.recipe.arguments()
         by_method.setdefault(job.columns["method"], []).append((job.columns["model"], job.columns["seed"]))
-    assert list(by_method) == ["baseline", "mixup", "cutmix", "moex", "cutmix_moex"]
+    assert list(by_method) == ["baseline", "mixup", "cutmix", "moex", "moex_lam1", "cutmix_moex"]
     assert len({tuple(seeds) for seeds in by_method.values()}) == 1
     own = {"model", "model_kwargs", "mixup", "cutmix", "mixup_prob", "seed"}
     common = [{k: v for k, v in job.recipe.settings.items() if k not in own} for job in jobs]
@@ -82,7 +82,7 @@ def test_choice_is_by_the_mean_over_the_seeds_it_names(monkeypatch):
 
     monkeypatch.setattr(study, "CANDIDATES", {"moex": ("reference", "p", "lam")})
     rows = [row("1", "0", "80"), row("1", "1", "82"), row("2", "0", "81.5"), row("2", "1", "80"), row("2", "2", "99")]
-    rows += [row("0.0", "0", "100"), row("0.0", "1", "100")]
+    rows += [row("0.0", "0", "100"), row("0.0", "1", "100")]  # the baseline is no candidate
     assert study.chosen(rows, "x", [0, 1]) == {"moex": "p1"}
     assert study.chosen(rows, "x", [0]) == {"moex": "p2"}
     with pytest.raises(KeyError):  # p = 1 has not been run with that seed
