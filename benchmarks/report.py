@@ -113,35 +113,28 @@ def robustness() -> str:
     for (preset, model), rows in grouped(read_rows("robustness"), "preset", "model").items():
         methods = in_order(grouped(rows, "method"))
         kinds = list(dict.fromkeys(row["corruption"] for row in rows))
+        wanted = [(kind.replace("_", " "), "error", [kind]) for kind in kinds]
+        wanted += [("**mean of all corruptions**", "error", kinds[1:])]
+        wanted += [("ECE, clean", "ece", kinds[:1]), ("ECE, corrupted", "ece", kinds[1:])]
         lines = []
-        for kind, column, factor, digits in [(kind, "error", 1, 1) for kind in kinds] + [
-            ("mean of all corruptions", "error", 1, 1), ("ECE, clean", "ece", 1, 3), ("ECE, corrupted", "ece", 1, 3)
-        ]:  # fmt: skip
-            cells, figures = [], {}
-            for name, own in methods:
-                figures[name] = {
-                    seed: sum(values) / len(values) * factor for seed, values in _of_kind(own, kind, column).items()
-                }
-                cells.append(show(list(figures[name].values()), digits))
-            difference = paired(figures.get("moex", {}), figures.get("baseline", {}))
-            lines.append([kind, *cells, show(difference, digits, sign=True)])
+        for label, column, of in wanted:
+            figures = {name: mean_by_seed(own, column, of) for name, own in methods}
+            difference = show(paired(figures.get("moex", {}), figures.get("baseline", {})), 1, sign=True)
+            lines.append([label, *(show(list(values.values()), 1) for values in figures.values()), difference])
         head = ["", *(METHODS[name] for name, _ in methods), "MoEx minus baseline"]
-        images = rows[0]["images"]
-        parts.append(f"**{model}**, preset {preset}, {images} test images:\n\n{table(head, lines)}\n{source(rows)}")
+        images, seeds = rows[0]["images"], len({row["seed"] for row in rows})
+        title = f"**{model}**, preset {preset}, {images} test images, {seeds} seeds"
+        parts.append(f"{title}:\n\n{table(head, lines)}\n{source(rows)}")
     return "\n".join(parts) or NONE
 
 
-def _of_kind(rows: Sequence[dict], kind: str, column: str) -> dict[str, list[float]]:
-    wanted = {
-        "mean of all corruptions": lambda name: name != "clean",
-        "ECE, corrupted": lambda name: name != "clean",
-        "ECE, clean": lambda name: name == "clean",
-    }.get(kind, lambda name: name == kind)
+def mean_by_seed(rows: Sequence[dict], column: str, corruptions: Sequence[str]) -> dict[str, float]:
+    """Seed to the mean of a column over these corruptions, all severities."""
     values = defaultdict(list)
     for row in rows:
-        if wanted(row["corruption"]):
+        if row["corruption"] in corruptions:
             values[row["seed"]].append(float(row[column]))
-    return dict(values)
+    return {seed: sum(numbers) / len(numbers) for seed, numbers in values.items()}
 
 
 PARTS = {

@@ -41,10 +41,10 @@ def test_study_table_pairs_seeds_and_leaves_out_unknown_times(monkeypatch):
     assert lines[3][:3] == ["MoEx", "8.50 ± 1.50", "-0.50 ± 0.50"] and lines[3][4:6] == ["1.25", "2"]
 
 
-def test_robustness_averages_severities_before_seeds():
-    rows = [dict(corruption=kind, severity=s, seed=seed, error=e, ece="1") for kind, s, seed, e in
+def test_robustness_averages_severities_within_a_seed():
+    rows = [dict(corruption=kind, severity=s, seed=seed, error=e) for kind, s, seed, e in
             [("clean", "0", "0", "5"), ("blur", "1", "0", "10"), ("blur", "5", "0", "30"), ("noise", "1", "0", "50"),
              ("blur", "1", "1", "12")]]  # fmt: skip
-    assert report._of_kind(rows, "blur", "error") == {"0": [10, 30], "1": [12]}
-    assert report._of_kind(rows, "mean of all corruptions", "error") == {"0": [10, 30, 50], "1": [12]}
-    assert report._of_kind(rows, "clean", "error") == {"0": [5]}
+    assert report.mean_by_seed(rows, "error", ["blur"]) == {"0": 20, "1": 12}
+    assert report.mean_by_seed(rows, "error", ["blur", "noise"]) == {"0": 30, "1": 12}
+    assert report.mean_by_seed(rows, "error", ["clean"]) == {"0": 5}
