@@ -135,24 +135,25 @@ def _do(job: Job, evaluate: Callable, curves: Path, threads: int | None) -> dict
 
 def _train(job: Job) -> dict[str, Any]:
     last, recipe = job.folder / "last.pth.tar", job.recipe
-    resumed = last.exists()
-    if resumed:
+    spent = job.folder / "seconds.json"  # wall and processor time up to the last whole epoch, over all attempts
+    before = [0.0, 0.0]
+    if last.exists():
         recipe = recipe.override(resume=str(last))
-    wall, cpu = time.perf_counter(), time.process_time()
+        before = json.loads(spent.read_text())
+    start = time.perf_counter(), time.process_time()
+
+    def after_epoch(line: str) -> None:
+        now = time.perf_counter(), time.process_time()
+        spent.write_text(json.dumps([earlier + end - begin for earlier, begin, end in zip(before, start, now)]))
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # another process may be going on with this run
+            raise SystemExit("the process that started this run is gone")
+
     in_memory = {} if job.pad is None else {"in_memory": True, "pad": job.pad}
-    result = train(recipe, job.folder, progress=False, log=_after_epoch, **in_memory)
+    result = train(recipe, job.folder, progress=False, log=after_epoch, **in_memory)
     facts = {f"monitor_{key}": round(result.metrics[key], 4) for key in ("top1", "loss")}
-    # the time of a run that was interrupted is not known
-    facts["seconds"] = "" if resumed else round(time.perf_counter() - wall, 1)
-    facts["cpu_seconds"] = "" if resumed else round(time.process_time() - cpu, 1)
+    facts |= {key: round(value, 1) for key, value in zip(("seconds", "cpu_seconds"), json.loads(spent.read_text()))}
     return facts | environment(pick_device(recipe.arguments().device), "../timm_moex")
-
-
-def _after_epoch(line: str) -> None:
-    """Stop where the process that asked for the run was killed: another one may be going on with it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        raise SystemExit("the process that started this run is gone")
 
 
 def _read(table: Path) -> list[dict[str, str]]:

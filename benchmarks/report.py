@@ -66,7 +66,7 @@ def study() -> str:
 
 
 def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
-    """Processor time (on a GPU: wall time) of a method over the baseline's; runs that were interrupted do not count."""
+    """Processor time (on a GPU: wall time) of a method over the baseline's; unknown times do not count."""
     column = "cpu_seconds" if rows[0]["device"] == "cpu" else "seconds"
     ours, theirs = ([float(row[column]) for row in part if row[column]] for part in (rows, baseline))
     return f"{sum(ours) / len(ours) / (sum(theirs) / len(theirs)):.2f}" if ours and theirs else "–"

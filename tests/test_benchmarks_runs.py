@@ -53,26 +53,28 @@ def test_runs_have_a_line_each_and_a_failed_one_has_none_and_is_named(jobs, tmp_
     run_jobs([moved], look, table)
 
 
-def test_an_interrupted_run_goes_on_and_tells_no_time(jobs, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_and_its_attempts_add_up(jobs, tmp_path, monkeypatch):
     job, curves = jobs[0], tmp_path / "curves"
     whole = _runs._do(Job(job.columns, job.recipe, tmp_path / "whole", 1), look, curves, None)
     monkeypatch.setattr(_runs, "train", lambda *args, **kwargs: _stop_after_one_epoch(*args, **kwargs))
     with pytest.raises(KeyboardInterrupt):
         _runs._do(job, look, curves, None)
     monkeypatch.undo()
+    (job.folder / "seconds.json").write_text("[1000.0, 500.0]")
     row = _runs._do(job, look, curves, None)
-    assert row["seconds"] == row["cpu_seconds"] == ""
+    assert 1000 < row["seconds"] < 1500 and 500 < row["cpu_seconds"] < 1000
     assert (row["monitor_top1"], row["monitor_loss"]) == (whole["monitor_top1"], whole["monitor_loss"])
     assert json.loads((job.folder / "training.json").read_text())["monitor_loss"] == row["monitor_loss"]
 
 
 def _stop_after_one_epoch(recipe, folder, **kwargs):
     def stop(line):
+        kwargs["log"](line)
         raise KeyboardInterrupt
 
     from timm_moex.train import train
 
-    return train(recipe, folder, **kwargs | {"log": stop})
+    return train(recipe, folder, **{**kwargs, "log": stop})
 
 
 def test_mean_and_standard_error_over_seeds():
