@@ -1,4 +1,7 @@
-"""The parts of a training run - model, data, loss, optimizer, schedule - made as timm's train.py makes them."""
+"""The parts of a training run - model, data, loss, optimizer, schedule - made as timm's train.py makes them.
+
+Where it mixes images, as train.py --no-prefetcher: normalised ones, where the prefetcher mixes and rounds bytes.
+"""
 
 import argparse
 import importlib
