@@ -13,8 +13,8 @@ such a pair is held out together. After the last epoch, and only then, a run is 
     seen_emoji_unseen_style       emoji trained on, in the style held out
 
 The settings (among `MOEX_CANDIDATES` and `CUTMIX_CANDIDATES`) were chosen by `--select`: trained on noto, noto-v1,
-fluent-emoji and fluent-emoji-flat, judged by unseen emoji in twemoji, with two seeds of their own. The setting with most
-images right is taken; the three with IN had equally many, so the first listed. None had as many as the baseline.
+fluent-emoji and fluent-emoji-flat, judged by unseen emoji in twemoji, with two seeds of their own; taken is the setting
+with most images right. The three with IN had equally many, so the first listed; none had as many as the baseline.
 So twemoji, as a held-out hand, is no blind test; noto and fluent were trained on then, but not judged by. openmoji had
 no part in the choice. It had been held out in a rough trial before, which made IN look better than PONO there; the
 choice was open again here, but the list of candidates was written after that trial.
