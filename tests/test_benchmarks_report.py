@@ -48,3 +48,14 @@ def test_robustness_averages_severities_within_a_seed():
     assert report.mean_by_seed(rows, "error", ["blur"]) == {"0": 20, "1": 12}
     assert report.mean_by_seed(rows, "error", ["blur", "noise"]) == {"0": 30, "1": 12}
     assert report.mean_by_seed(rows, "error", ["clean"]) == {"0": 5}
+
+
+@pytest.mark.parametrize("draw", ["learning_curves", "ablation", "robustness", "domain_shift"])
+def test_every_picture_of_the_report_is_drawn_from_the_csv_files_and_shown(draw):
+    plots = pytest.importorskip("benchmarks.report_plots", reason="needs matplotlib", exc_type=ImportError)
+    figures = getattr(plots, draw)()
+    assert figures
+    page = report.REPORT.read_text()
+    for name, figure in figures.items():
+        assert (FOLDER / f"{name}.png").is_file() and f"({name}.png)" in page
+        assert all(axes.has_data() for axes in figure.axes)
