@@ -11,6 +11,9 @@ from pathlib import Path
 
 import yaml
 
+from timm_moex.fetch import WEIGHTS
+from timm_moex.weights import MANIFEST, read_manifest, weights_dir
+
 from ._markdown import table, write_block
 from ._measure import FOLDER, read_rows
 from ._statistics import paired, show
@@ -206,10 +209,22 @@ def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits:
     return [show(list(baseline.values()), digits), *differences, str(len(baseline))]
 
 
+def checkpoints() -> str:
+    """For the front page: the checkpoints in weights/, by name as `timm.create_model` takes it."""
+    lines = []
+    for entry in read_manifest(weights_dir() / MANIFEST):
+        size = entry.files[WEIGHTS]["size"] / 1e6
+        spread = f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}"
+        lines.append([f"`moex_{entry.name}`", entry.split, f"{entry.top1['value']:.2f}", spread])
+        lines[-1] += [str(len(entry.seeds)), f"{size:.1f} MB"]
+    head = ["", "evaluated on", "top-1, %", "mean ± standard deviation", "seeds", "size"]
+    return table(head, lines, left=2)
+
+
 def blocks() -> dict[tuple[Path, str], str]:
     """(file, block) → content."""
     made = {(REPORT, make.__name__): make() for make in (study, ablation, robustness, domain_shift, totals)}
-    return made | {(README, "study"): summary()}
+    return made | {(README, "study"): summary(), (README, "checkpoints"): checkpoints()}
 
 
 def main() -> None:
