@@ -40,7 +40,7 @@ def learning_curves() -> dict[str, Figure]:
                 for run in runs:
                     axes.plot(epochs, run, color=COLOURS[name], linewidth=0.5, alpha=0.5)
                 means = [mean_se(values)[0] for values in zip(*runs)]
-                axes.plot(epochs, means, color=COLOURS[name], linewidth=2, label=f"{METHODS[name]} ({len(runs)} runs)")
+                axes.plot(epochs, means, color=COLOURS[name], linewidth=2, label=f"{METHODS[name]}, seeds: {len(runs)}")
             axes.set(xlabel="epoch", ylabel=label)
             axes.grid(alpha=0.3)
         figure.axes[0].set_ylim(bottom=_floor(figure.axes[0]))
@@ -72,7 +72,7 @@ def ablation() -> dict[str, Figure]:
             axes.plot(mean_se(values)[0], place, "|", color=colour, markersize=14, markeredgewidth=2.5)
         axes.axvline(0, color="#333333", linestyle=":")
         axes.set(
-            title=f"{model}, preset {preset}: one setting changed at a time",
+            title=f"{model}, preset {preset}: one setting changed at a time (violet: with Mixup or CutMix)",
             xlabel="validation top-1 minus that of p = 0, same seed (dots: seeds, bar: mean)",
             yticks=range(len(shown)),
             yticklabels=["reference" if f == "reference" else f"{f} = {v}" for f, v in shown],
