@@ -69,7 +69,7 @@ def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
         said["commit"] = said["commit"] or ", ".join(sorted({row["commit"] for row in rows}))
         said["device"] = said["device"] or f"{rows[0]['processor']}, {rows[0]['threads']} thread(s)"
     trained = date.fromtimestamp((runs[0] / "summary.csv").stat().st_mtime).isoformat()
-    top1 = {"value": round(values[0], 2)} | figures(values)
+    top1 = {"value": round(values[0] if args.value is None else args.value, 2)} | figures(values)
     seeds = [settings_of(run).get("seed", 42) for run in runs]
     return said | dict(top1=top1, baseline=figures(others) if others else None, seeds=seeds, date=trained)
 
@@ -101,7 +101,8 @@ def main() -> None:
         parser.add_argument(f"--{key}", required=True)
     for key in ("commit", "device", "origin", "base_model"):
         parser.add_argument(f"--{key}", help="see timm_moex/card.py; commit and device default to the table's")
-    parser.add_argument("--half", action="store_true", help="parameters in float16")
+    parser.add_argument("--half", action="store_true", help="parameters in float16; then give --value too")
+    parser.add_argument("--value", type=float, help="top-1 of the written file by `timm-moex eval`")
     parser.add_argument("--weights", type=Path, default=FOLDER.parent / "weights")
     args = parser.parse_args()
 
