@@ -212,7 +212,7 @@ def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits:
 def checkpoints() -> str:
     """For the front page: the checkpoints in weights/, by name as `timm.create_model` takes it."""
     lines = []
-    for entry in read_manifest(weights_dir() / MANIFEST):
+    for entry in sorted(read_manifest(weights_dir() / MANIFEST), key=lambda entry: entry.name):
         size = entry.files[WEIGHTS]["size"] / 1e6
         spread = f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}"
         lines.append([f"`moex_{entry.name}`", entry.split, f"{entry.top1['value']:.2f}", spread])
