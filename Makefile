@@ -2,7 +2,8 @@
 # make test         the tests
 # make zoo          sweeps over every architecture (long)
 # make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes)
-# make study        the study, its ablations, robustness and report (hours; PRESET=full DEVICE=cuda PARALLEL=12 on a GPU)
+# make study        the study, robustness and report (hours; on a GPU: PRESET=full DEVICE=cuda PARALLEL=12)
+# make ablation     the runs that settings are chosen by, on validation images alone (likewise)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff
 VENV ?= .venv
@@ -16,7 +17,7 @@ PARALLEL ?= 2
 # OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test zoo bench study timm-tests lint
+.PHONY: quickstart test zoo bench study ablation timm-tests lint
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "timm_moex needs Python >= 3.10; make PYTHON=...")'
@@ -43,9 +44,13 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.plots --output output/bench
 
 study: $(STAMP)
-	for what in ablate run; do $(BIN)/python -m benchmarks.study $$what --preset $(PRESET) --device $(DEVICE) \
-		--parallel $(PARALLEL) --threads 1 || exit 1; done
-	$(BIN)/python -m benchmarks.robustness --device $(DEVICE)
+	$(BIN)/python -m benchmarks.study run --preset $(PRESET) --device $(DEVICE) --parallel $(PARALLEL) --threads 1
+	$(BIN)/python -m benchmarks.robustness --device $(DEVICE) --threads 1
+	$(BIN)/python -m benchmarks.report --write
+	$(BIN)/python -m benchmarks.report_plots
+
+ablation: $(STAMP)
+	$(BIN)/python -m benchmarks.study ablate --preset $(PRESET) --device $(DEVICE) --parallel $(PARALLEL) --threads 1
 	$(BIN)/python -m benchmarks.report --write
 	$(BIN)/python -m benchmarks.report_plots
 
