@@ -110,6 +110,10 @@ def tiny_settings(name, data, folder):
         tiny |= dict(pretrained_path=str(folder / "pretrained.safetensors"))
         torch.manual_seed(1)
         save_file(plain_model(settings).state_dict(), tiny["pretrained_path"])
+    if "initial_checkpoint" in settings:  # written by a script that needs the network
+        tiny |= dict(initial_checkpoint=str(folder / "initial.safetensors"))
+        torch.manual_seed(1)
+        save_file(plain_model(settings, settings["num_classes"]).state_dict(), tiny["initial_checkpoint"])
     return tiny
 
 
@@ -137,8 +141,8 @@ def assert_trained(name, tiny, folder, args, asked):
         checkpoint = torch.load(folder / "last.pth.tar", weights_only=True)
     assert checkpoint["optimizer"]["state"] and ("state_dict_ema" in checkpoint) == settings.get("model_ema", False)
     weights = checkpoint.get("state_dict_ema", checkpoint["state_dict"])
-    if "pretrained_path" in tiny:  # the first steps of the warm-up are small
-        start = load_file(tiny["pretrained_path"])
+    if start := tiny.get("pretrained_path") or tiny.get("initial_checkpoint"):  # a warm-up's first steps are small
+        start = load_file(start)
         stem = next(key for key in weights if weights[key].ndim == 4)
         assert 0 < (weights[stem] - start[stem]).abs().max() < 1e-3
     return row, weights

@@ -13,6 +13,7 @@ from zoo.small import SMALL, awaken, effect_of, images_for, model_of, tensors
 from timm_moex import find_moex, insert_moex, moex_sites
 from timm_moex.families import FAMILIES
 from timm_moex.insertion import _called_module
+from timm_moex.weights import checkpoints
 
 IDX = torch.tensor([1, 2, 0])
 PLAIN = [arch for arch in list_models() if not arch.startswith("moex_")]
@@ -257,15 +258,16 @@ def test_every_architecture_has_a_twin():
     assert {f"moex_{arch}" for arch in PLAIN} == set(list_models("moex_*"))
 
 
-def test_twins_have_timms_pretrained_tags():
-    plain = [tag for tag in list_pretrained() if not tag.startswith("moex_")]
-    assert sorted(list_pretrained("moex_*")) == sorted(f"moex_{tag}" for tag in plain)
+def test_twins_have_timms_pretrained_tags_and_those_of_our_checkpoints():
+    plain = {tag for tag in list_pretrained() if not tag.startswith("moex_")}
+    assert sorted(list_pretrained("moex_*")) == sorted(f"moex_{tag}" for tag in plain | checkpoints().keys())
 
 
 def test_every_tag_resolves_to_timms_own_weights():
     for arch in PLAIN:
         own, twin = get_arch_pretrained_cfgs(arch), get_arch_pretrained_cfgs(f"moex_{arch}")
-        assert [f"moex_{name}" for name in own] == list(twin), arch
+        ours = [name for name, entry in checkpoints().items() if entry.architecture == arch and name not in own]
+        assert [f"moex_{name}" for name in [*own, *ours]] == list(twin), arch
         for (name, a), b in zip(own.items(), twin.values()):
             assert b.has_weights == a.has_weights, name
             ignored = {"architecture", "hf_hub_id"}
