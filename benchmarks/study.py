@@ -26,6 +26,7 @@ from timm_moex.data import create_eval_loader, open_dataset
 from timm_moex.evaluate import evaluate
 from timm_moex.recipe import load_recipe
 from timm_moex.run import pick_device
+from timm_moex.spelling import nearest
 
 from ._idx import draw, read_split, write_split
 from ._measure import FOLDER
@@ -146,6 +147,26 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
     return jobs
 
 
+def selected(jobs: list[Job], options: argparse.Namespace) -> list[Job]:
+    """The jobs that --models, --seeds and --only leave.
+
+    Raises:
+        ValueError: One of their words fits none of the preset's runs.
+    """
+    for flag, words, columns in (
+        ("models", options.models, ("model",)),
+        ("seeds", options.seeds, ("seed",)),
+        ("only", options.only, ("method", "factor")),
+    ):
+        known = {job.columns[column] for job in jobs for column in columns if column in job.columns}
+        for word in words or ():
+            if word not in known:
+                raise ValueError(f"--{flag} {word}: expected one of {', '.join(sorted(known))}{nearest(word, known)}")
+        if words:
+            jobs = [job for job in jobs if {job.columns.get(column) for column in columns} & set(words)]
+    return jobs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "ablate"))
@@ -155,19 +176,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the CSV")
     parser.add_argument("--models", nargs="+", help="only these")
     parser.add_argument("--seeds", nargs="+", help="only these")
-    parser.add_argument("--only", nargs="+", default=[], help="only these methods or factors")
+    parser.add_argument("--only", nargs="+", help="only these methods or factors")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, help="of PyTorch in each run")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the recipe, for a trial")
     options = parser.parse_args()
-    jobs = [
-        job
-        for job in jobs_of(options.preset, options.what, options)
-        if (not options.models or job.columns["model"] in options.models)
-        and (not options.seeds or job.columns["seed"] in options.seeds)
-        and (not options.only or {job.columns.get("method"), job.columns.get("factor")} & set(options.only))
-    ]
+    jobs = selected(jobs_of(options.preset, options.what, options), options)
     name, look = ("study", evaluate_test) if options.what == "run" else ("ablation", evaluate_nothing)
     run_jobs(jobs, look, options.results / f"{name}.csv", parallel=options.parallel, threads=options.threads)
 

@@ -76,6 +76,23 @@ def test_settings_of_the_small_study_are_the_best_on_validation_images(small):
     assert best == {method: used[method] for method in study.CANDIDATES}
 
 
+def test_a_misspelt_selection_is_an_error_and_not_an_empty_study(small):
+    jobs = study.jobs_of("cpu-small", "run", small)
+
+    def left(**words):
+        return study.selected(jobs, argparse.Namespace(**dict(models=None, seeds=None, only=None) | words))
+
+    assert len(left()) == len(jobs)
+    assert {job.columns["seed"] for job in left(models=["regnetx_002"], only=["moex"])} == {"0", "1", "2"}
+    for words, message in (
+        (dict(only=["meox"]), "--only meox: .*did you mean 'moex'"),
+        (dict(seeds=["7"]), "--seeds 7"),
+        (dict(models=["regnetx_002"], seeds=["4"]), "--seeds 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            left(**words)
+
+
 def test_choice_is_by_the_mean_over_the_seeds_it_names(monkeypatch):
     def row(value, seed, top1):
         return dict(preset="x", factor="p", value=value, settings=f"p{value}", seed=seed, monitor_top1=top1)
