@@ -1,6 +1,7 @@
 """What a user reads when loading fails: real clients, a loopback Hub that fails as told, a process with no cache."""
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from hub_folders import files_of, write_folder
 from loopback_hub import TOKEN, LoopbackHub
 
 from timm_moex.fetch import HubError
+from timm_moex.hub import _is_other
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +230,29 @@ def test_two_processes_saving_at_once_leave_one_whole_folder(tmp_path):
         process.join()
     assert files_of(folder)["model.safetensors"] in whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "hub"]
+
+
+def test_a_folder_that_is_being_replaced_is_not_taken_for_another(tmp_path):
+    folder = write_folder(tmp_path / "hub", seed=0)
+    fork = multiprocessing.get_context("fork")
+    stop = fork.Event()
+
+    def replace_often():
+        for number in itertools.count():
+            new = tmp_path / f"new{number}"
+            new.mkdir()
+            (new / "config.json").touch()
+            folder.rename(tmp_path / f"old{number}")
+            new.rename(folder)
+            if stop.is_set():
+                return
+
+    process = fork.Process(target=replace_often)
+    process.start()
+    try:
+        assert not any(_is_other(folder) for _ in range(20_000))
+    finally:
+        stop.set()
+        process.join()
+    (folder / "config.json").unlink()
+    assert _is_other(folder) and not _is_other(tmp_path / "none")

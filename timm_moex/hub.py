@@ -75,7 +75,7 @@ def save_folder(
     model, folder = unwrap_model(model), Path(folder)
     if label_names and len(label_names) != model.num_classes:
         raise ValueError(f"label_names: {len(label_names)} names for a model with num_classes={model.num_classes}")
-    if folder.exists() and not (folder / "config.json").is_file():
+    if _is_other(folder):
         raise FileExistsError(f"{folder} exists and has no config.json; not replaced")
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -114,6 +114,20 @@ def _write_model(
     config["model_args"] = _model_args({**config.get("model_args", {}), **model_args})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return config
+
+
+def _is_other(folder: Path) -> bool:
+    """Whether something without a config.json is there, also while other processes replace the folder."""
+    with suppress(FileNotFoundError):
+        while True:
+            before = folder.stat()
+            if (folder / "config.json").is_file():
+                return False
+            after = folder.stat()
+            # Without a config.json, and it is still the same: no other process took it away between the two looks.
+            if (before.st_dev, before.st_ino, before.st_mtime_ns) == (after.st_dev, after.st_ino, after.st_mtime_ns):
+                return True
+    return False
 
 
 def _replace(folder: Path, new: Path) -> None:
