@@ -33,7 +33,7 @@ from ._measure import FOLDER
 from ._runs import Job, run_jobs
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
-PAD = 4
+PAD = 4  # of the crops, in pixels, where the preset names none
 SPLIT_SEED = 0
 MONITORED_PER_CLASS = 500
 TEST_BATCH = 250
@@ -143,7 +143,7 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
         recipe = load_recipe(config["recipe"]).override(changes, seed=seed, model=f"moex_{columns['model']}", **common)
         columns |= {"seed": str(seed)}
         name = "-".join(columns.values()).replace(", ", "-").replace(" ", "_")
-        jobs.append(Job(columns, recipe, options.output / what / name, PAD))
+        jobs.append(Job(columns, recipe, options.output / what / name, config.get("pad", PAD)))
     return jobs
 
 

@@ -68,12 +68,18 @@ def test_seeds_of_the_study_had_no_part_in_choosing(small):
         assert not {job.columns["seed"] for job in chosen} & {job.columns["seed"] for job in used}
 
 
-def test_settings_of_the_small_study_are_the_best_on_validation_images(small):
-    choose_by = study.presets()["cpu-small"]["ablation"]["choose_by"]
-    best = study.chosen(read_rows("ablation"), "cpu-small", choose_by)
-    used = {job.columns["method"]: job.settings for job in study.jobs_of("cpu-small", "run", small)
-            if job.columns["model"] == "resnet8_cifar"}  # fmt: skip
+@pytest.mark.parametrize("preset", ["cpu-small"])
+def test_settings_of_the_study_are_the_best_on_validation_images(preset, small):
+    ablation = study.presets()[preset]["ablation"]
+    best = study.chosen(read_rows("ablation"), preset, ablation["choose_by"])
+    used = {job.columns["method"]: job.settings for job in study.jobs_of(preset, "run", small)
+            if job.columns["model"] == ablation["model"]}  # fmt: skip
     assert best == {method: used[method] for method in study.CANDIDATES}
+
+
+def test_cpu_bare_neither_crops_nor_flips(small):
+    for job in study.jobs_of("cpu-bare", "run", small):
+        assert job.pad == 0 and job.recipe.arguments().hflip == 0 and not job.recipe.arguments().reprob
 
 
 def test_a_misspelt_selection_is_an_error_and_not_an_empty_study(small):
