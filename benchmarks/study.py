@@ -41,7 +41,7 @@ TEST_BATCH = 250
 CANDIDATES = {
     "mixup": ("Mixup alpha",),
     "cutmix": ("CutMix probability",),
-    "moex": ("reference", "p", "lam"),
+    "moex": ("reference", "published for CIFAR", "p", "lam"),
     "cutmix_moex": ("CutMix probability, p",),
 }
 NO_CANDIDATES = (("p", "0.0"), ("lam", "1.0"))  # the baseline; without interpolated labels it is not MoEx
