@@ -4,14 +4,15 @@
     python -m benchmarks.robustness --runs output/study/run --picture FILE     # what the corruptions look like
 
 `--runs` holds the folders that `benchmarks.study run` writes, `<preset>-<model>-<method>-<seed>`; those without `hub/`
-are not trained yet and left out. The images are as many of each class, drawn once with a fixed seed from the study's
-test images (`data-*/test` beside the runs), the same for every checkpoint; so the error on clean ones is near, not
-equal to, the study's over all 10,000. Lines that are there are not measured again. Error and ECE are in percent;
+are not trained yet and left out. The images are as many of each class, drawn once with a fixed seed from the preset's
+test images (`data-<preset>-*/test` beside the runs), the same for all its checkpoints; so the error on clean ones is
+near, not equal to, the study's over all. Lines that are there are not measured again. Error and ECE are in percent;
 `clean` has severity 0; `weights` are the first digits of the weights' SHA-256. The corruptions: corruptions.py.
 """
 
 import argparse
 import hashlib
+import itertools
 import random
 from collections.abc import Collection, Iterable
 from functools import cache
@@ -31,6 +32,7 @@ from ._measure import FOLDER, environment, read_rows
 from ._runs import append_row
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
+IMAGES = 2000
 SEED = 0  # of the images drawn and of the corruptions
 BATCH = 100
 BINS = 15
@@ -39,12 +41,12 @@ CLEAN = ("clean", 0)
 CONDITIONS = [CLEAN, *((kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES)]
 
 
-def balanced_images(folder: Path, count: int) -> tuple[Tensor, Tensor]:
+def balanced_images(folder: Path, count: int | None = None) -> tuple[Tensor, Tensor]:
     """A balanced part of the test images.
 
     Args:
         folder: What timm reads as `torch/fashion_mnist`.
-        count: How many, a multiple of the number of classes.
+        count: How many, a multiple of the number of classes. None: `IMAGES`, or as many as there are.
 
     Returns:
         Images (count, 1, H, W), uint8, and labels (count,), int64.
@@ -54,6 +56,7 @@ def balanced_images(folder: Path, count: int) -> tuple[Tensor, Tensor]:
     """
     (height, width), pixels, labels = read_split(folder / "FashionMNIST" / "raw", "t10k")
     classes, most = len(set(labels)), min(labels.count(label) for label in set(labels))
+    count = min(IMAGES, classes * most) if count is None else count
     if count < 1 or count % classes or count // classes > most:
         raise ValueError(f"images={count}: expected a multiple of {classes}, at most {most * classes}")
     chosen = draw(labels, count // classes, random.Random(SEED))
@@ -226,8 +229,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     output = FOLDER.parent / "output" / "study"
     parser.add_argument("--runs", type=Path, default=output / "run", help="of benchmarks.study; default: %(default)s")
-    parser.add_argument("--data", type=Path, help="the test images; default: the first data-*/test beside --runs")
-    parser.add_argument("--images", type=int, default=2000, help="as many of each class; default: %(default)s")
+    parser.add_argument("--data", type=Path, help="the test images; default: data-<preset>-*/test beside --runs")
+    parser.add_argument("--images", type=int, help=f"as many of each class; default: {IMAGES}, or all if fewer")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the CSV")
     parser.add_argument("--only", nargs="+", default=[], help="only these presets, models, methods or seeds")
     parser.add_argument("--device", default="cpu")
@@ -236,15 +239,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    # every preset's test part is the same 10,000 images
-    data = options.data or next(iter(sorted(options.runs.parent.glob("data-*/test"))), None)
-    if data is None:
-        parser.error(f"no data-*/test beside {options.runs}; give --data FOLDER")
-    images, target = balanced_images(data, options.images)
-    if options.picture:
-        picture(images[[(target == label).nonzero()[0].item() for label in SHOWN]], options.picture)
-    else:
-        found = checkpoints(options.runs, options.only)
+    for preset, found in itertools.groupby(checkpoints(options.runs, options.only), lambda run: run[0]["preset"]):
+        data = options.data or next(iter(sorted(options.runs.parent.glob(f"data-{preset}-*/test"))), None)
+        if data is None:
+            parser.error(f"no data-{preset}-*/test beside {options.runs}; give --data FOLDER")
+        images, target = balanced_images(data, options.images)
+        if options.picture:
+            return picture(images[[(target == label).nonzero()[0].item() for label in SHOWN]], options.picture)
         robustness(found, images, target, pick_device(options.device), options.results)
 
 

@@ -135,7 +135,9 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
     config = presets()[preset]
     hold_out = config["validation_per_class"] or (MONITORED_PER_CLASS if what == "ablate" else 0)
     train_per_class = min(config["train_per_class"], 6000 - hold_out)
-    data = prepare(options.source, options.output / f"data-{train_per_class}-{hold_out}", train_per_class, hold_out)
+    source = options.source or FOLDER.parent / config.get("source", SOURCE)
+    folder = options.output / f"data-{preset}-{train_per_class}-{hold_out}"
+    data = prepare(source, folder, train_per_class, hold_out)
     common = dict(data_dir=str(data / "fit"), device=options.device, workers=0)
     jobs = []
     for columns, seed, changes in (candidates_and_seeds if what == "ablate" else methods_and_seeds)(preset, config):
@@ -171,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "ablate"))
     parser.add_argument("--preset", choices=presets(), default="cpu-small")
-    parser.add_argument("--source", type=Path, default=SOURCE, help="folder with Fashion-MNIST's four IDX files")
+    parser.add_argument("--source", type=Path, help=f"of the four IDX files; default: the preset's, or {SOURCE}")
     parser.add_argument("--output", type=Path, default=FOLDER.parent / "output" / "study", help="of the runs' folders")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the CSV")
     parser.add_argument("--models", nargs="+", help="only these")

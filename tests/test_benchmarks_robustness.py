@@ -108,6 +108,12 @@ def test_images_are_as_many_of_each_class():
             bench.balanced_images(sample_dir(), wrong)
 
 
+def test_all_images_are_taken_where_there_are_fewer_than_wanted(monkeypatch):
+    assert len(bench.balanced_images(sample_dir())[0]) == 1000
+    monkeypatch.setattr(bench, "IMAGES", 30)
+    assert len(bench.balanced_images(sample_dir())[0]) == 30
+
+
 def test_images_of_another_size_are_refused(sample):
     with pytest.raises(ValueError, match=r"\(1, 14, 14\) for a model that takes \(1, 28, 28\)"):
         bench.measure(load_model(WEIGHTS), sample[0][:, :, ::2, ::2], sample[1], CPU)
