@@ -50,6 +50,10 @@ def test_error(row: dict) -> float:
     return 100 - float(row["test_top1"])
 
 
+def test_loss(row: dict) -> float:
+    return float(row["test_loss"])
+
+
 def study() -> str:
     """Test error by preset, net and method, the difference from the baseline of the same seed, the cost in time."""
     presets, parts = yaml.safe_load((FOLDER / "study.yaml").read_text()), []
@@ -57,13 +61,15 @@ def study() -> str:
         methods = grouped(rows, "method")
         baseline, lines = methods.get(("baseline",), []), []
         for name, own in in_order(methods):
-            errors = by_seed(own, test_error)
-            difference = "" if name == "baseline" else show(paired(errors, by_seed(baseline, test_error)), sign=True)
             settings = ", ".join(presets[preset]["methods"][name]).replace("model_kwargs.", "")
-            losses = show([float(row["test_loss"]) for row in own], 3)
-            lines.append([METHODS[name], show(list(errors.values())), difference, losses, cost(own, baseline)])
-            lines[-1] += [str(len(own)), f"`{settings}`"]
-        head = ["", "test error, %", "minus baseline", "test loss", "time / baseline", "seeds", "settings"]
+            cells = []
+            for value, digits in ((test_error, 2), (test_loss, 3)):
+                values, others = by_seed(own, value), by_seed(baseline, value)
+                difference = "" if name == "baseline" else show(paired(values, others), digits, sign=True)
+                cells += [show(list(values.values()), digits), difference]
+            lines.append([METHODS[name], *cells, cost(own, baseline), str(len(own)), f"`{settings}`"])
+        head = ["", "test error, %", "minus baseline", "test loss", "minus baseline", "time / baseline", "seeds"]
+        head.append("settings")
         parts.append(f"**{model}**, preset {preset}, {epochs_of(rows)}:\n\n{table(head, lines)}\n{source(rows)}\n")
     return "\n".join(parts) or NONE
 

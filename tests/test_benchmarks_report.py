@@ -24,21 +24,21 @@ def test_every_run_has_its_curve_with_the_accuracy_of_the_last_epoch(name):
     assert curves == {row["curve"].partition("/")[2] for row in rows}
 
 
-def row(method, seed, top1, seconds="10"):
+def row(method, seed, top1, seconds="10", loss="0.5"):
     return dict(
-        preset="cpu-small", model="m", method=method, seed=seed, test_top1=top1, test_loss="0.5", cpu_seconds=seconds,
+        preset="cpu-small", model="m", method=method, seed=seed, test_top1=top1, test_loss=loss, cpu_seconds=seconds,
         seconds=seconds, device="cpu", processor="P", threads="1", torch="2", timm="1", commit="c", date="d", curve="x",
     )  # fmt: skip
 
 
 def test_study_table_pairs_seeds_and_leaves_out_unknown_times(monkeypatch):
     rows = [row("baseline", "0", "90"), row("baseline", "1", "92"), row("baseline", "2", "94", "")]
-    rows += [row("moex", "1", "93", "12"), row("moex", "0", "90", "13")]
+    rows += [row("moex", "1", "93", "12", "0.3"), row("moex", "0", "90", "13")]
     monkeypatch.setattr(report, "read_rows", lambda name: rows)
     monkeypatch.setattr(report, "epochs_of", lambda rows: "2 epochs")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.study().splitlines() if "|" in line]
-    assert lines[2][:4] == ["baseline", "8.00 ± 1.15", "", "0.500 ± 0.000"] and lines[2][4:6] == ["1.00", "3"]
-    assert lines[3][:3] == ["MoEx", "8.50 ± 1.50", "-0.50 ± 0.50"] and lines[3][4:6] == ["1.25", "2"]
+    assert lines[2][:4] == ["baseline", "8.00 ± 1.15", "", "0.500 ± 0.000"] and lines[2][5:7] == ["1.00", "3"]
+    assert lines[3][:3] == ["MoEx", "8.50 ± 1.50", "-0.50 ± 0.50"] and lines[3][4:7] == ["-0.100 ± 0.100", "1.25", "2"]
 
 
 def test_robustness_averages_severities_within_a_seed():
