@@ -69,7 +69,7 @@ def test_seeds_of_the_study_had_no_part_in_choosing(small):
         assert not {job.columns["seed"] for job in chosen} & {job.columns["seed"] for job in used}
 
 
-@pytest.mark.parametrize("preset", ["cpu-small"])
+@pytest.mark.parametrize("preset", ["cpu-small", "cpu-bare"])
 def test_settings_of_the_study_are_the_best_on_validation_images(preset, small):
     ablation = study.presets()[preset]["ablation"]
     best = study.chosen(read_rows("ablation"), preset, ablation["choose_by"])
