@@ -18,6 +18,7 @@ COLOURS = {
     "moex": "#00798c",
     "moex_lam1": "#7fc4ce",
     "cutmix_moex": "#d1495b",
+    "smoothing": "#a3b18a",
 }
 
 

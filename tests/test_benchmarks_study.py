@@ -55,9 +55,10 @@ def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small
         job.recipe.arguments()
         by_method.setdefault(job.columns["method"], []).append((job.columns["model"], job.columns["seed"]))
     wanted = ["baseline", "mixup", "cutmix", "moex", "moex_lam1", "cutmix_moex"]
-    assert list(by_method) == (["baseline", "moex"] if preset == "sample" else wanted)
+    wanted = {"sample": ["baseline", "moex"], "cpu-bare": [*wanted, "smoothing"]}.get(preset, wanted)
+    assert list(by_method) == wanted
     assert len({tuple(seeds) for seeds in by_method.values()}) == 1
-    own = {"model", "model_kwargs", "mixup", "cutmix", "mixup_prob", "seed"}
+    own = {"model", "model_kwargs", "mixup", "cutmix", "mixup_prob", "smoothing", "seed"}
     common = [{k: v for k, v in job.recipe.settings.items() if k not in own} for job in jobs]
     assert all(settings == common[0] for settings in common)
     assert len({job.folder for job in jobs}) == len(jobs)
@@ -76,6 +77,14 @@ def test_settings_of_the_study_are_the_best_on_validation_images(preset, small):
     used = {job.columns["method"]: job.settings for job in study.jobs_of(preset, "run", small)
             if job.columns["model"] == ablation["model"]}  # fmt: skip
     assert best == {method: used[method] for method in study.CANDIDATES}
+
+
+def test_label_smoothing_gives_away_as_much_of_the_label_as_moex(small):
+    args = {job.columns["method"]: job.recipe.arguments() for job in study.jobs_of("cpu-bare", "run", small)}
+    moex = args["moex"].model_kwargs
+    assert args["smoothing"].smoothing == moex["moex_prob"] * (1 - moex["moex_lam"])
+    assert args["smoothing"].model_kwargs["moex_prob"] == 0
+    assert all(of.smoothing == 0 for method, of in args.items() if method != "smoothing")
 
 
 def test_cpu_bare_neither_crops_nor_flips(small):
