@@ -89,6 +89,14 @@ def test_gradient_flows_through_both_samples_moments(norm, moments):
         assert torch.autograd.gradcheck(lambda t, i=index: moment_exchange(t, i, norm=norm, moments=moments), x)
 
 
+def test_a_single_positive_entry_has_no_variance_and_eps_bounds_what_follows():
+    x = torch.tensor([[[[2.0]], [[0.0]], [[0.0]]], [[[1.0]], [[3.0]], [[0.0]]]])  # second: mean 2, variance 1
+    for eps in (1e-4, 1.0):
+        y = moment_exchange(x, torch.tensor([1, 0]), eps=eps, positive_only=True)
+        expected = torch.tensor([0.0, -2.0, -2.0]) / eps**0.5 * (1 + eps) ** 0.5 + 2
+        torch.testing.assert_close(y[0].flatten(), expected)
+
+
 def test_positive_only_gradient_is_exact():
     x = torch.randn(3, 4, 3, dtype=torch.float64)
     x = (x + 0.1 * x.sign()).requires_grad_()  # away from the kink at 0

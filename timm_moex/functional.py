@@ -139,7 +139,8 @@ def moment_exchange(
             4 channels; `gpono4`, `gpono-d4` over the channels of each group.
         eps: Added to the variance before the square root.
         positive_only: Take the moments of the positive entries alone (biased variance); no positive entry counts as
-            mean 0, variance 0.
+            mean 0, variance 0. A single positive entry has variance 0 too, so the others of its group are divided by
+            sqrt(eps): rare, but large enough to upset a BatchNorm that follows. A larger `eps` bounds it.
         moments: What comes from the donor: "both", "mean" or "std".
         channel_dim: Axis of the channels, 1 or -1 (the last).
         backend: "reference", the formula under autograd; "fused", with a closed-form backward that keeps the features
