@@ -73,11 +73,11 @@ def ablation() -> dict[str, Figure]:
             axes.plot(mean_se(values)[0], place, "|", color=colour, markersize=14, markeredgewidth=2.5)
         axes.axvline(0, color="#333333", linestyle=":")
         axes.set(
-            title=f"{model}, preset {preset}: one setting changed at a time (violet: with Mixup or CutMix)",
             xlabel="validation top-1 minus that of p = 0, same seed (dots: seeds, bar: mean)",
             yticks=range(len(shown)),
             yticklabels=["reference" if f == "reference" else f"{f} = {v}" for f, v in shown],
         )
+        figure.suptitle(f"{model}, preset {preset}: one setting changed at a time\n(violet: with Mixup or CutMix)")
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         figures[f"ablation_{preset}_{model}"] = figure
