@@ -140,6 +140,24 @@ def test_only_what_the_table_lacks_is_measured(runs, sample, tmp_path, monkeypat
         bench.robustness(found, images[:10], target[:10], CPU, tmp_path)
 
 
+def test_each_preset_is_measured_on_its_own_test_images(runs, tmp_path, monkeypatch):
+    folders = {preset: tmp_path / f"data-{preset}-10-0" / "test" for preset in ("cpu-small", "sample")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    shutil.copytree(WEIGHTS, runs / "sample-resnet20_cifar-moex-0" / "hub")
+    seen = {}
+    monkeypatch.setattr(bench, "balanced_images", lambda folder, count: (folder, None))
+    monkeypatch.setattr(
+        bench, "robustness", lambda found, images, *rest: seen.update({run[0]["preset"]: images for run in found})
+    )
+    monkeypatch.setattr(sys, "argv", ["robustness", "--runs", str(runs)])
+    bench.main()
+    assert seen == folders
+    folders["sample"].rmdir()
+    with pytest.raises(SystemExit):
+        bench.main()
+
+
 def test_summary_is_clean_and_the_mean_over_corruptions():
     rows = [("clean", "10", "2"), ("jpeg", "20", "4"), ("jpeg", "40", "9"), ("elastic", "30", "5")]
     found = bench.summary([dict(zip(("corruption", "error", "ece"), row)) for row in rows])

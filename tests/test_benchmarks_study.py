@@ -48,6 +48,15 @@ def small(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("preset", study.presets())
+def test_images_are_the_presets_own_unless_a_source_is_given(preset, monkeypatch, tmp_path):
+    sources = []
+    monkeypatch.setattr(study, "prepare", lambda source, folder, *counts: sources.append(source) or folder)
+    for given in (None, tmp_path):
+        study.jobs_of(preset, "run", options(tmp_path, given))
+    assert sources == [SAMPLE if preset == "sample" else study.SOURCE, tmp_path]
+
+
+@pytest.mark.parametrize("preset", study.presets())
 def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small):
     jobs = study.jobs_of(preset, "run", small)
     by_method: dict[str, list] = {}

@@ -118,7 +118,7 @@ def _write_model(
 
 def _is_other(folder: Path) -> bool:
     """Whether something without a config.json is there, also while other processes replace the folder."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         while True:
             before = folder.stat()
             if (folder / "config.json").is_file():
