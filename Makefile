@@ -39,20 +39,20 @@ zoo: $(STAMP)
 	$(BIN)/python -m pytest -m zoo
 
 bench: $(STAMP)
-	for b in op memory scaling; do $(BIN)/python -m benchmarks.$$b --seconds 1 --output output/bench || exit 1; done
-	$(BIN)/python -m benchmarks.step --seconds 1 --models resnet50 resnet20_cifar --output output/bench
-	$(BIN)/python -m benchmarks.plots --output output/bench
+	for b in op memory scaling; do $(BIN)/python -m benchmarks.speed.$$b --seconds 1 --output output/bench || exit 1; done
+	$(BIN)/python -m benchmarks.speed.step --seconds 1 --models resnet50 resnet20_cifar --output output/bench
+	$(BIN)/python -m benchmarks.speed.plots --output output/bench
 
 study: $(STAMP)
 	$(BIN)/python -m benchmarks.study run --preset $(PRESET) --device $(DEVICE) --parallel $(PARALLEL) --threads 1
-	$(BIN)/python -m benchmarks.robustness --device $(DEVICE) --threads 1
-	$(BIN)/python -m benchmarks.report --write
-	$(BIN)/python -m benchmarks.report_plots
+	$(BIN)/python -m benchmarks.study.robustness --device $(DEVICE) --threads 1
+	$(BIN)/python -m benchmarks.study.report --write
+	$(BIN)/python -m benchmarks.study.report_plots
 
 ablation: $(STAMP)
 	$(BIN)/python -m benchmarks.study ablate --preset $(PRESET) --device $(DEVICE) --parallel $(PARALLEL) --threads 1
-	$(BIN)/python -m benchmarks.report --write
-	$(BIN)/python -m benchmarks.report_plots
+	$(BIN)/python -m benchmarks.study.report --write
+	$(BIN)/python -m benchmarks.study.report_plots
 
 timm-tests: $(STAMP)
 	$(BIN)/python tests/zoo/timm_tests.py

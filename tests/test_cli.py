@@ -9,7 +9,7 @@ import yaml
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.cli import main
-from timm_moex.data import sample_dir
+from timm_moex.training.data import sample_dir
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_errors_are_one_line_and_exit_with_2(trained, tmp_path, capsys):
 
 
 def test_interrupt_exits_with_130(trained, monkeypatch, capsys):
-    monkeypatch.setattr("timm_moex.data.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("timm_moex.training.data.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     code, _, err = run(capsys, "sample")
     assert code == 130 and "interrupted" in err
 

@@ -1,12 +1,12 @@
 """Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
 
-from . import backbones  # noqa: F401  registers the plain architectures timm lacks
-from .functional import moment_exchange
+from . import models  # noqa: F401  registers the plain architectures timm lacks
+from .exchange.functional import moment_exchange
+from .exchange.layer import MomentExchange
 from .hub import load_model, load_twin, save_folder
-from .insertion import find_moex, insert_moex, moex_sites, remove_moex
-from .layer import MomentExchange
-from .task import MoExTask, create_task, draw_swap_index, mix_loss
-from .twin import register_twin, register_twins
+from .insertion.insert import find_moex, insert_moex, moex_sites, remove_moex
+from .models.twin import register_twin, register_twins
+from .training.task import MoExTask, create_task, draw_swap_index, mix_loss
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .cli_hub import add_convert, add_publish
-from .fetch import HubError
-from .spelling import nearest
+from .hub.download import HubError
+from .utils.spelling import nearest
 
 __all__ = ["main"]
 
@@ -55,7 +55,7 @@ def _add_list(commands: Any) -> None:
 def _list(args: argparse.Namespace) -> None:
     import timm
 
-    from .recipe import packaged_recipes
+    from .training.recipe import packaged_recipes
 
     recipes = [f"{name:24} {path}" for name, path in packaged_recipes().items()]
     print("\n".join(recipes if args.recipes else timm.list_models(args.filter)))
@@ -70,8 +70,8 @@ def _add_sites(commands: Any) -> None:
 def _sites(args: argparse.Namespace) -> None:
     import timm
 
-    from .insertion import moex_sites
-    from .run import check_model_name
+    from .insertion.insert import moex_sites
+    from .training.setup import check_model_name
 
     check_model_name(args.model)
     for site in moex_sites(timm.create_model(args.model)).values():
@@ -84,7 +84,7 @@ def _add_sample(commands: Any) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from .data import sample_dir
+    from .training.data import sample_dir
 
     print(sample_dir())
 
@@ -104,8 +104,8 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from .recipe import load_recipe
-    from .train import train
+    from .training.loop import train
+    from .training.recipe import load_recipe
 
     recipe = load_recipe(args.recipe).override(
         args.set,
@@ -130,8 +130,8 @@ def _add_eval(commands: Any) -> None:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from .data import label_names
-    from .evaluate import evaluate, write_per_class
+    from .training.data import label_names
+    from .training.evaluate import evaluate, write_per_class
 
     subset = _subset(args)
     model, loader, device, name = _model_and_loader(args, subset)
@@ -146,7 +146,7 @@ def _eval(args: argparse.Namespace) -> int:
 
 def _subset(args: argparse.Namespace) -> dict[str, int]:
     """Synset: column of the logits; empty for all classes."""
-    from .evaluate import SUBSETS, imagenet_subset
+    from .training.evaluate import SUBSETS, imagenet_subset
 
     if args.subset is None:
         return {}
@@ -174,8 +174,8 @@ def _add_show(commands: Any) -> None:
 def _show(args: argparse.Namespace) -> None:
     import torch
 
-    from .data import label_names
-    from .visualize import prediction_grid
+    from .training.data import label_names
+    from .training.plots import prediction_grid
 
     model, loader, device, _ = _model_and_loader(args)
     dataset = loader.dataset
@@ -196,7 +196,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from .verify import find_checkpoint, verify_all, verify_folder
+    from .hub.verify import find_checkpoint, verify_all, verify_folder
 
     if args.model is None:
         problems = verify_all()
@@ -215,7 +215,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _top1_problems(args: argparse.Namespace, stated: float) -> list[str]:
-    from .evaluate import evaluate
+    from .training.evaluate import evaluate
 
     model, loader, device, _ = _model_and_loader(args)
     top1 = evaluate(model, loader, device)["top1"]
@@ -241,9 +241,9 @@ def _model_and_loader(args: argparse.Namespace, subset: dict[str, int] | None = 
     """Model, loader, device, and the name that timm knows the model by."""
     from timm.data import resolve_data_config
 
-    from .data import create_eval_loader, open_dataset
-    from .hub import load_model
-    from .run import check_model_name, pick_device
+    from .hub.folder import load_model
+    from .training.data import create_eval_loader, open_dataset
+    from .training.setup import check_model_name, pick_device
 
     device, name, folder = pick_device(args.device), args.model, Path(args.model)
     if folder.is_dir():

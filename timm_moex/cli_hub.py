@@ -18,7 +18,7 @@ def add_publish(commands: Any) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from .publish import plan, publish
+    from .hub.publish import plan, publish
 
     if args.dry_run:
         for file in plan(args.folder, args.repo_id, args.license):
@@ -34,7 +34,7 @@ def _publish(args: argparse.Namespace) -> None:
 
 
 def add_convert(commands: Any) -> None:
-    from .convert import ARCHITECTURES
+    from .hub.convert import ARCHITECTURES
 
     parser = commands.add_parser("convert", help="turn a checkpoint of the official repository into a folder")
     parser.add_argument("file")
@@ -45,7 +45,7 @@ def add_convert(commands: Any) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from .convert import convert
+    from .hub.convert import convert
 
     folder = convert(args.file, args.arch, args.out, license=args.license)
     print(f"timm.create_model('local-dir:{folder}', pretrained=True)")

@@ -9,8 +9,8 @@ from torch import nn
 
 import timm_moex  # noqa: F401  registers the twins
 
-from .insertion import find_moex
-from .task import MoExTask
+from .insertion.insert import find_moex
+from .training.task import MoExTask
 
 __all__: list[str] = []
 

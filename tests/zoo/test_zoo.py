@@ -1,8 +1,7 @@
 """The sweep as tests, one per architecture: `pytest tests/zoo -m zoo --shard 1/4` runs a quarter of them."""
 
 import pytest
-
-from benchmarks.zoo import architectures, sweep
+from sweep import architectures, sweep
 
 pytestmark = pytest.mark.zoo
 

@@ -1,4 +1,4 @@
-"""Run timm's own tests/test_models.py on twins: `python tests/zoo/timm_tests.py --output benchmarks/timm_tests.csv`.
+"""Run timm's own tests/test_models.py on twins: `python tests/zoo/timm_tests.py`.
 
 The tests are fetched from PyPI at run time (the sdist of the installed timm ships them) and run unedited, on the
 smallest model of each of timm's model modules, three times:
@@ -120,7 +120,7 @@ def summary(function: str, mode: str, tests: list[str], records: list[dict], pla
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("output/timm_tests"), help="for the fetched tests and logs")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/timm_tests.csv"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/timm_tests.csv"))
     parser.add_argument("--models", nargs="+", help="default: the smallest of each of timm's model modules")
     parser.add_argument("--select", default="test", help="pytest -k expression")
     args = parser.parse_args()

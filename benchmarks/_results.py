@@ -1,0 +1,81 @@
+"""The results that every benchmark writes: CSV files, and the environment that each figure was measured in."""
+
+import csv
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def environment(device: torch.device, *code: str) -> dict[str, str]:
+    """Device, threads, versions and commit, as columns.
+
+    Args:
+        device: Where it was measured.
+        *code: What was measured, relative to the repository; default: the operator.
+    """
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": device.type,
+        "processor": processor,
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(code or ("timm_moex/exchange",)),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _commit(code: tuple[str, ...]) -> str:
+    """Short hash, with a + where the code under test is not what was committed."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=ROOT)
+    return commit.stdout.strip() + "+" * changed.returncode if commit.returncode == 0 else ""
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
+
+
+def read_rows(name: str, folder: Path = RESULTS) -> list[dict[str, str]]:
+    path = folder / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(name: str, rows: list[dict], device: torch.device, folder: Path) -> None:
+    """Write `<folder>/<name>.csv`: these rows in place of all earlier ones of the same kind of device."""
+    rows = [row | environment(device) for row in rows]
+    others = [row for row in read_rows(name, folder) if row["device"] != device.type]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(others + rows)
+
+
+def append_row(table: Path, row: dict[str, Any]) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not table.exists()
+    if not fresh:
+        with table.open(newline="") as file:
+            header = next(csv.reader(file))
+        if header != list(row):
+            raise ValueError(f"{table} has the columns {header}, the new line {list(row)}")
+    with table.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)

@@ -1,0 +1,1 @@
+"""How fast the exchange is, and what it keeps in memory."""

@@ -1,0 +1,58 @@
+"""Bytes an exchange keeps for backward, in sizes of its input. Writes benchmarks/memory.csv.
+
+On CUDA the peak of one forward and backward is measured as well, above the input, its gradient and the given gradient.
+
+    python -m benchmarks.speed.memory
+"""
+
+import torch
+
+from .._results import write_rows
+from ._measure import arguments, set_up, show
+from .op import contenders, tensors
+
+SHAPE = (64, 64, 56, 56)
+
+
+def kept(function, x, swap_index) -> int:
+    """Bytes of the distinct storages that autograd saves, the input's included."""
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function(x, swap_index)
+    return sum(storages.values())
+
+
+def peak(function, x, grad, swap_index) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torch.autograd.grad(function(x, swap_index), x, grad)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    device = set_up(options)
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for layout in ("NCHW", "channels_last"):
+            for norm in ("pono", "in"):
+                x, grad, swap_index = tensors(SHAPE, dtype, layout, device)
+                size = x.numel() * x.element_size()
+                for name, function in contenders(device, norm).items():
+                    row = {"shape": "x".join(map(str, SHAPE)), "dtype": dtype, "layout": layout, "norm": norm}
+                    row |= {"contender": name, "kept_per_input": f"{kept(function, x, swap_index) / size:.3f}"}
+                    on_gpu = device.type == "cuda"
+                    row["peak_per_input"] = f"{peak(function, x, grad, swap_index) / size:.3f}" if on_gpu else ""
+                    rows.append(row)
+    show(rows, "dtype", "layout", "norm", "contender", "kept_per_input", "peak_per_input")
+    write_rows("memory", rows, device, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What MoEx does to accuracy: trainings, evaluations, reports."""

@@ -1,0 +1,6 @@
+"""`python -m benchmarks.study` trains the study."""
+
+from .study import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Put a trained model into weights/: its folder, and its entry in the manifest, with what its runs say.
+
+    python -m benchmarks.study.make_checkpoint resnet8_cifar.moex_fmnist10k --table study \
+        --runs output/study/run/cpu-small-resnet8_cifar-moex-? \
+        --baseline output/study/run/cpu-small-resnet8_cifar-baseline-? \
+        --recipe "python -m benchmarks.study run --preset cpu-small" \
+        --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
+
+The runs are folders of `timm-moex train`, one per seed. Their top-1 is that of the last epoch on the evaluation part of
+the data, or with --table a column of a CSV of this folder, where that is of other images. The weights are those of the
+run with the median top-1 (of two, the lower one), never of the best.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from datetime import date
+from pathlib import Path
+
+import torch
+import yaml
+from timm.data import resolve_data_config
+
+from timm_moex.hub import load_model, save_folder
+from timm_moex.hub.download import WEIGHTS, sha256_of
+from timm_moex.hub.manifest import MANIFEST, read_manifest
+from timm_moex.hub.verify import verify_folder
+
+from .._results import ROOT, read_rows
+
+
+def row_of(run: Path, table: str) -> dict[str, str]:
+    """The run's line in a CSV, known by the name of its curve."""
+    [row] = [row for row in read_rows(table) if Path(row["curve"]).stem == run.name]
+    return row
+
+
+def top1_of(run: Path, table: str | None, column: str) -> float:
+    """Percent, after the last epoch."""
+    if table:
+        return float(row_of(run, table)[column])
+    return float(list(csv.DictReader((run / "summary.csv").open()))[-1]["eval_top1"])
+
+
+def settings_of(run: Path) -> dict[str, object]:
+    return yaml.safe_load((run / "recipe.yaml").read_text())
+
+
+def figures(values: list[float]) -> dict[str, float]:
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": round(statistics.mean(values), 3), "std": round(std, 3)}
+
+
+def median_first(runs: list[Path], values: list[float]) -> list[Path]:
+    """The runs, the one with the (lower) median value in front."""
+    median = runs[values.index(statistics.median_low(values))]
+    return [median, *(run for run in runs if run != median)]
+
+
+def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
+    """What card and manifest both say."""
+    values, others = (
+        [top1_of(run, args.table, args.column) for run in part] for part in (runs, sorted(args.baseline))
+    )
+    said = {key: getattr(args, key) for key in ("dataset", "split", "license", "commit", "device")}
+    if args.table:
+        rows = [row_of(run, args.table) for run in runs]
+        said["commit"] = said["commit"] or ", ".join(sorted({row["commit"] for row in rows}))
+        said["device"] = said["device"] or f"{rows[0]['processor']}, {rows[0]['threads']} thread(s)"
+    trained = date.fromtimestamp((runs[0] / "summary.csv").stat().st_mtime).isoformat()
+    top1 = {"value": round(values[0] if args.value is None else args.value, 2)} | figures(values)
+    seeds = [settings_of(run).get("seed", 42) for run in runs]
+    return said | dict(top1=top1, baseline=figures(others) if others else None, seeds=seeds, date=trained)
+
+
+def write_folder(args: argparse.Namespace, first: Path, facts: dict[str, object]) -> Path:
+    model = load_model(first / "hub")
+    config = json.loads((first / "hub" / "config.json").read_text())
+    extra = {key: getattr(args, key) for key in ("origin", "base_model") if getattr(args, key)}
+    return save_folder(
+        model,
+        args.weights / args.name,
+        resolve_data_config({}, model=model),
+        label_names=config.get("label_names", ()),
+        model_args=config.get("model_args"),
+        summary=first / "summary.csv",
+        card=facts | extra | dict(command=args.recipe, recipe=settings_of(first), limits=args.limits),
+        dtype=torch.float16 if args.half else None,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="architecture.tag")
+    parser.add_argument("--runs", nargs="+", type=Path, required=True)
+    parser.add_argument("--baseline", nargs="+", type=Path, default=[])
+    parser.add_argument("--table", help="name of the CSV in benchmarks/ that has the top-1")
+    parser.add_argument("--column", default="test_top1", help="of the table; default: %(default)s")
+    for key in ("recipe", "dataset", "split", "license", "limits"):
+        parser.add_argument(f"--{key}", required=True)
+    for key in ("commit", "device", "origin", "base_model"):
+        parser.add_argument(f"--{key}", help="see timm_moex/card.py; commit and device default to the table's")
+    parser.add_argument("--half", action="store_true", help="parameters in float16; then give --value too")
+    parser.add_argument("--value", type=float, help="top-1 of the written file by `timm-moex eval`")
+    parser.add_argument("--weights", type=Path, default=ROOT / "weights")
+    args = parser.parse_args()
+
+    runs = sorted(args.runs)
+    runs = median_first(runs, [top1_of(run, args.table, args.column) for run in runs])
+    facts = facts_of(args, runs)
+    folder = write_folder(args, runs[0], facts)
+    files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
+    architecture, _, tag = args.name.partition(".")
+    row = dict(name=args.name, architecture=architecture, tag=tag, files=files, recipe=args.recipe) | facts
+    manifest = args.weights / MANIFEST
+    rows = json.loads(manifest.read_text())["checkpoints"] if manifest.is_file() else []
+    rows = [other for other in rows if other["name"] != args.name] + [row | dict(hub_id=None, revision=None)]
+    manifest.write_text(json.dumps({"checkpoints": rows}, indent=2) + "\n")
+    [entry] = [entry for entry in read_manifest(manifest) if entry.name == args.name]
+    if problems := verify_folder(folder, entry):
+        raise SystemExit("\n".join(problems))
+    print(f"{folder}: {files[WEIGHTS]['size']:,} bytes, top-1 {facts['top1']}, without MoEx {facts['baseline']}")
+
+
+if __name__ == "__main__":
+    main()

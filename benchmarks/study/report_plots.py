@@ -1,0 +1,140 @@
+"""The pictures of benchmarks/README.md, drawn from the CSV files of this folder. Needs matplotlib.
+
+python -m benchmarks.study.report_plots
+"""
+
+import csv
+
+from matplotlib.figure import Figure
+
+from .._results import RESULTS, read_rows
+from ._statistics import mean_se, paired
+from .report import METHODS, PARTS, by_seed, grouped, in_order, validation_top1
+
+COLOURS = {
+    "baseline": "#5f6368",
+    "mixup": "#edae49",
+    "cutmix": "#8d6a9f",
+    "moex": "#00798c",
+    "moex_lam1": "#7fc4ce",
+    "cutmix_moex": "#d1495b",
+    "smoothing": "#a3b18a",
+}
+
+
+def curve(row: dict, column: str) -> list[float]:
+    with (RESULTS / "curves" / row["curve"]).open(newline="") as file:
+        return [float(line[column]) for line in csv.DictReader(file)]
+
+
+def learning_curves() -> dict[str, Figure]:
+    """Accuracy on the monitored images, and training loss, by epoch: a line for each run, a thick one for the mean."""
+    figures = {}
+    for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
+        figure = Figure((10, 4), layout="constrained")
+        for axes, (column, label) in zip(
+            figure.subplots(1, 2), (("eval_top1", "top-1 on monitored images, %"), ("train_loss", "training loss"))
+        ):
+            for name, own in in_order(grouped(rows, "method")):
+                runs = [curve(row, column) for row in own]
+                epochs = range(1, len(runs[0]) + 1)
+                for run in runs:
+                    axes.plot(epochs, run, color=COLOURS[name], linewidth=0.5, alpha=0.5)
+                means = [mean_se(values)[0] for values in zip(*runs)]
+                axes.plot(epochs, means, color=COLOURS[name], linewidth=2, label=f"{METHODS[name]}, seeds: {len(runs)}")
+            axes.set(xlabel="epoch", ylabel=label)
+            axes.grid(alpha=0.3)
+        figure.axes[0].set_ylim(bottom=_floor(figure.axes[0]))
+        figure.axes[1].legend(fontsize=8)
+        figure.suptitle(f"{model}, preset {preset}")
+        figures[f"curves_{preset}_{model}"] = figure
+    return figures
+
+
+def _floor(axes) -> float:
+    """Leaves the first steep epochs out of sight: from the lower quartile of all points less a little."""
+    values = sorted(value for line in axes.lines for value in line.get_ydata())
+    return values[len(values) // 8]
+
+
+def ablation() -> dict[str, Figure]:
+    """Each candidate's validation accuracy minus that of the runs with p = 0 and the same seeds."""
+    figures = {}
+    for (preset, model), rows in grouped(read_rows("ablation"), "preset", "model").items():
+        variants = grouped(rows, "factor", "value")
+        plain = by_seed(variants.get(("p", "0.0"), []), validation_top1)
+        shown = {key: paired(by_seed(own, validation_top1), plain) for key, own in variants.items()}
+        shown = {key: values for key, values in shown.items() if values and key != ("p", "0.0")}
+        figure = Figure((8, 1 + 0.28 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        for place, ((factor, _), values) in enumerate(shown.items()):
+            colour = COLOURS["moex" if factor == "reference" else "cutmix" if "ix" in factor else "baseline"]
+            axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.45, markersize=5)
+            axes.plot(mean_se(values)[0], place, "|", color=colour, markersize=14, markeredgewidth=2.5)
+        axes.axvline(0, color="#333333", linestyle=":")
+        axes.set(
+            xlabel="validation top-1 minus that of p = 0, same seed (dots: seeds, bar: mean)",
+            yticks=range(len(shown)),
+            yticklabels=["reference" if f == "reference" else f"{f} = {v}" for f, v in shown],
+        )
+        figure.suptitle(f"{model}, preset {preset}: one setting changed at a time\n(violet: with Mixup or CutMix)")
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+        figures[f"ablation_{preset}_{model}"] = figure
+    return figures
+
+
+def robustness() -> dict[str, Figure]:
+    """Error by severity, a panel for each corruption."""
+    figures = {}
+    for (preset, model), rows in grouped(read_rows("robustness"), "preset", "model").items():
+        kinds = [kind for kind in dict.fromkeys(row["corruption"] for row in rows) if kind != "clean"]
+        columns = 4
+        figure = Figure((11, 2.3 * -(-len(kinds) // columns)), layout="constrained")
+        panels = figure.subplots(-(-len(kinds) // columns), columns, sharex=True, sharey=True, squeeze=False).flat
+        for axes, kind in zip(panels, kinds):
+            for name, own in in_order(grouped([row for row in rows if row["corruption"] == kind], "method")):
+                points = {severity: part for (severity,), part in grouped(own, "severity").items()}
+                means = [mean_se([float(row["error"]) for row in part])[0] for part in points.values()]
+                axes.plot(list(points), means, "o-", color=COLOURS[name], markersize=3, label=METHODS[name])
+            axes.set_title(kind, fontsize=9)
+            axes.grid(alpha=0.3)
+        figure.axes[0].legend(fontsize=7)
+        figure.supxlabel("severity")
+        figure.supylabel("error, %")
+        figures[f"robustness_{preset}_{model}"] = figure
+    return figures
+
+
+def domain_shift() -> dict[str, Figure]:
+    """Accuracy on each part by hand: a dot for each seed, a bar for the mean."""
+    rows = [row for row in read_rows("domain_shift") if row["phase"] == "study"]
+    hands = grouped(rows, "hand")
+    if not hands:
+        return {}
+    figure = Figure((11, 4), layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, len(PARTS), sharey=True), PARTS.items()):
+        for place, own in enumerate(hands.values()):
+            methods = grouped(own, "method")
+            for k, ((name,), runs) in enumerate(methods.items()):
+                where = place + (k - (len(methods) - 1) / 2) * 0.2
+                values, colour = [float(row[column]) for row in runs], COLOURS[name.replace("+", "_")]
+                axes.plot([where] * len(values), values, "o", color=colour, alpha=0.45, markersize=4)
+                mean, legend = mean_se(values)[0], METHODS[name.replace("+", "_")] if place == 0 else None
+                axes.plot(where, mean, "_", color=colour, markersize=12, markeredgewidth=2.5, label=legend)
+        axes.set(title=label, xticks=range(len(hands)), xticklabels=[hand for (hand,) in hands], ylabel="top-1, %")
+        axes.grid(axis="y", alpha=0.3)
+    figure.axes[-1].legend(fontsize=8)
+    figure.supxlabel("hand held out", fontsize=9)
+    return {"domain_shift": figure}
+
+
+def main() -> None:
+    for draw in (learning_curves, ablation, robustness, domain_shift):
+        for name, figure in draw().items():
+            figure.savefig(RESULTS / f"{name}.png", dpi=110)
+            print(RESULTS / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

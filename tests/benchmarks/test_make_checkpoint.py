@@ -1,0 +1,46 @@
+"""How a study's runs become a checkpoint: the median one, never the best; the shipped ones do as stated."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study import make_checkpoint
+from timm_moex.cli import main
+from timm_moex.hub.manifest import checkpoints, weights_dir
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+ALL_TEST_IMAGES = "test, all 10,000 images"
+
+
+@pytest.mark.parametrize("values, first", [([3.0, 1.0, 2.0], 2), ([4.0, 1.0], 1), ([5.0], 0), ([1, 9, 5, 7, 3], 2)])
+def test_weights_are_those_of_the_median_run(values, first):
+    runs = [Path(str(seed)) for seed in range(len(values))]
+    ordered = make_checkpoint.median_first(runs, values)
+    assert ordered[0] == runs[first] and sorted(ordered) == runs
+
+
+def test_a_run_is_found_by_its_curve(monkeypatch):
+    rows = [{"curve": "study/a-1.csv", "test_top1": "81"}, {"curve": "study/a-10.csv", "test_top1": "82"}]
+    monkeypatch.setattr(make_checkpoint, "read_rows", lambda table: rows)
+    assert make_checkpoint.top1_of(Path("runs/a-1"), "study", "test_top1") == 81
+    with pytest.raises(ValueError):
+        make_checkpoint.top1_of(Path("runs/a"), "study", "test_top1")
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fashion")
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in DEBIAN.glob("*.gz"):
+        (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    return root
+
+
+@pytest.mark.skipif(not DEBIAN.exists(), reason="Debian package dataset-fashion-mnist is not installed")
+@pytest.mark.parametrize("name", sorted(n for n, entry in checkpoints().items() if entry.split == ALL_TEST_IMAGES))
+def test_shipped_checkpoint_has_the_accuracy_it_states(name, fashion_mnist, capsys):
+    folder = str(weights_dir() / name)
+    code = main(["verify", folder, "--dataset", "torch/fashion_mnist", "--data-dir", str(fashion_mnist)])
+    assert code == 0, capsys.readouterr().out

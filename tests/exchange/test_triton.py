@@ -1,0 +1,63 @@
+"""The Triton kernels without a GPU: their arithmetic in Triton's interpreter, their code through Triton's compiler."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_moex import moment_exchange
+
+triton = pytest.importorskip("triton")
+
+
+def test_kernels_equal_the_reference_in_the_interpreter():
+    script = Path(__file__).parents[1] / "support" / "interpret_triton.py"
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert "interpreted: equal to the reference" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("kernel", ["_moments", "_exchange", "_sums", "_grad"])
+@pytest.mark.parametrize("strided", [False, True])
+def test_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time(kernel, strided):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from timm_moex.exchange import _triton
+
+    function = getattr(_triton, kernel)
+    constants = {"MOMENTS": "both", "BLOCK_P": 128 if strided else 64, "BLOCK_R": 32 if strided else 64}
+    constants["STRIDED"] = strided
+    if not strided:
+        constants["K"] = 1
+    types = dict.fromkeys(["x", "y", "grad", "grad_x"], "*bf16") | dict.fromkeys(["P", "R", "K", "per_sample"], "i32")
+    types |= dict.fromkeys(["mean", "std", "sums", "donated"], "*fp32") | {"swap_index": "*i64", "eps": "fp32"}
+    names = function.arg_names
+    source = ASTSource(
+        fn=function,
+        signature={name: "constexpr" if name in constants else types[name] for name in names},
+        constexprs={(i,): constants[name] for i, name in enumerate(names) if name in constants},
+        attrs={
+            (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants and name != "eps"
+        },
+    )
+    ptx = compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+    assert "ld.global.v4.b32" in ptx
+    assert ("st.global.v4.b32" in ptx) == (kernel in ("_exchange", "_grad"))
+
+
+def test_what_the_kernels_cannot_do_is_refused_by_name():
+    x, swap_index = torch.randn(2, 3, 4), torch.tensor([1, 0])
+    with pytest.raises(ValueError, match="x is on cpu"):
+        moment_exchange(x, swap_index, backend="triton")
+    with pytest.raises(ValueError, match="positive_only"):
+        moment_exchange(x, swap_index, backend="triton", positive_only=True)
+    with pytest.raises(ValueError, match="float64"):
+        moment_exchange(x.double(), swap_index, backend="triton")

@@ -1,0 +1,259 @@
+"""What a user reads when loading fails: real clients, a loopback Hub that fails as told, a process with no cache."""
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import resource
+from pathlib import Path
+
+import pytest
+from hub_child import Child
+from hub_folders import files_of, write_folder
+from loopback_hub import TOKEN, LoopbackHub
+
+from timm_moex.hub.download import HubError
+from timm_moex.hub.folder import _is_other
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return files_of(write_folder(tmp_path_factory.mktemp("folders") / "hub"))
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def child(hub, tmp_path_factory):
+    with Child(hub.url, tmp_path_factory.mktemp("home")) as child:
+        yield child
+
+
+def message(answer):
+    assert answer.get("error") == "HubError", answer
+    assert TOKEN not in answer["message"]
+    return answer["message"]
+
+
+def without(files, *names, **changed):
+    kept = {name: content for name, content in files.items() if name not in names}
+    return kept | {name.replace("_", "."): content for name, content in changed.items()}
+
+
+def cached(tmp_home, repo):
+    """Files of a repo that are in the cache, whole or in part."""
+    folder = tmp_home / "hub" / f"models--{repo.replace('/', '--')}"
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and "refs" not in path.parts)
+
+
+def home(child):
+    return Path(child.errors.name).parent
+
+
+def test_404_says_what_could_be_wrong(hub, child, files):
+    assert f"{hub.url} has no repo 'ORG/nothing', or it is private" in message(child("load", "hf-hub:ORG/nothing"))
+    assert "has no repo 'timm/resnet50.a1_in1k'" in message(child("load", "moex_resnet50.a1_in1k"))
+    hub.add("ORG/known", files)
+    told = message(child("load", "hf-hub:ORG/known@v9"))
+    assert "ORG/known has no revision 'v9'" in told and "/ORG/known/tree/main" in told
+
+
+def test_gated_says_where_to_ask(hub, child, files):
+    hub.add("ORG/gated", files)
+    hub.fail("ORG/gated", "gated")
+    assert f"ORG/gated is gated: ask for access at {hub.url}/ORG/gated" in message(child("load", "hf-hub:ORG/gated"))
+
+
+def test_wrong_token_says_how_to_log_in_and_does_not_print_it(hub, child, files):
+    hub.add("ORG/open", files)
+    try:
+        child("set_token", "hf_someOldToken")
+        told = message(child("load", "hf-hub:ORG/open"))
+    finally:
+        child("set_token", TOKEN)
+    assert "refused the token with 401 for ORG/open. Log in anew" in told and "hf_someOldToken" not in told
+
+
+def test_server_error_is_the_servers(hub, child, files):
+    hub.add("ORG/broken", files)
+    hub.fail("ORG/broken", 500)
+    assert "answered 500 for ORG/broken" in message(child("load", "hf-hub:ORG/broken"))
+
+
+def test_offline_says_so_and_what_is_cached_still_loads(hub, child, files):
+    hub.add("ORG/seen", files)
+    assert child("load", "hf-hub:ORG/seen")["result"]["class"] == "ResNet"
+    hub.add("ORG/unseen", files)
+    try:
+        child("set_offline", True)
+        again = child("load", "hf-hub:ORG/seen")
+        told = message(child("load", "hf-hub:ORG/unseen"))
+    finally:
+        child("set_offline", False)
+    assert again["result"]["class"] == "ResNet"
+    assert "ORG/unseen@main is not in the cache" in told and "HF_HUB_OFFLINE is set" in told and "local-dir:" in told
+
+
+def test_timeout_names_the_variables(hub, child, files):
+    hub.add("ORG/slow", files)
+    hub.fail("HEAD /ORG/slow", "timeout", times=7)
+    told = message(child("load", "hf-hub:ORG/slow"))
+    assert "did not answer" in told and "HF_HUB_ETAG_TIMEOUT" in told
+
+
+def test_connection_cut_once_is_resumed(hub, child, files):
+    hub.add("ORG/cut-once", files)
+    hub.fail("GET /ORG/cut-once/resolve/main/model.safetensors", "cut", times=1)
+    assert child("load", "hf-hub:ORG/cut-once")["result"]["class"] == "ResNet"
+    assert sum("GET /ORG/cut-once/resolve/main/model.safetensors" in line for line in hub.log) == 2
+
+
+def test_connection_cut_for_good_leaves_nothing_half(hub, child, files):
+    hub.add("ORG/cut", files)
+    hub.fail("GET /ORG/cut/resolve/main/model.safetensors", "cut")
+    hub.fail("GET /ORG/cut/resolve/main/model.safetensors bytes=", "drop")
+    told = message(child("load", "hf-hub:ORG/cut"))
+    assert "the connection broke, at ORG/cut" in told and "Nothing half was kept, so try again" in told
+    assert cached(home(child), "ORG/cut") == []
+    hub.faults.clear()
+    assert child("load", "hf-hub:ORG/cut")["result"]["class"] == "ResNet"
+
+
+def test_bytes_changed_on_the_way_are_found_by_their_hash(hub, child, files):
+    hub.add("ORG/flipped", files)
+    hub.fail("GET /ORG/flipped/resolve/main/model.safetensors", "corrupt", times=1)
+    told = message(child("load", "hf-hub:ORG/flipped"))
+    assert len(set(re.findall(r"[0-9a-f]{64}", told))) == 2 and "taken out of the cache" in told
+    assert "model.safetensors" not in cached(home(child), "ORG/flipped")
+    assert child("load", "hf-hub:ORG/flipped")["result"]["class"] == "ResNet"
+
+
+def test_truncated_weights_in_the_repo_itself(hub, child, files):
+    hub.add("ORG/truncated", without(files, model_safetensors=files["model.safetensors"][:50_000]))
+    told = message(child("load", "hf-hub:ORG/truncated"))
+    assert "model.safetensors (50,000 bytes) is truncated or corrupt" in told and "load again" in told
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        (dict(config_json=b"{not json"), r"config.json is not JSON \(.*line 1 column 2"),
+        (dict(config_json=b"\x80\x04\x95"), "config.json is not JSON"),
+        (dict(config_json=b'{"model_type": "bert"}'), "has no 'architecture': it is of another library than timm"),
+    ],
+    ids=["broken", "binary", "foreign"],
+)
+def test_wrong_config(changed, expected, hub, child, files, tmp_path):
+    repo = f"ORG/config-{tmp_path.name}"
+    hub.add(repo, without(files, **changed))
+    assert re.search(expected, message(child("load", f"hf-hub:{repo}")))
+
+
+def test_missing_files(hub, child, files):
+    hub.add("ORG/no-config", without(files, "config.json"))
+    told = message(child("load", "hf-hub:ORG/no-config"))
+    assert "ORG/no-config@main has no config.json: it is no timm model" in told
+    hub.add("ORG/no-weights", without(files, "model.safetensors"))
+    assert "ORG/no-weights@main has no model.safetensors" in message(child("load", "hf-hub:ORG/no-weights"))
+
+
+def test_unknown_architecture_says_what_to_import(hub, child, files):
+    config = json.loads(files["config.json"]) | {"architecture": "test_resnett"}
+    hub.add("ORG/unknown", without(files, config_json=json.dumps(config).encode()))
+    told = message(child("load", "hf-hub:ORG/unknown"))
+    assert "architecture 'test_resnett' is not registered with timm" in told
+    assert "did you mean 'test_resnet'" in told and "import timm_moex" in told
+
+
+def test_misspelt_tag_gets_the_nearest(child):
+    told = message(child("load", "moex_resnet50.a1_in1"))
+    assert "moex_resnet50 has no weights with the tag 'a1_in1'; did you mean 'a1_in1k'" in told
+
+
+def test_folders_on_disk(child, files, tmp_path):
+    (tmp_path / "hub").mkdir()
+    assert f"{tmp_path / 'hub'} has no config.json" in message(child("load", str(tmp_path / "hub")))
+    (tmp_path / "hub" / "config.json").write_bytes(files["config.json"])
+    assert "has no model.safetensors" in message(child("load", str(tmp_path / "hub")))
+    (tmp_path / "hub" / "model.safetensors").write_bytes(files["model.safetensors"][:100])
+    told = message(child("load", str(tmp_path / "hub")))
+    assert f"{tmp_path / 'hub' / 'model.safetensors'} (100 bytes) is truncated or corrupt" in told
+    config = json.loads(files["config.json"]) | {"architecture": "resnet10t"}
+    (tmp_path / "hub" / "model.safetensors").write_bytes(files["model.safetensors"])
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
+    assert "the weights are not of the architecture" in message(child("load", str(tmp_path / "hub")))
+
+
+def save_elsewhere(folder, seeds, file_size=resource.RLIM_INFINITY):
+    """Save in another process, a fork of this one; what went wrong comes back through the pipe."""
+
+    def save(pipe):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+        told = []
+        for seed in seeds:
+            try:
+                write_folder(folder, seed=seed)
+            except HubError as error:
+                told.append(str(error))
+        pipe.send(told)
+
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=save, args=(theirs,))
+    process.start()
+    return process, ours
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path):
+    # A limit on the size of files stands in for the full disk: the write of the weights fails half way, for real.
+    folder = write_folder(tmp_path / "hub", seed=0)
+    old = files_of(folder)
+    process, pipe = save_elsewhere(folder, [1], file_size=100_000)
+    [told] = pipe.recv()
+    process.join()
+    assert f"{folder} could not be written" in told and "what was there before is still there" in told
+    assert os.strerror(errno.EFBIG) in told
+    assert files_of(folder) == old and [path.name for path in tmp_path.iterdir()] == ["hub"]
+
+
+def test_two_processes_saving_at_once_leave_one_whole_folder(tmp_path):
+    folder = tmp_path / "hub"
+    whole = {files_of(write_folder(tmp_path / f"{seed}", seed=seed))["model.safetensors"] for seed in (0, 1)}
+    savers = [save_elsewhere(folder, [seed] * 15) for seed in (0, 1)]
+    assert [pipe.recv() for _, pipe in savers] == [[], []]
+    for process, _ in savers:
+        process.join()
+    assert files_of(folder)["model.safetensors"] in whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "hub"]
+
+
+def test_a_folder_that_is_being_replaced_is_not_taken_for_another(tmp_path):
+    folder = write_folder(tmp_path / "hub", seed=0)
+    fork = multiprocessing.get_context("fork")
+    stop = fork.Event()
+
+    def replace_often():
+        for number in itertools.count():
+            new = tmp_path / f"new{number}"
+            new.mkdir()
+            (new / "config.json").touch()
+            folder.rename(tmp_path / f"old{number}")
+            new.rename(folder)
+            if stop.is_set():
+                return
+
+    process = fork.Process(target=replace_often)
+    process.start()
+    try:
+        while not (tmp_path / "old1000").exists():
+            assert process.is_alive() and not any(_is_other(folder) for _ in range(100))
+    finally:
+        stop.set()
+        process.join()
+    (folder / "config.json").unlink()
+    assert _is_other(folder) and not _is_other(tmp_path / "none")

@@ -1,0 +1,123 @@
+"""weights/: the manifest, the folders, timm's registry and the cards say the same."""
+
+import json
+
+import pytest
+from hub_folders import write_folder
+from weights_world import manifest_row
+
+from timm_moex.hub.card import FACTS, model_card, read_front_matter
+from timm_moex.hub.manifest import checkpoints, read_manifest, weights_dir
+from timm_moex.hub.verify import verify_all
+
+MB = 2**20
+
+
+def test_every_shipped_checkpoint_is_what_it_says():
+    assert (weights_dir() / "manifest.json").is_file()
+    assert {name: problems for name, problems in verify_all().items() if problems} == {}
+
+
+def test_shipped_folders_are_small():
+    sizes = {}
+    for name in checkpoints():
+        sizes[name] = sum(path.stat().st_size for path in (weights_dir() / name).iterdir())
+    assert all(size <= 8 * MB for size in sizes.values()) and sum(sizes.values()) <= 40 * MB, sizes
+
+
+@pytest.mark.parametrize("name", sorted(checkpoints()))
+def test_cards_say_what_the_manifest_says(name):
+    entry = checkpoints()[name]
+    card = (weights_dir() / name / "README.md").read_text()
+    [index] = read_front_matter(card)["model-index"]
+    [result] = index["results"]
+    assert result["metrics"][0]["value"] == entry.top1["value"]
+    assert f"commit {entry.commit}" in card and ", ".join(map(str, entry.seeds)) in card
+    assert f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}" in card or len(entry.seeds) == 1
+
+
+def test_who_may_read_the_config_may_read_the_weights(tmp_path):
+    assert len({path.stat().st_mode for path in write_folder(tmp_path / "hub").iterdir()}) == 1
+
+
+def write_manifest(tmp_path, **changes):
+    folder = write_folder(tmp_path / "test_resnet.v1")
+    row = {key: value for key, value in (manifest_row(folder) | changes).items() if value is not ...}
+    (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": [row]}))
+    return tmp_path / "manifest.json"
+
+
+def test_a_manifest_reads_back(tmp_path):
+    [entry] = read_manifest(write_manifest(tmp_path))
+    assert (entry.name, entry.architecture, entry.tag) == ("test_resnet.v1", "test_resnet", "v1")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(topp1=3), "'test_resnet.v1' lacks, or has without reason: topp1"),
+        (dict(seeds=...), "lacks, or has without reason: seeds"),
+        (dict(tag="v2"), "'architecture.tag' is test_resnet.v2"),
+        (dict(hub_id="ORG/NAME"), "hub_id='ORG/NAME' and revision=None go together"),
+        (dict(top1={"value": 3}), "top1 has value, mean and std"),
+        (dict(seeds=[]), "over the seeds"),
+    ],
+)
+def test_a_wrong_manifest_is_told(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_manifest(write_manifest(tmp_path, **changes))
+
+
+def test_no_manifest_at_all_is_told(tmp_path):
+    (tmp_path / "manifest.json").write_text("[")
+    with pytest.raises(ValueError, match="is no manifest"):
+        read_manifest(tmp_path / "manifest.json")
+
+
+CONFIG = dict(architecture="test_resnet", num_classes=10, pretrained_cfg=dict(input_size=(3, 32, 32)))
+TOP1 = {"value": 81.5, "mean": 81.0, "std": 0.5}
+
+
+def test_card_compares_with_the_baseline():
+    facts = dict(top1=TOP1, seeds=[4, 5, 6], baseline={"mean": 80.2, "std": 0.4}, dataset="torch/fashion_mnist")
+    card = model_card(CONFIG, facts | dict(split="test", license="mit", base_model="timm/x.y", recipe={"lr": 0.1}))
+    front = read_front_matter(card)
+    assert front["datasets"] == ["zalando-datasets/fashion_mnist"] and front["base_model"] == "timm/x.y"
+    assert (front["library_name"], front["pipeline_tag"]) == ("timm", "image-classification")
+    [result] = front["model-index"][0]["results"]
+    assert result["dataset"]["split"] == "test" and result["metrics"][0]["value"] == 81.5
+    assert "| with MoEx | 81.00 ± 0.50 |" in card and "| same recipe without MoEx | 80.20 ± 0.40 |" in card
+    assert "These weights: top-1 81.50, the last epoch of seed 4." in card and "lr: 0.1" in card
+
+
+def test_card_leaves_out_where_things_lay():
+    card = model_card(CONFIG, {"recipe": {"lr": 0.1, "data_dir": "/home/me/data", "output": "/home/me/out"}})
+    assert "lr: 0.1" in card and "/home/me" not in card
+
+
+def test_card_says_what_is_not_known():
+    card = model_card(CONFIG, dict(top1=TOP1, seeds=[0]))
+    assert "not run: the figure above does not say what MoEx brings" in card and "±" not in card
+    other = model_card(CONFIG, dict(top1={"value": 81.5}, seeds=[0], origin="Trained without an exchange."))
+    assert "| these weights | 81.50 |" in other and "without MoEx |" not in other
+    bare = model_card(CONFIG, {})
+    assert "model-index" not in read_front_matter(bare) and "ImageNet-R" in bare
+
+
+@pytest.mark.parametrize("architecture, needs_import", [("test_resnet", False), ("resnet20_cifar", True)])
+def test_code_of_the_card_runs(architecture, needs_import, tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "path" / "to" / "this" / "folder", architecture)
+    card = (folder / "README.md").read_text()
+    blocks = [block.partition("```")[0] for block in card.split("```python\n")[1:]]
+    assert len(blocks) == 2 and ("import timm_moex" in blocks[0]) == needs_import
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        assert names["model"].num_classes == 10
+
+
+def test_card_refuses_a_key_it_does_not_know():
+    with pytest.raises(ValueError, match="unknown key 'licence'.*did you mean 'license'"):
+        model_card(CONFIG, {"licence": "mit"})
+    assert set(FACTS) > {"license", "recipe", "top1"}

@@ -1,0 +1,99 @@
+"""What would be sent, what never is, and what the manifest then says; the sending itself is in test_hub_roundtrip."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from hub_child import Child
+from hub_folders import files_of, write_folder
+from loopback_hub import TOKEN, LoopbackHub
+from safetensors.torch import load_file, save_file
+from weights_world import manifest_row
+
+from timm_moex.cli import main
+from timm_moex.hub.card import HERE, read_front_matter
+from timm_moex.hub.download import HubError
+from timm_moex.hub.publish import plan
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "test_resnet.v1")
+
+
+def run(capsys, *words):
+    code = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_dry_run_lists_exactly_what_would_go(folder, capsys):
+    code, out, _ = run(capsys, "publish", folder, "--repo-id", "ORG/NAME", "--dry-run")
+    *rows, last = out.splitlines()
+    listed = {row.split()[-1]: (int(row.split()[0].replace(",", "")), row.split()[3]) for row in rows}
+    files = files_of(folder)
+    files["README.md"] = files["README.md"].replace(HERE.encode(), b"hf-hub:ORG/NAME")
+    assert b"hf-hub:ORG/NAME" in files["README.md"]
+    assert listed == {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    assert code == 0 and last == "would be one commit in ORG/NAME, tagged v1; nothing was sent"
+
+
+def poison_nan(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["fc.bias"] = torch.full_like(weights["fc.bias"], torch.nan)
+    save_file(weights, folder / "model.safetensors")
+
+
+REFUSED = {
+    "pickle": (lambda f: torch.save({}, f / "pytorch_model.bin"), "pytorch_model.bin does not belong here"),
+    "renamed_pickle": (lambda f: torch.save({}, f / "model.safetensors"), "truncated or corrupt"),
+    "folder": (lambda f: (f / ".git").mkdir(), ".git does not belong here"),
+    "no_card": (lambda f: (f / "README.md").unlink(), "README.md is missing"),
+    "no_weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "nan": (poison_nan, "fc.bias is not finite"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_verify_is_not_published(case, folder, capsys):
+    change, message = REFUSED[case]
+    change(folder)
+    code, _, err = run(capsys, "publish", folder, "--repo-id", "ORG/NAME")  # no Hub is asked: none is reachable here
+    assert code == 2 and "is not published" in err and message in err and err.count("\n") == 1
+
+
+def test_license_has_to_be_said_once(tmp_path):
+    folder = write_folder(tmp_path / "hub", license=None)
+    with pytest.raises(HubError, match="states no license; give --license"):
+        plan(folder, "ORG/NAME")
+    [card] = [file.content.decode() for file in plan(folder, "ORG/NAME", "mit") if file.name == "README.md"]
+    assert read_front_matter(card)["license"] == "mit"
+    assert "license" not in read_front_matter((folder / "README.md").read_text())
+    with pytest.raises(HubError, match="license='gpl', but .* states 'mit'"):
+        plan(write_folder(tmp_path / "other"), "ORG/NAME", "gpl")
+
+
+@pytest.mark.parametrize("repo_id", ["NAME", "ORG/NAME/x", "ORG/", "hf-hub:ORG/NAME", "ORG/NAME@v1"])
+def test_repo_id_has_two_parts(repo_id, folder):
+    with pytest.raises(HubError, match="ORG/NAME was expected"):
+        plan(folder, repo_id)
+
+
+def test_publishing_pins_the_manifest_and_shows_progress_but_no_token(folder, tmp_path):
+    other = write_folder(tmp_path / "resnet10t.v1", "resnet10t")
+    rows = [manifest_row(other), manifest_row(folder)]
+    (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": rows}, indent=2))
+    (tmp_path / "home").mkdir()
+    with LoopbackHub() as hub, Child(hub.url, tmp_path / "home", HF_HUB_DISABLE_PROGRESS_BARS="0") as child:
+        said = child("command", "publish", str(folder), "--repo-id", "ORG/NAME")["result"]
+        stderr = (tmp_path / "home" / "stderr.txt").read_text()
+    revision = hub.repos["ORG/NAME"].refs["v1"]
+    assert said["code"] == 0 and said["out"].splitlines() == [
+        f"ORG/NAME@{revision}, tag v1",
+        f"timm.create_model('hf-hub:ORG/NAME@{revision}', pretrained=True)",
+        f"pinned in {tmp_path / 'manifest.json'}",
+    ]
+    assert "100%" in stderr and TOKEN not in stderr + said["out"]
+    after = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
+    assert after == [rows[0], rows[1] | {"hub_id": "ORG/NAME", "revision": revision}]

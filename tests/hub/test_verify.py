@@ -1,0 +1,102 @@
+"""`timm-moex verify` finds what is wrong, and nothing where nothing is."""
+
+import json
+import re
+
+import pytest
+from hub_folders import TOP1, write_folder
+from safetensors.torch import load_file, save_file
+from tinydata import tiny_recipe, write_tiny
+from weights_world import manifest_row
+
+from timm_moex.cli import main
+from timm_moex.hub.card import model_card
+from timm_moex.hub.verify import find_checkpoint, verify_folder
+from timm_moex.training.loop import train
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = write_folder(tmp_path / "test_resnet.v1")
+    (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": [manifest_row(folder)]}))
+    return folder
+
+
+def problems_of(folder):
+    _, entry = find_checkpoint(folder)
+    return verify_folder(folder, entry)
+
+
+def test_a_good_folder_has_no_problems(folder, capsys):
+    assert problems_of(folder) == []
+    assert main(["verify", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}: as it says\n"
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def replace(folder, name, old, new):
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+
+
+WRONG = {
+    "architecture": (lambda f: change_config(f, architecture="test_resnett"), "did you mean 'test_resnet'"),
+    "twin": (lambda f: change_config(f, architecture="moex_test_resnet"), "config.json names a twin"),
+    "moex_args": (lambda f: change_config(f, model_args={"moex_prob": 1.0}), "names a twin or MoEx settings"),
+    "odd_args": (lambda f: change_config(f, model_args={"width": 3}), "timm cannot build it: .*width"),
+    "no_json": (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+    "foreign": (lambda f: (f / "config.json").write_text("{}"), "config.json has no architecture, num_classes"),
+    "classes": (lambda f: change_config(f, num_classes=7), "fc.weight has shape .10, .*., not .7,"),
+    "missing": (lambda f: change_weights(f, lambda w: w.pop("fc.bias")), "model.safetensors lacks fc.bias"),
+    "extra": (lambda f: change_weights(f, lambda w: w.update(x=w["fc.bias"].clone())), "has x, for which the model"),
+    "changed": (lambda f: change_weights(f, lambda w: w["fc.bias"].add_(1)), "has .* sha256 .*, the manifest says"),
+    "cut": (lambda f: (f / "model.safetensors").write_bytes(b"1234567890"), "truncated or corrupt"),
+    "no_front": (lambda f: (f / "README.md").write_text("hello"), "README.md: no front matter"),
+    "library": (lambda f: replace(f, "README.md", "_name: timm", "_name: x"), "library_name is 'x', not 'timm'"),
+    "number": (lambda f: replace(f, "README.md", "value: 81.5", "value: 99"), "model-index says .99., .* 81.5"),
+    "license": (lambda f: replace(f, "README.md", "license: mit", "license: gpl"), "license is 'gpl', not 'mit'"),
+    "untagged": (lambda f: replace(f, "README.md", "- moex\n", ""), "moex is not among the tags"),
+    "stranger": (lambda f: (f / "recipe.yaml").write_text(""), "recipe.yaml is not in the manifest"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_each_thing_that_can_be_wrong_is_found(case, folder, capsys):
+    change, message = WRONG[case]
+    change(folder)
+    problems = problems_of(folder)
+    assert any(re.search(message, problem) for problem in problems), problems
+    assert main(["verify", str(folder)]) == 1
+    assert problems[0] in capsys.readouterr().out
+
+
+def test_no_folder_is_told(tmp_path):
+    assert verify_folder(tmp_path / "nothing") == [f"{tmp_path / 'nothing'} is no folder"]
+
+
+def test_stated_top1_is_measured_again(tmp_path, capsys):
+    data = write_tiny(tmp_path / "data")
+    run = train(tiny_recipe(data, epochs=1), tmp_path / "run", in_memory=True, log=lambda line: None, progress=False)
+    folder = (run.folder / "hub").rename(tmp_path / "test_resnet.v1")
+    top1 = run.metrics["top1"]
+    words = ["verify", str(folder), "--dataset", "torch/fashion_mnist", "--data-dir", str(data)]
+    for stated, code in ((top1, 0), (top1 + 5, 1)):
+        config = json.loads((folder / "config.json").read_text())
+        facts = dict(license="mit", top1=TOP1 | {"value": stated})
+        (folder / "README.md").write_text(model_card(config, facts))
+        row = manifest_row(folder, **facts)
+        (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": [row]}))
+        assert main(words) == code
+        out = capsys.readouterr().out
+        assert f"top-1 {top1:.2f}, stated {stated:.2f}" in out

@@ -1,0 +1,136 @@
+"""The official repository's training checkpoints, turned into folders that plain timm loads.
+
+Such a file is a dict of epoch, arch, state_dict, best_prec1 and optimizer. Its weights carry torchvision's names,
+behind the `module.` of distributed training. It is read with `weights_only=True`, and the unexpected refused by name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from .folder import save_folder
+
+__all__ = ["ARCHITECTURES", "ConvertError", "convert"]
+
+# timm's name: the official repository's
+ARCHITECTURES = {"resnet50": "moex_resnet50", "densenet265": "moex_densenet_265"}
+
+_KEYS = ("epoch", "arch", "state_dict", "best_prec1", "optimizer")
+# The official evaluation: shorter side to 256, middle 224 x 224, torchvision's bilinear interpolation
+_DATA_CONFIG = dict(
+    input_size=(3, 224, 224),
+    mean=IMAGENET_DEFAULT_MEAN,
+    std=IMAGENET_DEFAULT_STD,
+    interpolation="bilinear",
+    crop_pct=0.875,
+    crop_mode="center",
+)
+# Said by timm of its own weights for the architecture, not of these
+_OF_OTHER_WEIGHTS = ("license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+_ORIGIN = (
+    "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by the [official code]"
+    "(https://github.com/Boyiliee/MoEx) or a run of it; converted by timm_moex."
+)
+_OLD_DENSENET_NAME = re.compile(r"(.*\.denselayer\d+\.(?:norm|conv))\.([12]\..*)")
+
+
+class ConvertError(ValueError):
+    """The file is not such a checkpoint; nothing was written."""
+
+
+def convert(file: str | Path, arch: str, out: str | Path, *, license: str | None = None) -> Path:
+    """Turn an official checkpoint into a folder for `timm.create_model("local-dir:OUT", pretrained=True)`.
+
+    Args:
+        file: checkpoint.pt, model_best.pt, … as the official training scripts write them.
+        arch: A key of `ARCHITECTURES`.
+        out: The folder to write, see `save_folder`.
+        license: Licence of the weights, for the card. The official files come with none of their own.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ConvertError: Unknown `arch`; the file needs unpickling, holds something else, or is of another architecture.
+    """
+    if arch not in ARCHITECTURES:
+        raise ConvertError(f"arch={arch!r}: one of {', '.join(ARCHITECTURES)} can be converted")
+    file = Path(file)
+    checkpoint = _read(file)
+    official = checkpoint.get("arch", ARCHITECTURES[arch])
+    if official != ARCHITECTURES[arch]:
+        known = {theirs: ours for ours, theirs in ARCHITECTURES.items()}
+        hint = f"; give --arch {known[official]}" if official in known else ""
+        raise ConvertError(f"{file} is of arch {official!r}, not {ARCHITECTURES[arch]!r}{hint}")
+    state = _state_dict(checkpoint["state_dict"], file)
+    model = _load(state, arch, file)
+    best = checkpoint.get("best_prec1")
+    results = None if best is None else f"top-1 {float(best):.2f}, as the file says; not measured again"
+    card = dict(dataset="ImageNet-1k", results=results, license=license, origin=_ORIGIN)
+    return save_folder(model, out, _DATA_CONFIG, card=card)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types, as the bytes will have it
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            told = f"{file} holds a pickled {found[1]}; to build that runs code out of the file: refused"
+        else:
+            told = f"{file} is cut short or no PyTorch file: {str(error).partition(chr(10))[0]}"
+        raise ConvertError(told) from error
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        keys = _some(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+        raise ConvertError(f"{file} is no training checkpoint: no 'state_dict' in it, but {keys}")
+    if foreign := [str(key) for key in checkpoint if key not in _KEYS]:
+        raise ConvertError(f"{file} holds {_some(foreign)} beside {', '.join(_KEYS)}")
+    return dict(checkpoint)
+
+
+def _state_dict(state: Any, file: Path) -> dict[str, Tensor]:
+    """timm's names: without DDP's prefix, and `norm1` where DenseNets from before 2018 have `norm.1`."""
+    if not isinstance(state, Mapping):
+        raise ConvertError(f"{file}: 'state_dict' is a {type(state).__name__}, not a dict of tensors")
+    renamed = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ConvertError(f"{file}: state_dict[{key!r}] is a {type(value).__name__}, not a tensor")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ConvertError(f"{file}: state_dict[{key!r}] is not finite")
+        name = _OLD_DENSENET_NAME.sub(r"\1\2", key.removeprefix("module."))
+        if name in renamed:
+            raise ConvertError(f"{file}: state_dict has {name!r} twice, the second time as {key!r}")
+        renamed[name] = value
+    return renamed
+
+
+def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
+    head = state.get("fc.weight", state.get("classifier.weight"))
+    num_classes = 1000 if head is None else len(head)
+    overlay = dict.fromkeys(_OF_OTHER_WEIGHTS)
+    model = timm.create_model(arch, num_classes=num_classes, pretrained_cfg_overlay=overlay)
+    expected = model.state_dict()
+    problems = {
+        "it lacks": [name for name in expected if name not in state],
+        f"{arch} has no place for": [name for name in state if name not in expected],
+        "it has another shape of": [n for n in expected if n in state and expected[n].shape != state[n].shape],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{words} {_some(names)}" for words, names in problems.items() if names)
+        raise ConvertError(f"{file} does not fit {arch}: {told}")
+    model.load_state_dict(state)
+    return model
+
+
+def _some(names: Iterable[str], count: int = 4) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

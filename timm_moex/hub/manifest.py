@@ -1,0 +1,155 @@
+"""The checkpoints this package knows: `weights/manifest.json`, and what timm's registry is told of it.
+
+A checkpoint is a folder in the Hub's layout next to the manifest. Where its weights are too large to be shipped, the
+folder lacks model.safetensors and the manifest names the repo and commit that have it. Only what its owner has
+published has a repo there: an unclaimed name is an open door for someone else's weights.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
+
+from .download import WEIGHTS, HubError, explained, fetch_weights, sha256_of
+
+__all__ = ["Checkpoint", "add_checkpoints", "checked_cfg", "generate_default_cfgs", "read_manifest", "weights_dir"]
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One entry of the manifest.
+
+    Attributes:
+        name: "architecture.tag", which is also the folder's name.
+        files: Of each file in the folder (and of model.safetensors where it is on the Hub alone): sha256 and size.
+        recipe: The packaged recipe's name, or the command where there is none.
+        commit: That of this project's repository, with which it was trained.
+        seeds: Of all the runs behind `top1`; the weights are those of the first.
+        dataset: The data and the split that was evaluated.
+        top1: `value` of these weights, `mean` and `std` over `seeds`; percent.
+        baseline: `mean` and `std` of the same recipe and number of seeds without MoEx; None if not run.
+        hub_id: "ORG/NAME" once published, else None; `revision` then is the commit there.
+        license: SPDX identifier of the weights' licence.
+        date: Day of the training, "2026-01-31"; `device` it ran on.
+    """
+
+    name: str
+    architecture: str
+    tag: str
+    files: dict[str, dict[str, Any]]
+    recipe: str
+    commit: str
+    seeds: list[int]
+    dataset: str
+    split: str
+    top1: dict[str, float]
+    baseline: dict[str, float] | None
+    hub_id: str | None
+    revision: str | None
+    license: str
+    date: str
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.name != f"{self.architecture}.{self.tag}":
+            raise ValueError(f"name={self.name!r}: 'architecture.tag' is {self.architecture}.{self.tag}")
+        if (self.hub_id is None) != (self.revision is None):
+            raise ValueError(f"{self.name}: hub_id={self.hub_id!r} and revision={self.revision!r} go together")
+        if set(self.top1) != {"value", "mean", "std"} or not self.seeds:
+            raise ValueError(f"{self.name}: top1 has value, mean and std over the seeds, got {self.top1}, {self.seeds}")
+
+
+def weights_dir() -> Path:
+    """Folder of the manifest: inside an installed package, or next to it in a checkout."""
+    packaged, checkout = Path(__file__).parents[1] / "_weights", Path(__file__).parents[2]
+    return checkout / "weights" if (checkout / "pyproject.toml").is_file() else packaged
+
+
+def read_manifest(path: str | Path) -> list[Checkpoint]:
+    """The entries of a manifest.
+
+    Raises:
+        ValueError: It is not JSON, or an entry has a key too many or too few, or says two things.
+    """
+    try:
+        rows = json.loads(Path(path).read_text())["checkpoints"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no manifest: {error!r}") from error
+    known = {field.name for field in fields(Checkpoint)}
+    for row in rows:
+        if set(row) != known:
+            wrong = ", ".join(sorted(set(row) ^ known))
+            raise ValueError(f"{path}: entry {row.get('name')!r} lacks, or has without reason: {wrong}")
+    return [Checkpoint(**row) for row in rows]
+
+
+@cache
+def checkpoints() -> dict[str, Checkpoint]:
+    """The package's own checkpoints by name; none where it was installed without them."""
+    path = weights_dir() / MANIFEST
+    return {entry.name: entry for entry in read_manifest(path)} if path.is_file() else {}
+
+
+def generate_default_cfgs(cfgs: dict[str, dict[str, Any]]) -> dict[str, DefaultCfg]:
+    """timm's function of that name, with the tags of this package's checkpoints added."""
+    default_cfgs = timm.models.generate_default_cfgs(cfgs)
+    add_checkpoints(default_cfgs)
+    return default_cfgs
+
+
+def add_checkpoints(default_cfgs: Mapping[str, DefaultCfg]) -> None:
+    """Add the tags of this package's checkpoints to a model module's `default_cfgs`, before its models are registered.
+
+    The architecture's default stays what it is: a tag of ours has to be asked for.
+    """
+    for entry in checkpoints().values():
+        default_cfg = default_cfgs.get(entry.architecture)
+        if default_cfg is not None and entry.tag not in default_cfg.cfgs:
+            default_cfg.tags.append(entry.tag)
+            default_cfg.cfgs[entry.tag] = _pretrained_cfg(entry)
+            default_cfg.is_pretrained = True
+
+
+def _pretrained_cfg(entry: Checkpoint) -> PretrainedCfg:
+    folder = weights_dir() / entry.name
+    config = json.loads((folder / "config.json").read_text())
+    known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
+    cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
+    cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
+    names = config.get("label_names")
+    weights = folder / WEIGHTS
+    source = {"file": str(weights)} if weights.is_file() else {"hf_hub_id": f"{entry.hub_id}@{entry.revision}"}
+    return PretrainedCfg(**cfg | source, label_names=tuple(names) if names else None)
+
+
+def checked_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
+    """The resolved cfg; if its weights are one of ours, they are at hand and have the sha256 that the manifest says.
+
+    Args:
+        variant: An architecture, or its twin.
+        pretrained_cfg: As given to its entrypoint: a tag, a cfg, or None for the default.
+        cache_dir: Of the Hub; None for the usual one.
+
+    Raises:
+        HubError: Another sha256, named with the right one; or the download failed.
+    """
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
+    entry = checkpoints().get(f"{variant.removeprefix('moex_')}.{cfg.tag}")
+    if entry is None or cfg.source:  # local-dir or hf-hub: not out of the registry
+        return cfg
+    expected = entry.files[WEIGHTS]["sha256"]
+    if cfg.hf_hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
+        with explained(f"hf-hub:{cfg.hf_hub_id}"):
+            path = fetch_weights(entry.hub_id, entry.revision, expected, cache_dir)
+        return replace(cfg, file=str(path))
+    ours = weights_dir() / entry.name / WEIGHTS
+    if cfg.file == str(ours) and (found := sha256_of(ours)) != expected:
+        raise HubError(f"{ours} has sha256 {found}, but the manifest says {expected}; install the package anew")
+    return cfg

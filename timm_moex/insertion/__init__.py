@@ -1,0 +1,1 @@
+"""Where an exchange sits in a model."""

@@ -1,0 +1,176 @@
+"""`insert_moex`: from a site's name to its module, and the hooks onto it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from timm.utils import unwrap_model
+from torch import nn
+
+from ..utils.spelling import nearest
+from .moex import MoEx, SiteExchange
+from .sites import Site, family_of, moex_sites, unread_site
+
+__all__ = ["find_moex", "insert_moex", "moex_sites", "remove_moex"]
+
+
+def find_moex(model: nn.Module) -> MoEx | None:
+    """The `MoEx` of a model, also through DDP, torch.compile and timm's EMA wrapper; None if there is none."""
+    for child in unwrap_model(model).children():
+        if isinstance(child, MoEx):
+            return child
+    return None
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: expected a number in [0, 1]")
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    if unwrap_model(model) is not model or isinstance(model, nn.DataParallel):
+        raise TypeError(
+            f"model is wrapped in {type(model).__name__}; insert MoEx into the bare model, then wrap or compile it"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
+    if find_moex(model) is not None:
+        raise ValueError("model already holds MoEx; call remove_moex(model) first")
+    if hasattr(model, "moex"):
+        raise ValueError(f"{type(model).__name__} has an attribute 'moex' of its own, the name MoEx needs")
+
+
+def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim: int | None) -> Site:
+    family = family_of(model)
+    wanted = dict(family.aliases).get(layer, layer) if family else layer
+    if wanted in known:
+        return known[wanted]
+    unread = unread_site(model)
+    if unread is not None and layer in (unread.name, unread.module):
+        raise ValueError(
+            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so exchanging "
+            "the last patch tokens would change nothing; choose an earlier layer or another global_pool"
+        )
+    modules = {name for name, _ in model.named_modules() if name}
+    if layer not in modules:
+        raise ValueError(
+            f"layer={layer!r} is no site of {type(model).__name__}: expected one of {', '.join(known)}, "
+            f"or the dotted path of a module{nearest(layer, [*known, *modules])}"
+        )
+    if channel_dim is not None:
+        return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
+    for site in known.values():
+        if (site.module, site.at) == (layer, "output"):
+            return replace(site, name=layer)
+    if family is None or family.inside is None:
+        raise ValueError(
+            f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
+            f"give channel_dim=1 or -1, or one of its sites: {', '.join(known)}"
+        )
+    return Site(layer, layer, "output", family.inside, norm=known[family.layer].norm)
+
+
+def _called_module(model: nn.Module, site: Site) -> nn.Module:
+    """The module to hook. A ModuleList is never called, and `checkpoint_seq` calls but the children of a Sequential:
+    take the first or last of them."""
+    module = model.get_submodule(site.module)
+    while len(children := list(module.children())) and (
+        isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
+    ):
+        module = children[-1 if site.at == "output" else 0]
+    return module
+
+
+def insert_moex(
+    model: nn.Module,
+    layer: str | Sequence[str] | None = None,
+    *,
+    norm: str | None = None,
+    eps: float = 1e-5,
+    positive_only: bool = False,
+    moments: str = "both",
+    lam: float = 0.9,
+    prob: float = 1.0,
+    channel_dim: int | None = None,
+) -> nn.Module:
+    """Give a model a MoEx insertion point; its class, parameters and `state_dict` keys stay its own.
+
+    Afterwards `model(x)` computes what it did before, and `model(x, swap_index=idx)` exchanges the moments of each
+    sample's features for those of sample `idx[i]`, exactly once, or raises. With several layers the call names one:
+    `model(x, swap_index=idx, swap_layer="stage1")`. Under gradient checkpointing run backward before the next forward:
+    the segments are computed again with the latest `swap_index`.
+
+    Args:
+        model: The bare model (not wrapped, not compiled); changed in place.
+        layer: A site of `moex_sites(model)`, a dotted module path, or several of them. Default: the family's, see
+            `timm_moex.insertion.sites`.
+        norm: Axes of the moments, see `moment_exchange`. Default: the site's, see `moex_sites`.
+        eps: Added to the variance.
+        positive_only: Moments of the positive entries alone.
+        moments: "both", "mean" or "std".
+        lam: Weight of a sample's own label in the loss.
+        prob: Probability that `MoExTask` exchanges a batch.
+        channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know.
+
+    Returns:
+        `model`.
+
+    Raises:
+        TypeError: `model` is no module, is wrapped, compiled or scripted.
+        ValueError: Unknown layer (the message lists the sites) or setting, or the model already holds MoEx.
+    """
+    _check_model(model)
+    _check_fraction("lam", lam)
+    _check_fraction("prob", prob)
+    if channel_dim not in (None, 1, -1):
+        raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1")
+    family, known = family_of(model), moex_sites(model)
+    if layer is None:
+        layer = family.layer if family else next(iter(known), None)
+        if layer is None:
+            raise ValueError(f"{type(model).__name__} is unknown to timm_moex; give layer= and channel_dim=")
+    layers = [layer] if isinstance(layer, str) else list(layer)
+    sites = [_find_site(model, name, known, channel_dim) for name in layers]
+    if not sites or len({site.name for site in sites}) < len(sites):
+        raise ValueError(f"layer={layer!r}: expected one or more different layers")
+    settings = dict(eps=eps, positive_only=positive_only, moments=moments)
+    exchanges = [SiteExchange(site, norm=norm or site.norm, **settings) for site in sites]
+    moex = MoEx(exchanges, dict(family.aliases) if family else {}, lam, prob)
+    _hook(model, moex)
+    model.moex = moex
+    return model
+
+
+def _hook(model: nn.Module, moex: MoEx) -> None:
+    for exchange in moex.sites:
+        module = _called_module(model, exchange.site)
+        if exchange.site.at == "input":
+            moex.handles.append(module.register_forward_pre_hook(exchange.input_hook))
+        else:
+            moex.handles.append(module.register_forward_hook(exchange.output_hook))
+    moex.handles.append(model.register_forward_pre_hook(moex.begin, with_kwargs=True))
+    moex.handles.append(model.register_forward_hook(moex.finish, always_call=True))
+    moex.train(model.training)
+
+
+def remove_moex(model: nn.Module) -> nn.Module:
+    """Take MoEx out of a model again.
+
+    Args:
+        model: A bare model that holds MoEx; changed in place.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: The model holds no MoEx.
+    """
+    moex = find_moex(model)
+    if moex is None:
+        raise ValueError(f"{type(model).__name__} holds no MoEx")
+    for handle in moex.handles:
+        handle.remove()
+    del unwrap_model(model).moex
+    return model

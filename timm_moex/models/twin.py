@@ -1,0 +1,133 @@
+"""A twin `moex_<arch>` for every registered architecture: the backbone with MoEx inserted.
+
+The module is called `twin` because timm already has a model module `twins`, whose models these would join.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+from timm.layers import is_scriptable
+from timm.models import (
+    DefaultCfg,
+    PretrainedCfg,
+    get_arch_pretrained_cfgs,
+    get_pretrained_cfg,
+    is_model,
+    list_models,
+    model_entrypoint,
+    register_model,
+)
+from torch import nn
+
+from ..hub.manifest import add_checkpoints, checked_cfg
+from ..insertion.insert import insert_moex
+from ..utils.spelling import nearest
+
+__all__ = ["PREFIX", "SETTINGS", "register_twin", "register_twins"]
+
+PREFIX = "moex_"
+# create_model's keyword → insert_moex's
+SETTINGS = {
+    f"{PREFIX}{name}": name for name in ("layer", "norm", "prob", "lam", "eps", "positive_only", "moments")
+}
+
+default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for the pretrained tags
+
+
+def _take_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for key in kwargs:
+        if key.startswith(PREFIX) and key not in SETTINGS:
+            hint = nearest(key, SETTINGS, 0.4)
+            raise TypeError(f"unknown keyword {key!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
+    return {SETTINGS[key]: kwargs.pop(key) for key in list(kwargs) if key in SETTINGS}
+
+
+def _resolve_cfg(name: str, pretrained_cfg: str | dict | PretrainedCfg | None) -> dict | PretrainedCfg | None:
+    """The twin's own pretrained cfg, so that the backbone's entrypoint does not look up its own."""
+    if not pretrained_cfg:
+        return get_pretrained_cfg(name)
+    if isinstance(pretrained_cfg, str):
+        return get_pretrained_cfg(f"{name}.{pretrained_cfg}")
+    if isinstance(pretrained_cfg, dict):
+        return {"architecture": name, **pretrained_cfg}
+    return pretrained_cfg if pretrained_cfg.architecture else replace(pretrained_cfg, architecture=name)
+
+
+def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
+    name = PREFIX + arch
+
+    def entrypoint(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs) -> nn.Module:
+        settings = _take_settings(kwargs)
+        bare = "features_only=True" if kwargs.get("features_only") else "scriptable=True" if is_scriptable() else ""
+        if bare and settings:
+            asked = ", ".join(f"{PREFIX}{key}" for key in settings)
+            raise ValueError(f"{name}: {bare} gives the bare backbone, which cannot exchange; leave out {asked}")
+        cfg = _resolve_cfg(name, pretrained_cfg)
+        if pretrained and cfg:
+            cfg = checked_cfg(name, cfg, kwargs.get("cache_dir"))
+        model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
+        return model if bare else insert_moex(model, **settings)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"`{arch}` with a MoEx insertion point; see `timm_moex.insert_moex` for the moex_ settings."
+    return entrypoint
+
+
+def register_twin(arch: str) -> str:
+    """Register `moex_<arch>` with every pretrained tag of `arch`, which keeps its weights where they are.
+
+    Args:
+        arch: Name of a registered timm architecture, e.g. your own; without a tag.
+
+    Returns:
+        The twin's name.
+
+    Raises:
+        ValueError: `arch` is not registered, or is a twin itself.
+    """
+    if arch.startswith(PREFIX):
+        raise ValueError(f"arch={arch!r} is a twin already")
+    if not is_model(arch) or "." in arch:
+        raise ValueError(f"arch={arch!r} is not a registered timm architecture{nearest(arch, list_models())}")
+    _register(arch)
+    return PREFIX + arch
+
+
+def _default_cfg(arch: str) -> DefaultCfg:
+    """The pretrained cfgs of `arch` by tag, default first, each with its Hub repo spelled out.
+
+    Taken from timm's model modules, where `get_arch_pretrained_cfgs` would deep-copy each of 1,800 at every import.
+    """
+    theirs = getattr(sys.modules[model_entrypoint(arch).__module__], "default_cfgs", {}).get(arch)
+    if not isinstance(theirs, DefaultCfg):
+        cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
+        return DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
+    ours = DefaultCfg(tags=theirs.tags, cfgs=dict(theirs.cfgs))
+    for tag, cfg in theirs.cfgs.items():
+        if cfg.hf_hub_id == "timm/":  # timm's shorthand for its repo of the same name, which is not the twin's
+            ours.cfgs[tag] = copy(cfg)
+            ours.cfgs[tag].hf_hub_id = f"timm/{arch}.{tag}" if tag else f"timm/{arch}"
+    return ours
+
+
+def _register(arch: str) -> None:
+    name = PREFIX + arch
+    default_cfg = _default_cfg(arch)
+    add_checkpoints({arch: default_cfg})
+    if default_cfg.tags:
+        default_cfg.is_pretrained = any(cfg.has_weights for cfg in default_cfg.cfgs.values())
+        default_cfgs[name] = default_cfg
+    entrypoint = _make_entrypoint(arch)
+    setattr(sys.modules[__name__], name, entrypoint)
+    register_model(entrypoint)
+
+
+def register_twins() -> None:
+    """Register the twin of every architecture that is registered and has none yet."""
+    for arch in list_models():
+        if not arch.startswith(PREFIX) and not is_model(PREFIX + arch):
+            _register(arch)

@@ -1,1 +1,0 @@
-"""Implementations of the exchange; `timm_moex.functional` chooses between them."""

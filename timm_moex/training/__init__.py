@@ -1,0 +1,1 @@
+"""The task, the recipes and the built-in trainer."""

@@ -1,0 +1,122 @@
+"""Checkpoints of the built-in trainer: everything a run needs to go on exactly, in the layout of timm's own.
+
+timm's `load_checkpoint`, `resume_task_checkpoint` and train.py's --resume read them; nothing in them needs unpickling.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.task import TrainingTask
+from timm.utils import NativeScaler
+
+from ..utils.files import write_atomically
+
+__all__ = ["get_rng_state", "load_checkpoint", "save_checkpoint", "set_rng_state"]
+
+
+def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
+    """State of every source of randomness: torch on CPU and CUDA, NumPy, Python, the data loader's own generator."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (name, keys.tolist(), position, has_gauss, cached),
+        "python": random.getstate(),
+        "loader": None if generator is None else generator.get_state(),
+    }
+
+
+def set_rng_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
+    """Put back what `get_rng_state` returned. CUDA's state is left alone where the number of GPUs differs."""
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    random.setstate(state["python"])
+    if generator is not None:
+        generator.set_state(state["loader"])
+
+
+def save_checkpoint(
+    path: Path,
+    task: TrainingTask,
+    optimizer: torch.optim.Optimizer,
+    scaler: NativeScaler | None,
+    *,
+    epoch: int,
+    args: dict[str, Any],
+    generator: torch.Generator | None,
+    **extra: Any,
+) -> None:
+    """Write the state after `epoch` (counted from 0), learning rate of the next one already set.
+
+    Args:
+        path: The file, replaced whole or not at all.
+        task: Holds the model and its EMA.
+        optimizer: With the learning rates of the next epoch.
+        scaler: Of fp16 gradients, if any.
+        epoch: The epoch just done.
+        args: The run's settings, for `load_checkpoint` to compare.
+        generator: The data loader's own, if it has one.
+        **extra: Plain values to keep: `metric`, `best`, …
+    """
+    state = {"epoch": epoch, "version": 2, "arch": args["model"], "args": args, "optimizer": optimizer.state_dict()}
+    state |= task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
+    if scaler is not None:
+        state[scaler.state_dict_key] = scaler.state_dict()
+    state["rng"] = get_rng_state(generator)
+    write_atomically(path, lambda file: torch.save(state | extra, file))
+
+
+def load_checkpoint(
+    path: Path,
+    task: TrainingTask,
+    optimizer: torch.optim.Optimizer,
+    scaler: NativeScaler | None,
+    *,
+    args: dict[str, Any],
+    may_differ: frozenset[str],
+    generator: torch.Generator | None,
+) -> dict[str, Any]:
+    """Put a run back to where `save_checkpoint` left it.
+
+    Args:
+        path: The checkpoint.
+        task: As for `save_checkpoint`, with its EMA already set up.
+        optimizer: Made, with its scheduler, as for a new run.
+        scaler: Likewise.
+        args: The settings of this run.
+        may_differ: Keys of `args` that need not be what they were.
+        generator: The data loader's own, if it has one.
+
+    Returns:
+        The checkpoint: `epoch`, and what was given as extra.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a checkpoint of the built-in trainer, or of a run with other settings.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"resume={str(path)!r}: no such file")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if "rng" not in state:
+        raise ValueError(
+            f"resume={str(path)!r} was not written by the built-in trainer; to start from its weights, give "
+            "initial_checkpoint instead"
+        )
+    changed = [k for k in args if k not in may_differ and args[k] != state["args"].get(k)]
+    if changed:
+        values = ", ".join(f"{key}={args[key]!r} (was {state['args'].get(key)!r})" for key in changed)
+        raise ValueError(f"resume={str(path)!r} is of a run with other settings: {values}")
+    task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
+    if task.has_ema():
+        task.load_checkpoint_state(state["state_dict_ema"], state.get("task_state_ema"), ema=True)
+    optimizer.load_state_dict(state["optimizer"])
+    if scaler is not None:
+        scaler.load_state_dict(state[scaler.state_dict_key])
+    set_rng_state(state["rng"], generator)
+    return state

@@ -1,0 +1,205 @@
+"""Recipes: YAML files whose keys are the argument names of timm's stock train.py, read strictly.
+
+The same file serves either trainer: `timm-moex train RECIPE` or `python train.py --config RECIPE`. `stock_keys.yaml`
+holds every key with its type and default and says whether the built-in trainer serves it too.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ..utils.spelling import nearest
+
+__all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
+
+_TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
+_TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3 and 1.0e3 for text
+
+# What the built-in trainer takes where train.py takes any text; an option that it left out says so.
+_CHOICES = {
+    "amp_dtype": ("float16", "bfloat16"),
+    "model_dtype": (None, "float32", "bfloat16"),
+    "clip_mode": ("norm", "value", "agc"),
+    "sched": ("cosine", "tanh", "step", "multistep", "poly"),
+    "lr_base_scale": ("", "linear", "sqrt"),
+    "train_crop_mode": (None, "rrc", "rkrc", "rkrr"),
+    "remode": ("const", "rand", "pixel"),
+    "mixup_mode": ("batch", "pair", "elem"),
+    "eval_metric": ("top1", "top5", "loss"),
+}
+_AT_LEAST_ONE = ("batch_size", "validation_batch_size", "epochs", "grad_accum_steps", "log_interval", "num_classes")
+
+
+class RecipeError(ValueError):
+    """A recipe names an unknown key, gives a key a wrong value, or asks a trainer for what it cannot do."""
+
+
+class StockKey(NamedTuple):
+    """One argument of train.py: `type` as in stock_keys.yaml, its default, and `trainer`, "both" or "stock"."""
+
+    type: str
+    default: Any
+    trainer: str
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise RecipeError(f"{', '.join(twice)} given twice, line {node.start_mark.line + 1} on")
+        return super().construct_mapping(node, deep=deep)
+
+
+@cache
+def stock_keys() -> dict[str, StockKey]:
+    """Every argument of timm's train.py, by its name in a config file."""
+    table = yaml.safe_load((Path(__file__).parent / "stock_keys.yaml").read_text())
+    return {key: StockKey(*row) for key, row in table.items()}
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Name → file of the recipes that come with the package."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe says, checked.
+
+    Attributes:
+        name: Where it came from: the packaged name, or the file's stem.
+        settings: Key → value, only the keys that are given.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        checked = {key: _checked(key, value) for key, value in self.settings.items()}
+        object.__setattr__(self, "settings", checked)
+
+    def override(self, assignments: Iterable[str] = (), **settings: Any) -> "Recipe":
+        """The recipe with some values replaced.
+
+        Args:
+            assignments: `key=value` each, the value read as YAML; `model_kwargs.moex_prob=0.5` reaches into a mapping.
+            **settings: Values as they are; None leaves the recipe's.
+
+        Raises:
+            RecipeError: No `=`, unknown key or wrong type.
+        """
+        merged = dict(self.settings)
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            if not equals:
+                raise RecipeError(f"--set {assignment}: expected key=value")
+            key, dot, inner = key.strip().partition(".")
+            value = yaml.load(text, _StrictLoader)
+            if dot:
+                if _known(key).type != "dict":
+                    raise RecipeError(f"--set {assignment}: {key} is not a mapping, it has no {inner}")
+                value = {**merged.get(key, {}), inner: value}
+            merged[key] = value
+        merged.update({key: value for key, value in settings.items() if value is not None})
+        return Recipe(self.name, merged)
+
+    def arguments(self) -> argparse.Namespace:
+        """Every key that the built-in trainer serves, with train.py's defaults for those the recipe leaves out.
+
+        Raises:
+            RecipeError: The recipe needs something that only stock train.py does.
+        """
+        table = stock_keys()
+        not_served = {key: row.default for key, row in table.items() if row.trainer == "stock"}
+        only_stock = [k for k, v in self.settings.items() if k in not_served and v != not_served[k]]
+        if only_stock:
+            raise RecipeError(
+                f"recipe {self.name}: {', '.join(only_stock)}: only timm's stock train.py serves "
+                f"this, the built-in trainer does not; leave it out, or run "
+                "train.py --config with --device-modules timm_moex.plugin"
+            )
+        values = {key: row.default for key, row in table.items() if row.trainer == "both"} | self.settings
+        for key, choices in _CHOICES.items():
+            if values[key] not in choices:
+                served = ", ".join(repr(choice) for choice in choices) + nearest(values[key], choices)
+                raise RecipeError(f"{key}: {values[key]!r}: the built-in trainer serves {served}")
+        for key in _AT_LEAST_ONE:
+            if values[key] is not None and values[key] < 1:
+                raise RecipeError(f"{key}: {values[key]}: expected at least 1")
+        return argparse.Namespace(**values)
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: Name of a packaged recipe (`quickstart`) or path of a YAML file.
+
+    Raises:
+        RecipeError: No such recipe, unknown key, or a value of the wrong type.
+    """
+    text, path, packaged = str(source), Path(source), packaged_recipes()
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise RecipeError(f"recipe {text}: no such file")
+        content = path.read_text()
+    elif text in packaged:
+        content = packaged[text].read_text()
+    else:
+        names = ", ".join(packaged) + nearest(text, packaged)
+        raise RecipeError(f"recipe {text!r}: expected the path of a .yaml file or one of {names}")
+    try:
+        settings = yaml.load(content, _StrictLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {text}: not readable as YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"recipe {text}: expected a mapping of train.py's arguments, got {type(settings).__name__}")
+    return Recipe(path.stem, settings)
+
+
+def _known(key: Any) -> StockKey:
+    table = stock_keys()
+    if key not in table:
+        hint = nearest(str(key).replace("-", "_"), table)
+        raise RecipeError(f"unknown key {key!r}: recipe keys are the argument names of timm's train.py{hint}")
+    return table[key]
+
+
+def _checked(key: str, value: Any) -> Any:
+    """`value`, of the type that train.py's argument has."""
+    row = _known(key)
+    kind, many = re.fullmatch(r"([a-z]+)([+\d]*)", row.type).groups()
+    if value is None and row.default is None:
+        return None
+    if not many:
+        return _scalar(key, kind, value)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RecipeError(f"{key}: {value!r}: expected a list, e.g. [{', '.join(['…'] * (3 if many == '3' else 2))}]")
+    if many != "+" and len(value) != int(many):
+        raise RecipeError(f"{key}: {value!r}: expected {many} values, got {len(value)}")
+    for item in value:
+        if _is_scientific(kind, item):  # train.py's parser converts such a text, but not in a list
+            raise RecipeError(f"{key}: YAML reads {item} in a list as a text; write {float(item)!r}")
+    return [_scalar(key, kind, item) for item in value]
+
+
+def _is_scientific(kind: str, value: Any) -> bool:
+    return kind == "float" and isinstance(value, str) and _SCIENTIFIC.fullmatch(value) is not None
+
+
+def _scalar(key: str, kind: str, value: Any) -> Any:
+    if _is_scientific(kind, value):
+        return float(value)
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise RecipeError(f"{key}: {value!r}: expected {_TYPE_WORDS[kind]}, got {type(value).__name__}")
+    return value
