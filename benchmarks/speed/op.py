@@ -1,8 +1,8 @@
 """The exchange alone, in copies: time divided by that of `y.copy_(x)` in the same round. Writes benchmarks/op.csv.
 
 Contenders: `x * 0.5`, which reads and writes once forward and once backward, as any operator must that returns a new
-tensor; `reference`, the formula under autograd; `fused` and, on CUDA, `triton`, the package's own. On the CPU two cases
-are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages can cost the most.
+tensor; `reference`, the formula under autograd; `closed_form` and, on CUDA, `triton`, the package's own. On the CPU two
+cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most.
 
     python -m benchmarks.speed.op
     python -m benchmarks.speed.op --device cuda

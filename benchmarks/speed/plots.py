@@ -14,8 +14,8 @@ COLOURS = {
     "x * 0.5": "#9aa0a6",
     "reference": "#d1495b",
     "reference compiled": "#e8a0a9",
-    "fused": "#00798c",
-    "fused compiled": "#7fc4ce",
+    "closed_form": "#00798c",
+    "closed_form compiled": "#7fc4ce",
     "triton": "#edae49",
     "triton compiled": "#f6d9a8",
     "exchange": "#00798c",
@@ -119,7 +119,7 @@ def plot_scaling(rows: list[dict]) -> Figure:
     figure = Figure((8, 6), layout="constrained")
     axes = figure.subplots()
     markers = {"batch": "o", "side": "s", "channels": "^"}
-    for contender in ("reference", "fused", "triton"):
+    for contender in ("reference", "closed_form", "triton"):
         mine = [(r["sweep"], float(r["elements"]), float(r["ms_50"])) for r in rows if r["contender"] == contender]
         if not mine:
             continue

@@ -39,12 +39,13 @@ def operatortable() -> str:
             where = {"dtype": dtype, "layout": layout, "norm": "pono"}
             times = [
                 _pick(op, "ratio_50", contender=name, direction="both", allocator="kept", **where)
-                for name in ("x * 0.5", "reference", "fused")
+                for name in ("x * 0.5", "reference", "closed_form")
             ]
             times += [
-                _pick(compiled, "ratio_50", contender=f"{name} compiled", **where) for name in ("reference", "fused")
+                _pick(compiled, "ratio_50", contender=f"{name} compiled", **where)
+                for name in ("reference", "closed_form")
             ]
-            kept = [_pick(memory, "kept_per_input", contender=name, **where) for name in ("reference", "fused")]
+            kept = [_pick(memory, "kept_per_input", contender=name, **where) for name in ("reference", "closed_form")]
             lines.append([f"{dtype}, {layout}", *times[:2], f"**{times[2]}**", *times[3:], kept[0], f"**{kept[1]}**"])
     head = ["(64, 64, 56, 56), PONO", "`x * 0.5`", "plain formula", "timm_moex"]
     head += ["plain, compiled", "timm_moex, compiled", "kept, plain", "kept, timm_moex"]

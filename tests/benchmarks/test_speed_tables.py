@@ -33,7 +33,7 @@ def test_a_wrong_contender_is_not_timed(wrong):
     x, grad, swap_index = op.tensors((6, 5, 4, 3), "float32", "NCHW", torch.device("cpu"))
     with pytest.raises(AssertionError, match="error"):
         op.assert_right(wrong, "pono", x, grad, swap_index)
-    op.assert_right(op.contenders(torch.device("cpu"), "pono")["fused"], "pono", x, grad, swap_index)
+    op.assert_right(op.contenders(torch.device("cpu"), "pono")["closed_form"], "pono", x, grad, swap_index)
 
 
 def test_slope_of_a_power_law_is_its_exponent():

@@ -1,26 +1,26 @@
-"""The closed form against the reference: values, gradients, precision, memory, transforms; both engines on the CPU."""
+"""The closed form against the reference: values, gradients, precision, memory, transforms; both paths on the CPU."""
 
-import logging
+import subprocess
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from timm_moex import moment_exchange
-from timm_moex.exchange import closed_form as fused
-from timm_moex.exchange import kernels
+from timm_moex.exchange import _dense, closed_form
 
 NORMS = ["pono", "in", "ln", "gn2", "gn-d2", "gpono2", "gpono-d3"]
 LAYOUTS = ["contiguous", "channels_last", "last_axis", "gaps"]
 DONORS = torch.tensor([1, 1, 0, 4, 2])  # sample 1 gives twice, sample 3 never: a map, not a permutation
 
 
-@pytest.fixture(params=["operators", "loops"])
+@pytest.fixture(params=["operators", "dense"])
 def engine(request, monkeypatch):
-    """Run the same test on PyTorch's operators and on the compiled loops, whatever the size."""
-    if request.param == "loops" and kernels.library() is None:
-        pytest.skip("no C++ compiler")
-    monkeypatch.setattr(kernels, "MIN_NUMEL", 0 if request.param == "loops" else 2**62)
+    """Run the same test on the chain of operators and on the fused passes for dense tensors, whatever the size."""
+    least = 0 if request.param == "dense" else 2**62
+    monkeypatch.setattr(_dense, "MIN_NUMEL", least)
+    monkeypatch.setattr(_dense, "MIN_ROW", least)
     return request.param
 
 
@@ -49,7 +49,7 @@ def test_equals_the_reference(engine, norm, layout, moments):
     x, where = features(layout, torch.float32)
     settings = {"norm": norm, "moments": moments, "eps": 1e-2, **where}  # groups of 2 and 3 can be all but constant
     grad = torch.randn_like(x)
-    for found, expected in zip(run(x, grad, "fused", **settings), run(x, grad, "reference", **settings)):
+    for found, expected in zip(run(x, grad, "closed_form", **settings), run(x, grad, "reference", **settings)):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert found.stride() == expected.stride()
 
@@ -58,10 +58,10 @@ def test_equals_the_reference(engine, norm, layout, moments):
 def test_the_way_taken_on_accelerators_is_the_same(monkeypatch, dtype):
     x, _ = features("channels_last", dtype)
     grad = torch.randn_like(x)
-    expected = run(x, grad, "fused")
-    monkeypatch.setattr(fused, "_SLOW_VAR", set())
-    monkeypatch.setattr(fused, "_BLOCK", 2**62)
-    torch.testing.assert_close(run(x, grad, "fused"), expected)
+    expected = run(x, grad, "closed_form")
+    monkeypatch.setattr(closed_form, "_SLOW_VAR", set())
+    monkeypatch.setattr(closed_form, "_BLOCK", 2**62)
+    torch.testing.assert_close(run(x, grad, "closed_form"), expected)
 
 
 @pytest.mark.parametrize("moments", ["both", "mean", "std"])
@@ -70,8 +70,8 @@ def test_the_way_taken_on_accelerators_is_the_same(monkeypatch, dtype):
 def test_gradient_is_exact(norm, layout, moments):
     x, where = features(layout, torch.float64, side=(3, 2))
     settings = {"norm": norm, "moments": moments, "eps": 1e-2, **where}
-    check = torch.autograd.gradcheck
-    assert check(lambda x: moment_exchange(x, DONORS, backend="fused", **settings), x.requires_grad_(), fast_mode=True)
+    exchange = partial(moment_exchange, swap_index=DONORS, backend="closed_form", **settings)
+    assert torch.autograd.gradcheck(exchange, x.requires_grad_(), fast_mode=True)
 
 
 @pytest.mark.parametrize("moments", ["both", "mean", "std"])
@@ -81,9 +81,9 @@ def test_positive_only_gradient_is_exact(norm, moments):
     x[3] = -x[3].abs()  # no positive entry at all
     settings = {"norm": norm, "moments": moments, "eps": 1e-2, "positive_only": True}
     grad = torch.randn_like(x)
-    torch.testing.assert_close(run(x, grad, "fused", **settings), run(x, grad, "reference", **settings))
-    check = torch.autograd.gradcheck
-    assert check(lambda x: moment_exchange(x, DONORS, backend="fused", **settings), x.requires_grad_(), fast_mode=True)
+    torch.testing.assert_close(run(x, grad, "closed_form", **settings), run(x, grad, "reference", **settings))
+    exchange = partial(moment_exchange, swap_index=DONORS, backend="closed_form", **settings)
+    assert torch.autograd.gradcheck(exchange, x.requires_grad_(), fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -94,7 +94,7 @@ def test_low_precision_is_as_close_to_float32_as_the_reference(engine, norm, lay
     grad = torch.randn_like(x)
     exact = run(x.float(), grad.float(), "reference", norm=norm, **where)
     plain = run(x, grad, "reference", norm=norm, **where)
-    for found, low, true in zip(run(x, grad, "fused", norm=norm, **where), plain, exact):
+    for found, low, true in zip(run(x, grad, "closed_form", norm=norm, **where), plain, exact):
         assert found.dtype == dtype
         assert (found - true).abs().max() <= 2 * (low - true).abs().max() + 1e-6
 
@@ -107,7 +107,7 @@ def test_as_accurate_as_the_reference_where_the_mean_dwarfs_the_std(engine, norm
     grad = torch.randn_like(x)
     exact = run(x.double(), grad.double(), "reference", norm=norm)
     plain = run(x, grad, "reference", norm=norm)
-    for found, reference, true in zip(run(x, grad, "fused", norm=norm), plain, exact):
+    for found, reference, true in zip(run(x, grad, "closed_form", norm=norm), plain, exact):
         assert (found - true).abs().max() <= 2 * (reference - true).abs().max()
 
 
@@ -118,7 +118,7 @@ def test_odd_shapes(engine, norm, shape):
         pytest.skip("no spatial axes, no moments")
     x, swap_index = torch.randn(shape), torch.arange(shape[0]).flip(0)
     results = []
-    for backend in ("fused", "reference"):
+    for backend in ("closed_form", "reference"):
         leaf = x.clone().requires_grad_()
         y = moment_exchange(leaf, swap_index, norm=norm, eps=1e-2, backend=backend)
         y.sin().sum().backward()
@@ -129,13 +129,13 @@ def test_odd_shapes(engine, norm, shape):
 def test_gradients_of_any_layout_are_taken(engine):
     x, _ = features("channels_last", torch.float32)
     for grad in (torch.ones(()).expand_as(x), torch.randn(5, 6, 7, 3), torch.randn(5, 7, 6, 3).transpose(1, 2)):
-        torch.testing.assert_close(run(x, grad, "fused"), run(x, grad, "reference"), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(run(x, grad, "closed_form"), run(x, grad, "reference"), rtol=1e-5, atol=1e-5)
 
 
 def test_empty_batch_and_empty_space():
     for shape in ((0, 4, 3, 3), (2, 4, 0, 3)):
         x = torch.randn(shape, requires_grad=True)
-        y = moment_exchange(x, torch.arange(shape[0]), backend="fused")
+        y = moment_exchange(x, torch.arange(shape[0]), backend="closed_form")
         y.sum().backward()
         assert y.shape == shape and x.grad.shape == shape
 
@@ -159,7 +159,7 @@ def test_gradient_of_the_gradient_is_exact(norm):
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     swap_index = torch.tensor([2, 0, 0])
     check = torch.autograd.gradgradcheck
-    assert check(lambda x: moment_exchange(x, swap_index, norm=norm, eps=1e-2, backend="fused"), x)
+    assert check(lambda x: moment_exchange(x, swap_index, norm=norm, eps=1e-2, backend="closed_form"), x)
 
 
 def test_vmap_over_batches_and_over_their_gradients():
@@ -167,7 +167,7 @@ def test_vmap_over_batches_and_over_their_gradients():
     swap_index = torch.stack([torch.randperm(5) for _ in range(3)])
 
     def loss(x, swap_index):
-        return moment_exchange(x, swap_index, backend="fused").sin().sum()
+        return moment_exchange(x, swap_index, backend="closed_form").sin().sum()
 
     each = torch.stack([moment_exchange(a, b) for a, b in zip(x, swap_index)])
     torch.testing.assert_close(torch.vmap(moment_exchange)(x, swap_index), each)
@@ -184,7 +184,7 @@ def test_compiles_to_one_graph_once_for_all_permutations():
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(lambda x, i: moment_exchange(x, i, backend="fused"), fullgraph=True, backend=count)
+    compiled = torch.compile(lambda x, i: moment_exchange(x, i, backend="closed_form"), fullgraph=True, backend=count)
     x = torch.randn(5, 6, 4, 4, requires_grad=True)
     for _ in range(5):
         swap_index = torch.randperm(5)
@@ -195,7 +195,7 @@ def test_compiles_to_one_graph_once_for_all_permutations():
 @pytest.mark.parametrize("norm", ["pono", "in"])
 def test_compiled_gradient_equals_eager(norm):
     compiled = torch.compile(
-        lambda x: moment_exchange(x, DONORS, norm=norm, backend="fused"), fullgraph=True, backend="aot_eager"
+        lambda x: moment_exchange(x, DONORS, norm=norm, backend="closed_form"), fullgraph=True, backend="aot_eager"
     )
     x, _ = features("channels_last", torch.float32)
     x.requires_grad_()
@@ -216,7 +216,7 @@ def test_under_checkpoint_and_autocast(engine, use_reentrant):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_traced_graphs_and_fake_tensors_see_operators_not_loops(engine):
+def test_traced_graphs_and_fake_tensors_see_the_plain_operators(engine):
     x = torch.randn(5, 6, 4, 4)
     traced = torch.jit.trace(moment_exchange, (x, DONORS), check_trace=False)
     other = torch.randn(5, 6, 4, 4)
@@ -225,42 +225,36 @@ def test_traced_graphs_and_fake_tensors_see_operators_not_loops(engine):
         assert moment_exchange(torch.empty(5, 6, 4, 4), torch.zeros(5, dtype=torch.long, device="cpu")).shape == x.shape
 
 
-def test_without_a_compiler_a_word_is_said_and_operators_do_the_work(monkeypatch, caplog):
-    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
-    monkeypatch.setattr(kernels, "MIN_NUMEL", 0)
-    kernels.library.cache_clear()
-    try:
-        with caplog.at_level(logging.INFO):
-            x, _ = features("contiguous", torch.float32)
-            grad = torch.randn_like(x)
-            torch.testing.assert_close(run(x, grad, "fused"), run(x, grad, "reference"), rtol=1e-5, atol=1e-5)
-        assert "no C++ compiler" in caplog.text
-    finally:
-        kernels.library.cache_clear()
-
-
-def test_a_compiler_that_fails_is_reported(monkeypatch, caplog):
-    monkeypatch.setattr(kernels.shutil, "which", lambda name: "false")
-    kernels.library.cache_clear()
-    try:
-        assert kernels.library() is None
-        assert "false failed" in caplog.text
-    finally:
-        kernels.library.cache_clear()
-
-
-def test_loops_on_several_threads_equal_one(monkeypatch):
-    if kernels.library() is None:
-        pytest.skip("no C++ compiler")
-    monkeypatch.setattr(kernels, "MIN_NUMEL", 0)
-    x, _ = features("contiguous", torch.float32, channels=37, side=(19, 23))
+def test_no_process_is_started_and_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: pytest.fail(f"started {args}"))
+    x = torch.randn(5, 64, 40, 40)  # large enough for the fused passes
+    assert _dense.layout(x, (1,)) is not None
     grad = torch.randn_like(x)
-    alone = run(x, grad, "fused")
-    monkeypatch.setattr(kernels, "_PER_THREAD", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    assert all(torch.equal(a, b) for a, b in zip(alone, run(x, grad, "fused")))
+    for found, expected in zip(run(x, grad, "closed_form"), run(x, grad, "reference")):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["pono", "in"])
+def test_views_with_the_negative_bit_count_as_what_they_show(engine, norm):
+    x = torch.randn(5, 6, 4, 4) + 3
+    lazy, grad = torch._neg_view(x), torch._neg_view(torch.randn_like(x))
+    assert lazy.is_neg() and grad.is_neg()
+    found = run(lazy, grad, "closed_form", norm=norm)
+    for one, other in zip(found, run(-x, grad.resolve_neg(), "reference", norm=norm)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_blocks_of_any_size_give_the_same(engine, monkeypatch, layout):
+    x, where = features(layout, torch.float32, channels=37, side=(19, 23))
+    grad = torch.randn_like(x)
+    whole = run(x, grad, "closed_form", **where)
+    for module in (_dense, closed_form):
+        monkeypatch.setattr(module, "_BLOCK", 100)
+    for found, expected in zip(run(x, grad, "closed_form", **where), whole):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_unknown_backend_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match=r"backend='fuse'.*did you mean 'fused'"):
-        moment_exchange(torch.randn(2, 3), torch.tensor([1, 0]), backend="fuse")
+    with pytest.raises(ValueError, match=r"backend='closed-form'.*did you mean 'closed_form'"):
+        moment_exchange(torch.randn(2, 3), torch.tensor([1, 0]), backend="closed-form")

@@ -1,4 +1,4 @@
-"""Moment Exchange in Triton, the same closed form as fused.py in four kernels; the only file that imports triton.
+"""Moment Exchange in Triton, the same closed form as closed_form.py in four kernels; the only file that imports triton.
 
 A tensor is seen as rows of (R, K) elements lying one after the other, moments running over R: R is contiguous for `in`
 over NCHW and `pono` over channels_last, and strided (K > 1) the other way round. A position is one place of a moment:
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kernels import dense_layout
+from ._layout import dense_layout
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Triton decides at import, too: kernels defined under this variable run on the CPU, in NumPy.
@@ -225,11 +225,13 @@ def moment_exchange_triton(
         RuntimeError: The gradient of the gradient is asked for.
     """
     if positive_only:
-        raise ValueError("backend='triton' has no positive_only; use backend='fused'")
+        raise ValueError("backend='triton' has no positive_only; use backend='closed_form'")
     if x.dtype not in _DTYPES:
-        raise ValueError(f"backend='triton' takes float32, float16 and bfloat16, got {x.dtype}; use backend='fused'")
+        raise ValueError(
+            f"backend='triton' takes float32, float16 and bfloat16, got {x.dtype}; use backend='closed_form'"
+        )
     if x.device.type != "cuda" and not _INTERPRETED:
-        raise ValueError(f"backend='triton' runs on CUDA devices, x is on {x.device}; use backend='fused'")
+        raise ValueError(f"backend='triton' runs on CUDA devices, x is on {x.device}; use backend='closed_form'")
     if dense_layout(x, dims):
         return _forward(x, swap_index, list(dims), eps, moments)[0]
     order = [d for d in range(x.ndim) if d not in dims] + list(dims)

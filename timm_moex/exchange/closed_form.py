@@ -1,18 +1,18 @@
 """Moment Exchange with a closed-form backward: it keeps the features and their moments, nothing else.
 
 With d = x - mean, a = new_std / std, n the number of elements under a moment and n' = n - 1 (n with `positive_only`,
-whose variance is biased), the forward is y = a * d + new_mean. Every element reaches the loss on three ways: directly,
-through the moments of its own sample, and through the moments its sample donated. With S = sum(grad) and
+whose variance is biased), the forward is y = a * d + new_mean. Every element reaches the loss in three ways: directly,
+through the moments of its own sample, and through the moments that its sample donated. With S = sum(grad) and
 T = sum(grad * d) / std over the axes of the moments,
 
     grad_x = a * grad + (D_std - a * T) / (n' * std) * d + (D_mean - a * S) / n
 
 where D_mean and D_std add up the S and the T of all samples the donor gave to (`index_add`: a donor may be asked twice
-or never). Moments that stay at home keep their own sums in place of the donated ones.
+or never). Where a moment is not exchanged, a sample's own sum takes the place of the donated ones.
 
 Three passes over the features do it all: `_moments`, `_sums` and `_combine` (forward and backward). On a CPU they run
-block by block inside the cache, or, for large float32 and bfloat16 tensors and where there is a C++ compiler, in the
-loops of fused.cpp (see kernels.py); elsewhere and under torch.compile as whole-tensor PyTorch.
+block by block, so that a block stays in the cache between operators; for large dense tensors the last two are one fused
+operator per block (see _dense.py). On other devices and under torch.compile they are whole-tensor operators.
 """
 
 import math
@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import _dense
 from .reference import moment_exchange_ref
 
 # Where Tensor.var over a strided axis costs twenty copies of the tensor, a sum of squares takes its place.
@@ -42,8 +42,6 @@ def _blocks(x: Tensor, *tensors: Tensor) -> zip:
 
 
 def _moments(x: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Tensor, Tensor]:
-    if not positive_only and (layout := kernels.layout(x, dims)):
-        return kernels.moments(x, layout)
     means, variances = [], []
     for (features,) in _blocks(x):
         features = _wide(features)
@@ -66,8 +64,8 @@ def _moments(x: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Ten
 
 def _sums(x: Tensor, grad: Tensor, mean: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Tensor, Tensor]:
     """sum(grad) and sum(grad * (x - mean))."""
-    if not positive_only and (layout := kernels.layout(x, dims)):
-        return kernels.sums(x, grad, mean, layout)
+    if not positive_only and (layout := _dense.layout(x, dims)):
+        return _dense.sums(x, grad, mean, layout)
     totals, alongs = [], []
     for features, g, m in _blocks(x, grad, mean):
         g = _wide(g)
@@ -85,8 +83,8 @@ def _add_into(out: Tensor, a: Tensor, b: Tensor) -> None:
 
 def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
     """(x - mean) * a + b. Centred first: x * a + (b - mean * a) would cancel where |mean| >> std."""
-    if layout := kernels.layout(x, dims):
-        return kernels.combine(x, mean, a, b, layout)
+    if layout := _dense.layout(x, dims):
+        return _dense.combine(x, mean, a, b, layout)
     y = torch.empty_like(x)
     for features, out, m, slope, constant in _blocks(x, y, mean, a, b):
         _add_into(out, (_wide(features) - m).mul_(slope), constant)
@@ -97,8 +95,8 @@ def _combine_grad(
     x: Tensor, grad: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, dims: tuple[int, ...], positive_only: bool
 ) -> Tensor:
     """(x - mean) * a + b + grad * c; with `positive_only` the moments, hence a and b, know the positive x alone."""
-    if not positive_only and (layout := kernels.layout(x, dims)):
-        return kernels.combine(x, mean, a, b, layout, grad, c)
+    if not positive_only and (layout := _dense.layout(x, dims)):
+        return _dense.combine(x, mean, a, b, layout, grad, c)
     grad_x = torch.empty_like(x)
     for features, out, g, m, slope, constant, direct in _blocks(x, grad_x, grad, mean, a, b, c):
         through_moments = (_wide(features) - m).mul_(slope).add_(constant)
@@ -174,7 +172,7 @@ class _MomentExchange(torch.autograd.Function):
         return tuple(out.unflatten(0, x.shape[:2]) for out in outputs), (0, 0, 0)
 
 
-def moment_exchange_fused(
+def moment_exchange_closed_form(
     x: Tensor,
     swap_index: Tensor,
     dims: tuple[int, ...],

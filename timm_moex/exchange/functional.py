@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..utils.spelling import nearest
-from .closed_form import moment_exchange_fused
+from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 
 __all__ = ["BACKENDS", "NORMS", "MOMENTS", "check_norm", "moment_exchange"]
@@ -24,9 +24,9 @@ def _triton(*args) -> Tensor:
     return moment_exchange_triton(*args)
 
 
-# `backend=None` is "fused" on every device. Triton takes over on CUDA once cuda rows of benchmarks/results/op.csv and
-# benchmarks/results/compile.csv, measured on a GPU, show that it wins; there are none yet.
-BACKENDS = {"reference": moment_exchange_ref, "fused": moment_exchange_fused, "triton": _triton}
+# `backend=None` is "closed_form" on every device. Triton takes over on CUDA once rows of benchmarks/results/op.csv and
+# compile.csv that were measured on a GPU show that it is faster; there are none yet.
+BACKENDS = {"reference": moment_exchange_ref, "closed_form": moment_exchange_closed_form, "triton": _triton}
 
 
 def check_norm(norm: str) -> tuple[str, int, bool]:
@@ -143,9 +143,9 @@ def moment_exchange(
             sqrt(eps): rare, but large enough to upset a BatchNorm that follows. A larger `eps` bounds it.
         moments: What comes from the donor: "both", "mean" or "std".
         channel_dim: Axis of the channels, 1 or -1 (the last).
-        backend: "reference", the formula under autograd; "fused", with a closed-form backward that keeps the features
-            and their moments alone; "triton", the same in Triton kernels, on CUDA. None takes "fused". A named backend
-            is used or refused, never replaced.
+        backend: "reference" is the formula under autograd; "closed_form" has a closed-form backward, which keeps only
+            the features and their moments; "triton" does the same in Triton kernels, on CUDA. None takes
+            "closed_form". A named backend is used or refused, never replaced.
 
     Returns:
         Features of the shape, dtype and memory format of `x`.
@@ -167,7 +167,7 @@ def moment_exchange(
         raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}")
     if not eps >= 0:
         raise ValueError(f"eps={eps}: expected a number >= 0")
-    exchange = BACKENDS["fused"] if backend is None else _check_backend(backend)
+    exchange = BACKENDS["closed_form"] if backend is None else _check_backend(backend)
     _check_swap_index(swap_index, x)
     view, dims = _moment_dims(x, norm, channel_dim % x.ndim)
     count = 1
