@@ -70,12 +70,12 @@ def _add_sites(commands: Any) -> None:
 def _sites(args: argparse.Namespace) -> None:
     import timm
 
-    from .insertion.insert import moex_sites
+    from .insertion.sites import moex_sites
     from .training.setup import check_model_name
 
     check_model_name(args.model)
     for site in moex_sites(timm.create_model(args.model)).values():
-        print(f"{site.name:10} {site.at:6} of {site.module:24} {site.layout}")
+        print(f"{site.name:10} {site.hook_on:6} of {site.module:24} {site.layout}")
 
 
 def _add_sample(commands: Any) -> None:
@@ -196,12 +196,12 @@ def _add_verify(commands: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from .hub.verify import find_checkpoint, verify_all, verify_folder
+    from .hub.verify import find_released, verify_all, verify_folder
 
     if args.model is None:
         problems = verify_all()
     else:
-        found = find_checkpoint(args.model)
+        found = find_released(args.model)
         problems = {args.model: verify_folder(args.model, found[1] if found else None)}
         if args.data_dir and not problems[args.model]:
             if not found:

@@ -217,7 +217,7 @@ def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits:
     return [show(list(baseline.values()), digits), *differences, str(len(baseline))]
 
 
-def checkpoints() -> str:
+def zoo_table() -> str:
     """For the front page: the checkpoints in weights/, by name as `timm.create_model` takes it."""
     lines = []
     for entry in sorted(read_manifest(weights_dir() / MANIFEST), key=lambda entry: entry.name):
@@ -232,7 +232,7 @@ def checkpoints() -> str:
 def blocks() -> dict[tuple[Path, str], str]:
     """(file, block) → content."""
     made = {(REPORT, make.__name__): make() for make in (study, ablation, robustness, domain_shift, totals)}
-    return made | {(README, "study"): summary(), (README, "checkpoints"): checkpoints()}
+    return made | {(README, "study"): summary(), (README, "checkpoints"): zoo_table()}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.study import make_checkpoint
 from timm_moex.cli import main
-from timm_moex.hub.manifest import checkpoints, weights_dir
+from timm_moex.hub.manifest import released_weights, weights_dir
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 ALL_TEST_IMAGES = "test, all 10,000 images"
@@ -39,7 +39,7 @@ def fashion_mnist(tmp_path_factory):
 
 
 @pytest.mark.skipif(not DEBIAN.exists(), reason="Debian package dataset-fashion-mnist is not installed")
-@pytest.mark.parametrize("name", sorted(n for n, entry in checkpoints().items() if entry.split == ALL_TEST_IMAGES))
+@pytest.mark.parametrize("name", sorted(n for n, entry in released_weights().items() if entry.split == ALL_TEST_IMAGES))
 def test_shipped_checkpoint_has_the_accuracy_it_states(name, fashion_mnist, capsys):
     folder = str(weights_dir() / name)
     code = main(["verify", folder, "--dataset", "torch/fashion_mnist", "--data-dir", str(fashion_mnist)])

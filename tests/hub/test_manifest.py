@@ -7,7 +7,7 @@ from hub_folders import write_folder
 from weights_world import manifest_row
 
 from timm_moex.hub.card import FACTS, model_card, read_front_matter
-from timm_moex.hub.manifest import checkpoints, read_manifest, weights_dir
+from timm_moex.hub.manifest import read_manifest, released_weights, weights_dir
 from timm_moex.hub.verify import verify_all
 
 MB = 2**20
@@ -20,14 +20,14 @@ def test_every_shipped_checkpoint_is_what_it_says():
 
 def test_shipped_folders_are_small():
     sizes = {}
-    for name in checkpoints():
+    for name in released_weights():
         sizes[name] = sum(path.stat().st_size for path in (weights_dir() / name).iterdir())
     assert all(size <= 8 * MB for size in sizes.values()) and sum(sizes.values()) <= 40 * MB, sizes
 
 
-@pytest.mark.parametrize("name", sorted(checkpoints()))
+@pytest.mark.parametrize("name", sorted(released_weights()))
 def test_cards_say_what_the_manifest_says(name):
-    entry = checkpoints()[name]
+    entry = released_weights()[name]
     card = (weights_dir() / name / "README.md").read_text()
     [index] = read_front_matter(card)["model-index"]
     [result] = index["results"]

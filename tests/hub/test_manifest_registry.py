@@ -13,7 +13,7 @@ from loopback_hub import LoopbackHub
 from weights_world import manifest_row
 
 import timm_moex
-from timm_moex.hub.manifest import checkpoints
+from timm_moex.hub.manifest import released_weights
 
 OURS, STOCK = "resnet20_cifar", "test_resnet"
 WEIGHTS = "model.safetensors"
@@ -99,9 +99,9 @@ def test_an_architectures_default_stays_what_it_was(world):
     assert "did you mean 'shipped'" in child("load", f"moex_{OURS}.shiped")["message"]
 
 
-@pytest.mark.parametrize("name", sorted(checkpoints()))
+@pytest.mark.parametrize("name", sorted(released_weights()))
 def test_names_of_this_package_are_registered_as_the_manifest_says(name):
-    entry = checkpoints()[name]
+    entry = released_weights()[name]
     assert f"moex_{name}" in timm.list_pretrained("moex_*")
     cfg = timm.get_pretrained_cfg(f"moex_{name}")
     assert (cfg.license, cfg.tag) == (entry.license, entry.tag)

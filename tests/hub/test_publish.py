@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from weights_world import manifest_row
 
 from timm_moex.cli import main
-from timm_moex.hub.card import HERE, read_front_matter
+from timm_moex.hub.card import LOCAL_SOURCE, read_front_matter
 from timm_moex.hub.download import HubError
 from timm_moex.hub.publish import plan
 
@@ -33,7 +33,7 @@ def test_dry_run_lists_exactly_what_would_go(folder, capsys):
     *rows, last = out.splitlines()
     listed = {row.split()[-1]: (int(row.split()[0].replace(",", "")), row.split()[3]) for row in rows}
     files = files_of(folder)
-    files["README.md"] = files["README.md"].replace(HERE.encode(), b"hf-hub:ORG/NAME")
+    files["README.md"] = files["README.md"].replace(LOCAL_SOURCE.encode(), b"hf-hub:ORG/NAME")
     assert b"hf-hub:ORG/NAME" in files["README.md"]
     assert listed == {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
     assert code == 0 and last == "would be one commit in ORG/NAME, tagged v1; nothing was sent"

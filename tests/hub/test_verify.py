@@ -11,7 +11,7 @@ from weights_world import manifest_row
 
 from timm_moex.cli import main
 from timm_moex.hub.card import model_card
-from timm_moex.hub.verify import find_checkpoint, verify_folder
+from timm_moex.hub.verify import find_released, verify_folder
 from timm_moex.training.loop import train
 
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def problems_of(folder):
-    _, entry = find_checkpoint(folder)
+    _, entry = find_released(folder)
     return verify_folder(folder, entry)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from zoo.small import SMALL, awaken, effect_of, images_for, model_of, tensors
 
 from timm_moex import find_moex, insert_moex, moex_sites
-from timm_moex.hub.manifest import checkpoints
+from timm_moex.hub.manifest import released_weights
 from timm_moex.insertion.families import FAMILIES
 from timm_moex.insertion.insert import _called_module
 
@@ -38,9 +38,9 @@ def entries(value, items: slice | None) -> list[torch.Tensor]:
 def watch(model: nn.Module, site, seen: list) -> torch.utils.hooks.RemovableHandle:
     """Note what passes at a site, as the hooks registered until now have left it."""
     module = _called_module(model, site)
-    if site.at == "input":
-        return module.register_forward_pre_hook(lambda module, args: seen.append(entries(args[0], site.items)))
-    return module.register_forward_hook(lambda module, args, out: seen.append(entries(out, site.items)))
+    if site.hook_on == "input":
+        return module.register_forward_pre_hook(lambda module, args: seen.append(entries(args[0], site.tuple_entries)))
+    return module.register_forward_hook(lambda module, args, out: seen.append(entries(out, site.tuple_entries)))
 
 
 def moments(x: torch.Tensor, layout: str, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,13 +260,13 @@ def test_every_architecture_has_a_twin():
 
 def test_twins_have_timms_pretrained_tags_and_those_of_our_checkpoints():
     plain = {tag for tag in list_pretrained() if not tag.startswith("moex_")}
-    assert sorted(list_pretrained("moex_*")) == sorted(f"moex_{tag}" for tag in plain | checkpoints().keys())
+    assert sorted(list_pretrained("moex_*")) == sorted(f"moex_{tag}" for tag in plain | released_weights().keys())
 
 
 def test_every_tag_resolves_to_timms_own_weights():
     for arch in PLAIN:
         own, twin = get_arch_pretrained_cfgs(arch), get_arch_pretrained_cfgs(f"moex_{arch}")
-        ours = [name for name, entry in checkpoints().items() if entry.architecture == arch and name not in own]
+        ours = [name for name, entry in released_weights().items() if entry.architecture == arch and name not in own]
         assert [f"moex_{name}" for name in [*own, *ours]] == list(twin), arch
         for (name, a), b in zip(own.items(), twin.values()):
             assert b.has_weights == a.has_weights, name

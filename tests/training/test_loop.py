@@ -13,7 +13,7 @@ import timm_moex.training.loop as trainer
 from timm_moex import create_task
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import RecipeError
-from timm_moex.training.setup import build_run, create_model
+from timm_moex.training.setup import create_model, set_up_training
 
 
 @pytest.fixture(scope="module")
@@ -228,9 +228,9 @@ def test_what_cannot_be_is_told_before_training(settings, message, data, tmp_pat
 
 
 def test_lr_and_schedule_are_those_of_stock_train_py(data):
-    parts = build_run(tiny_recipe(data, lr=None, lr_base=0.2, batch_size=16, grad_accum_steps=2).arguments())
+    parts = set_up_training(tiny_recipe(data, lr=None, lr_base=0.2, batch_size=16, grad_accum_steps=2).arguments())
     assert parts.args.lr == pytest.approx(0.2 * 32 / 256)
-    parts = build_run(tiny_recipe(data, lr=None, opt="adamw", batch_size=16).arguments())
+    parts = set_up_training(tiny_recipe(data, lr=None, opt="adamw", batch_size=16).arguments())
     assert parts.args.lr == pytest.approx(0.1 * (16 / 256) ** 0.5)
     assert parts.epochs == 3 and parts.updates_per_epoch == 3
 

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from timm.models import list_models
 from torch import nn
 
-import timm_moex
 from timm_moex import find_moex, insert_moex, moex_sites, remove_moex
 from timm_moex.insertion.sites import family_of
 
@@ -110,8 +109,8 @@ def _checkpointing(model: nn.Module) -> bool:
 def _check_axes(model: nn.Module, shapes: dict[str, list[tuple[int, ...]]]) -> str:
     info = getattr(model, "feature_info", None) or []
     channels = {entry["module"]: entry["num_chs"] for entry in getattr(info, "info", info)}
-    sites = [site for site in moex_sites(model).values() if site.at == "output" and site.module in channels]
-    known = [site for site in sites if site.items in (None, slice(1))]  # else feature_info means another entry
+    sites = [site for site in moex_sites(model).values() if site.hook_on == "output" and site.module in channels]
+    known = [site for site in sites if site.tuple_entries in (None, slice(1))]  # else feature_info means another entry
     right = [site for site in known if shapes[site.name][0][site.channel_dim] == channels[site.module]]
     wrong = [site.name for site in known if site not in right]
     if wrong:
@@ -132,7 +131,7 @@ def sweep(arch: str) -> Row:
 
 def _sweep(row: Row) -> None:
     with torch.device("meta"):
-        model = timm.create_model(timm_moex.models.twin.PREFIX + row.arch)
+        model = timm.create_model(f"moex_{row.arch}")
         x = torch.zeros(2, *model.pretrained_cfg["input_size"])
         swap_index = torch.zeros(2, dtype=torch.int64)
     row.model_class, row.family = type(model).__name__, type(model).__module__.rpartition(".")[2]

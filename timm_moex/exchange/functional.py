@@ -1,5 +1,6 @@
 """`moment_exchange`: check the arguments, lay out the axes, call a backend."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from ..utils.spelling import nearest
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 
-__all__ = ["BACKENDS", "NORMS", "MOMENTS", "check_norm", "moment_exchange"]
+__all__ = ["BACKENDS", "MOMENTS", "NORMS", "check_settings", "moment_exchange", "parse_norm"]
 
 NORMS = ("pono", "in", "ln", "gn{G}", "gn-d{D}", "gpono{G}", "gpono-d{D}")
 MOMENTS = ("both", "mean", "std")
@@ -29,7 +30,7 @@ def _triton(*args) -> Tensor:
 BACKENDS = {"reference": moment_exchange_ref, "closed_form": moment_exchange_closed_form, "triton": _triton}
 
 
-def check_norm(norm: str) -> tuple[str, int, bool]:
+def parse_norm(norm: str) -> tuple[str, int, bool]:
     """Parse the name of a norm.
 
     Args:
@@ -54,6 +55,21 @@ def check_norm(norm: str) -> tuple[str, int, bool]:
     spellings = ["pono", "in", "ln", "gn4", "gn-d4", "gpono4", "gpono-d4"]
     hint = nearest(str(norm).lower(), spellings, 0.3)
     raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}{hint}")
+
+
+def check_settings(*, norm: str, eps: float, positive_only: bool, moments: str) -> None:
+    """See that the settings of an exchange are what `moment_exchange` takes.
+
+    Raises:
+        ValueError: One of them is not; the message names it and its value.
+    """
+    parse_norm(norm)
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise ValueError(f"eps={eps!r}: expected a finite number >= 0")
+    if not isinstance(positive_only, bool):
+        raise ValueError(f"positive_only={positive_only!r}: expected True or False")
+    if moments not in MOMENTS:
+        raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}{nearest(moments, MOMENTS)}")
 
 
 def _check_backend(backend: str) -> Callable[..., Tensor]:
@@ -92,7 +108,7 @@ def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> 
 
 def _moment_dims(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, tuple[int, ...]]:
     """View `x` so that the moments are plain reductions: (view, axes); groups split the channel axis in two."""
-    kind, number, is_group_size = check_norm(norm)
+    kind, number, is_group_size = parse_norm(norm)
     spatial = tuple(d for d in range(1, x.ndim) if d != channel_dim)
     if kind == "pono":
         return x, (channel_dim,)
@@ -156,6 +172,14 @@ def moment_exchange(
             a single element, whose unbiased variance does not exist; shapes or devices that do not fit.
         ImportError: "triton" is asked for and not installed.
         IndexError: `swap_index` out of range (on CPU; on CUDA the gather itself fails, and Triton gives NaN).
+
+    Example:
+        Each position of sample 0 takes on the mean and the standard deviation of sample 1, and the other way round:
+
+        >>> x = torch.tensor([[[1.0], [3.0]], [[10.0], [30.0]]])  # (2, 2, 1): B, C, N
+        >>> moment_exchange(x, torch.tensor([1, 0]), eps=0.0).flatten(1)
+        tensor([[10., 30.],
+                [ 1.,  3.]])
     """
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating point tensor, got {x.dtype}")
@@ -163,10 +187,7 @@ def moment_exchange(
         raise ValueError(f"x must have 2 to 5 dimensions, got shape {tuple(x.shape)}")
     if channel_dim not in (1, -1, x.ndim - 1):
         raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1 (the last axis) for x of {x.ndim} dimensions")
-    if moments not in MOMENTS:
-        raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}")
-    if not eps >= 0:
-        raise ValueError(f"eps={eps}: expected a number >= 0")
+    check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments)
     exchange = BACKENDS["closed_form"] if backend is None else _check_backend(backend)
     _check_swap_index(swap_index, x)
     view, dims = _moment_dims(x, norm, channel_dim % x.ndim)

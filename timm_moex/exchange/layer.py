@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .functional import MOMENTS, check_norm, moment_exchange
+from .functional import check_settings, moment_exchange
 
 __all__ = ["MomentExchange"]
 
@@ -19,6 +19,11 @@ class MomentExchange(nn.Module):
 
     Raises:
         ValueError: An unknown setting.
+
+    Example:
+        >>> exchange = MomentExchange(norm="in")
+        >>> exchange(torch.randn(2, 3, 8, 8), torch.tensor([1, 0])).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def __init__(
@@ -30,15 +35,9 @@ class MomentExchange(nn.Module):
         channel_dim: int = 1,
     ):
         super().__init__()
-        check_norm(norm)
-        if moments not in MOMENTS:
-            raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}")
+        check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments)
         if channel_dim not in (1, -1):
             raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1")
-        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps >= 0:
-            raise ValueError(f"eps={eps!r}: expected a number >= 0")
-        if not isinstance(positive_only, bool):
-            raise ValueError(f"positive_only={positive_only!r}: expected True or False")
         self.norm = norm
         self.eps = eps
         self.positive_only = positive_only
@@ -46,7 +45,7 @@ class MomentExchange(nn.Module):
         self.channel_dim = channel_dim
 
     def forward(self, x: Tensor, swap_index: Tensor) -> Tensor:
-        """Exchange the moments of `x` (B, ...) with those of the samples `swap_index` (B,) names."""
+        """Give each sample of `x` (B, ...) the moments of the sample that `swap_index` (B,) names."""
         return moment_exchange(
             x,
             swap_index,

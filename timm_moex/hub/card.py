@@ -10,10 +10,10 @@ from timm.models import is_model, model_entrypoint
 
 from ..utils.spelling import nearest
 
-__all__ = ["FACTS", "HERE", "model_card", "read_front_matter"]
+__all__ = ["FACTS", "LOCAL_SOURCE", "model_card", "read_front_matter"]
 
 # What stands in the code of a card for the model's name, until it is published
-HERE = "local-dir:path/to/this/folder"
+LOCAL_SOURCE = "local-dir:path/to/this/folder"
 
 FACTS = {
     "dataset": "the training data, as timm names it",
@@ -50,7 +50,7 @@ _LIMITS = (
 )
 
 
-def model_card(config: Mapping[str, Any], facts: Mapping[str, Any], source: str = HERE) -> str:
+def model_card(config: Mapping[str, Any], facts: Mapping[str, Any], source: str = LOCAL_SOURCE) -> str:
     """README.md of a folder.
 
     Args:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 
 from ..utils.spelling import nearest
 
-__all__ = ["HubError", "explained", "fetch_weights", "sha256_of"]
+__all__ = ["HubError", "download_weights", "sha256_of", "translate_errors"]
 
 WEIGHTS = "model.safetensors"
 
@@ -48,7 +48,7 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def fetch_weights(
+def download_weights(
     repo_id: str, revision: str | None, expected: str | None = None, cache_dir: str | None = None
 ) -> Path:
     """The repo's model.safetensors out of the cache, downloaded if need be, and checked.
@@ -78,7 +78,7 @@ def fetch_weights(
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def translate_errors(name: str) -> Iterator[None]:
     """Turn the errors of timm and huggingface_hub about `name` into a `HubError` that says what to do.
 
     Args:

@@ -24,12 +24,12 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..insertion.insert import insert_moex
+from ..utils.names import TWIN_PREFIX
 from .card import model_card
-from .download import WEIGHTS, HubError, explained, fetch_weights
+from .download import WEIGHTS, HubError, download_weights, translate_errors
 
 __all__ = ["load_model", "load_twin", "save_folder"]
 
-_TWIN = "moex_"
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 # What a pretrained_cfg says of the weights it came with
 _OTHERS = (
@@ -146,7 +146,7 @@ def _replace(folder: Path, new: Path) -> None:
 def _pretrained_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[str, Any]:
     """The model's own, under the stock name, with this training's preprocessing and no other weights' origin."""
     cfg = {k: v for k, v in model.pretrained_cfg.items() if v is not None and k not in _OTHERS}
-    cfg["architecture"] = cfg["architecture"].removeprefix(_TWIN)
+    cfg["architecture"] = cfg["architecture"].removeprefix(TWIN_PREFIX)
     cfg.update({key: data_config[key] for key in _DATA_KEYS if key in data_config})
     return cfg | {"num_classes": model.num_classes}
 
@@ -154,7 +154,7 @@ def _pretrained_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[st
 def _model_args(arguments: dict[str, Any]) -> dict[str, Any]:
     """What the model must be built with again. Newer timm records all arguments, MoEx's and the training's too."""
     redundant = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate")
-    return {k: v for k, v in arguments.items() if not k.startswith(_TWIN) and k not in redundant}
+    return {k: v for k, v in arguments.items() if not k.startswith(TWIN_PREFIX) and k not in redundant}
 
 
 def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) -> nn.Module:
@@ -169,11 +169,11 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
         HubError: It could not be had; the message says what to do.
     """
     name = f"local-dir:{source}" if isinstance(source, Path) or Path(source).is_dir() else source
-    with explained(name):
+    with translate_errors(name):
         if name.startswith("hf-hub:") and pretrained:
             repo, _, revision = name.removeprefix("hf-hub:").partition("@")
             try:
-                fetch_weights(repo, revision or None, cache_dir=kwargs.get("cache_dir"))
+                download_weights(repo, revision or None, cache_dir=kwargs.get("cache_dir"))
             except EntryNotFoundError as error:  # no safetensors there: timm knows other files
                 if isinstance(error, LocalEntryNotFoundError):
                     raise

@@ -15,15 +15,24 @@ from typing import Any
 import timm
 from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
 
-from .download import WEIGHTS, HubError, explained, fetch_weights, sha256_of
+from ..utils.names import stock_name
+from .download import WEIGHTS, HubError, download_weights, sha256_of, translate_errors
 
-__all__ = ["Checkpoint", "add_checkpoints", "checked_cfg", "generate_default_cfgs", "read_manifest", "weights_dir"]
+__all__ = [
+    "ReleasedWeights",
+    "add_released_tags",
+    "generate_default_cfgs",
+    "read_manifest",
+    "released_weights",
+    "resolve_verified_cfg",
+    "weights_dir",
+]
 
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ReleasedWeights:
     """One entry of the manifest.
 
     Attributes:
@@ -72,7 +81,7 @@ def weights_dir() -> Path:
     return checkout / "weights" if (checkout / "pyproject.toml").is_file() else packaged
 
 
-def read_manifest(path: str | Path) -> list[Checkpoint]:
+def read_manifest(path: str | Path) -> list[ReleasedWeights]:
     """The entries of a manifest.
 
     Raises:
@@ -82,16 +91,16 @@ def read_manifest(path: str | Path) -> list[Checkpoint]:
         rows = json.loads(Path(path).read_text())["checkpoints"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no manifest: {error!r}") from error
-    known = {field.name for field in fields(Checkpoint)}
+    known = {field.name for field in fields(ReleasedWeights)}
     for row in rows:
         if set(row) != known:
             wrong = ", ".join(sorted(set(row) ^ known))
             raise ValueError(f"{path}: entry {row.get('name')!r} lacks, or has without reason: {wrong}")
-    return [Checkpoint(**row) for row in rows]
+    return [ReleasedWeights(**row) for row in rows]
 
 
 @cache
-def checkpoints() -> dict[str, Checkpoint]:
+def released_weights() -> dict[str, ReleasedWeights]:
     """The package's own checkpoints by name; none where it was installed without them."""
     path = weights_dir() / MANIFEST
     return {entry.name: entry for entry in read_manifest(path)} if path.is_file() else {}
@@ -100,16 +109,16 @@ def checkpoints() -> dict[str, Checkpoint]:
 def generate_default_cfgs(cfgs: dict[str, dict[str, Any]]) -> dict[str, DefaultCfg]:
     """timm's function of that name, with the tags of this package's checkpoints added."""
     default_cfgs = timm.models.generate_default_cfgs(cfgs)
-    add_checkpoints(default_cfgs)
+    add_released_tags(default_cfgs)
     return default_cfgs
 
 
-def add_checkpoints(default_cfgs: Mapping[str, DefaultCfg]) -> None:
+def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
     """Add the tags of this package's checkpoints to a model module's `default_cfgs`, before its models are registered.
 
     The architecture's default stays what it is: a tag of ours has to be asked for.
     """
-    for entry in checkpoints().values():
+    for entry in released_weights().values():
         default_cfg = default_cfgs.get(entry.architecture)
         if default_cfg is not None and entry.tag not in default_cfg.cfgs:
             default_cfg.tags.append(entry.tag)
@@ -117,7 +126,7 @@ def add_checkpoints(default_cfgs: Mapping[str, DefaultCfg]) -> None:
             default_cfg.is_pretrained = True
 
 
-def _pretrained_cfg(entry: Checkpoint) -> PretrainedCfg:
+def _pretrained_cfg(entry: ReleasedWeights) -> PretrainedCfg:
     folder = weights_dir() / entry.name
     config = json.loads((folder / "config.json").read_text())
     known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
@@ -129,7 +138,7 @@ def _pretrained_cfg(entry: Checkpoint) -> PretrainedCfg:
     return PretrainedCfg(**cfg | source, label_names=tuple(names) if names else None)
 
 
-def checked_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
+def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
     """The resolved cfg; if its weights are one of ours, they are at hand and have the sha256 that the manifest says.
 
     Args:
@@ -141,13 +150,13 @@ def checked_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None 
         HubError: Another sha256, named with the right one; or the download failed.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
-    entry = checkpoints().get(f"{variant.removeprefix('moex_')}.{cfg.tag}")
+    entry = released_weights().get(f"{stock_name(variant)}.{cfg.tag}")
     if entry is None or cfg.source:  # local-dir or hf-hub: not out of the registry
         return cfg
     expected = entry.files[WEIGHTS]["sha256"]
     if cfg.hf_hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
-        with explained(f"hf-hub:{cfg.hf_hub_id}"):
-            path = fetch_weights(entry.hub_id, entry.revision, expected, cache_dir)
+        with translate_errors(f"hf-hub:{cfg.hf_hub_id}"):
+            path = download_weights(entry.hub_id, entry.revision, expected, cache_dir)
         return replace(cfg, file=str(path))
     ours = weights_dir() / entry.name / WEIGHTS
     if cfg.file == str(ours) and (found := sha256_of(ours)) != expected:

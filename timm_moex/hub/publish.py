@@ -11,9 +11,9 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..utils.files import write_atomically
-from .card import HERE, read_front_matter
-from .download import HubError, explained, sha256_of
-from .verify import FILES, find_checkpoint, verify_folder
+from .card import LOCAL_SOURCE, read_front_matter
+from .download import HubError, sha256_of, translate_errors
+from .verify import FILES, find_released, verify_folder
 
 __all__ = ["File", "Published", "plan", "publish"]
 
@@ -66,11 +66,11 @@ def plan(folder: str | Path, repo_id: str, license: str | None = None) -> list[F
     folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise HubError(f"repo_id={repo_id!r}: ORG/NAME was expected")
-    found = find_checkpoint(folder)
+    found = find_released(folder)
     if problems := verify_folder(folder, found[1] if found else None):
         raise HubError(f"{folder} is not published: {'; '.join(problems)}")
     files: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
-    card = (folder / "README.md").read_text().replace(HERE, f"hf-hub:{repo_id}")
+    card = (folder / "README.md").read_text().replace(LOCAL_SOURCE, f"hf-hub:{repo_id}")
     stated = read_front_matter(card).get("license")
     if stated is None and license is None:
         raise HubError(f"{folder / 'README.md'} states no license; give --license (an SPDX identifier: apache-2.0, …)")
@@ -104,7 +104,7 @@ def publish(
     if token is None:
         raise HubError("there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write")
     api = HfApi(token=token, library_name="timm_moex")
-    with explained(f"hf-hub:{repo_id}"):
+    with translate_errors(f"hf-hub:{repo_id}"):
         _create(api, repo_id, private)
         revision = _tagged(api, repo_id, tag)
         changed = revision is None
@@ -148,7 +148,7 @@ def _differing(api: HfApi, repo_id: str, revision: str, files: list[File]) -> li
 
 def _pin(folder: str | Path, repo_id: str, revision: str) -> Path | None:
     """Write repo and commit into the manifest next to the folder, if it has an entry."""
-    found = find_checkpoint(folder)
+    found = find_released(folder)
     if found is None:
         return None
     path, entry = found

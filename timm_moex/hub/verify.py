@@ -10,19 +10,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from timm.models import is_model
 
+from ..utils.names import TWIN_PREFIX, is_twin_name
 from ..utils.spelling import nearest
 from .card import read_front_matter
 from .download import WEIGHTS, sha256_of
-from .manifest import MANIFEST, Checkpoint, checkpoints, read_manifest, weights_dir
+from .manifest import MANIFEST, ReleasedWeights, read_manifest, released_weights, weights_dir
 
-__all__ = ["FILES", "find_checkpoint", "verify_all", "verify_folder"]
+__all__ = ["FILES", "find_released", "verify_all", "verify_folder"]
 
 # All that a folder may hold
 FILES = (WEIGHTS, "config.json", "README.md", "summary.csv", "recipe.yaml", "LICENSE")
 _NEEDED = FILES[:3]
 
 
-def verify_folder(folder: str | Path, entry: Checkpoint | None = None) -> list[str]:
+def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> list[str]:
     """Look for everything that is wrong with a folder.
 
     Args:
@@ -62,7 +63,7 @@ def _config(path: Path) -> dict[str, Any] | str:
     name = config["architecture"]
     if not is_model(name):
         return f"config.json: architecture {name!r} is not registered{nearest(name, timm.list_models())}"
-    if name.startswith("moex_") or any(key.startswith("moex_") for key in config.get("model_args", {})):
+    if is_twin_name(name) or any(key.startswith(TWIN_PREFIX) for key in config.get("model_args", {})):
         return "config.json names a twin or MoEx settings; the stock architecture belongs there, so that timm loads it"
     return config
 
@@ -90,7 +91,7 @@ def _weights_problems(folder: Path) -> list[str]:
     return sorted(problems)
 
 
-def _card_problems(card: str, entry: Checkpoint | None) -> list[str]:
+def _card_problems(card: str, entry: ReleasedWeights | None) -> list[str]:
     try:
         data = read_front_matter(card)
     except ValueError as error:
@@ -106,7 +107,7 @@ def _card_problems(card: str, entry: Checkpoint | None) -> list[str]:
     return problems
 
 
-def _entry_problems(folder: Path, config: Mapping[str, Any], entry: Checkpoint) -> list[str]:
+def _entry_problems(folder: Path, config: Mapping[str, Any], entry: ReleasedWeights) -> list[str]:
     problems = []
     if config["architecture"] != entry.architecture:
         problems.append(f"config.json is of {config['architecture']}, the manifest of {entry.architecture}")
@@ -123,7 +124,7 @@ def _entry_problems(folder: Path, config: Mapping[str, Any], entry: Checkpoint) 
     return problems
 
 
-def find_checkpoint(folder: str | Path) -> tuple[Path, Checkpoint] | None:
+def find_released(folder: str | Path) -> tuple[Path, ReleasedWeights] | None:
     """The manifest next to `folder` and its entry for it; None if there is none."""
     folder = Path(folder).resolve()
     manifest = folder.parent / MANIFEST
@@ -135,6 +136,6 @@ def find_checkpoint(folder: str | Path) -> tuple[Path, Checkpoint] | None:
 def verify_all() -> dict[str, list[str]]:
     """Problems of each checkpoint of this package by name; and of folders that the manifest does not know."""
     root = weights_dir()
-    problems = {name: verify_folder(root / name, entry) for name, entry in checkpoints().items()}
+    problems = {name: verify_folder(root / name, entry) for name, entry in released_weights().items()}
     strangers = [path.name for path in root.iterdir() if path.is_dir() and path.name not in problems]
     return problems | {name: ["not in the manifest"] for name in strangers}

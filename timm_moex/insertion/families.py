@@ -1,17 +1,38 @@
 """The table of sites: for each timm model class where an exchange can sit, in which layout, and with which default.
 
-Everything here was read in timm's sources and is proved by `tests/test_sites.py` and the zoo sweep (`tests/zoo`), whose
-result is `benchmarks/results/zoo.csv`.
+Everything here was read in timm's sources. `tests/insertion/test_sites.py` and the sweep over all architectures
+(`tests/zoo`, result in `benchmarks/results/zoo.csv`) prove it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "FeatureInfo", "Hook", "input_of"]
 
 OfStage = Callable[[nn.Module, int], int]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """The module at which features pass, and whether they are its input or its output."""
+
+    module: str
+    hook_on: str = "output"
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """The modules that timm lists in the model's `feature_info`, from entry number `start` on."""
+
+    start: int = 0
+
+
+def input_of(module: str) -> Hook:
+    """The input of a module, by its dotted path."""
+    return Hook(module, "input")
 
 
 @dataclass(frozen=True)
@@ -19,39 +40,39 @@ class Family:
     """What is known about one model class.
 
     Args:
-        stem: Module whose output is the `stem` site; with a leading `<` the input of that module.
+        stem: Module whose output is the `stem` site, `input_of(module)`, or `FeatureInfo()` for its first entry.
         stages: Modules whose outputs are `stage1` …: a path in which `#` stands for a running number, several paths, or
-            `feature_info` (with `:1` but its first entry) for the modules timm itself lists there.
+            `FeatureInfo()`.
         layout: Layout of the stage outputs, or a function of the model and the stage's number.
         stem_layout: Layout of the stem where it differs, or a function of the model.
-        prefix: Number of class and register tokens in front of the patch tokens, as a function of the model and the
-            stage's number (0 for the stem). They are left alone: the moments are those of the patch tokens.
-        items: Where a site is a tuple or list, its entries that are exchanged.
+        num_prefix_tokens: Number of class and register tokens in front of the patch tokens, as a function of the model
+            and the stage's number (0 for the stem). They are left alone: the moments are taken over the patch tokens.
+        tuple_entries: Where a site is a tuple or list, the entries that are exchanged.
         norm: Default norm, or a function of the model and the stage's number. PONO where a convolution follows; a
-            LayerNorm over the channels takes each position's mean and std away again, so there `in`.
+            LayerNorm over the channels removes each position's mean and std again, so there `in`.
         layer: Default site.
         aliases: Other accepted names of sites.
-        token_readout: Whether, in this model, nothing of the last stage but its class token reaches the logits, so that
-            its patch tokens are no site.
-        inside: Layout of every tensor between the stem and the pooling, where there is but one; then any module's path
-            can be named without `channel_dim`.
+        reads_class_token_only: Whether, in this model, only the class token of the last stage reaches the logits, so
+            that its patch tokens are no site.
+        interior_layout: The one layout of all tensors between the stem and the pooling, if there is one; then any
+            module's path can be named without `channel_dim`.
     """
 
-    stem: str
-    stages: str | tuple[str, ...]
+    stem: str | Hook | FeatureInfo
+    stages: str | tuple[str, ...] | FeatureInfo
     layout: str | Callable[[nn.Module, int], str] = "NCHW"
     stem_layout: str | Callable[[nn.Module], str] | None = None
-    prefix: OfStage | None = None
-    items: slice | None = None
+    num_prefix_tokens: OfStage | None = None
+    tuple_entries: slice | None = None
     norm: str | Callable[[nn.Module, int], str] = "pono"
     layer: str = "stem"
     aliases: tuple[tuple[str, str], ...] = ()
-    token_readout: Callable[[nn.Module], bool] | None = None
-    inside: str | None = None
+    reads_class_token_only: Callable[[nn.Module], bool] | None = None
+    interior_layout: str | None = None
 
 
-def _conv(stem: str, stages: str | tuple[str, ...], **settings) -> Family:
-    return Family(stem, stages, inside="NCHW", **settings)
+def _conv(stem: str | Hook | FeatureInfo, stages: str | tuple[str, ...] | FeatureInfo, **settings: Any) -> Family:
+    return Family(stem, stages, interior_layout="NCHW", **settings)
 
 
 def _embed_layout(model: nn.Module) -> str:
@@ -84,66 +105,66 @@ def _in_at_last(model: nn.Module, number: int) -> str:
     return "in" if number == len(model.stages) else "pono"
 
 
-def _reads_token(model: nn.Module) -> bool:
+def _pools_class_token(model: nn.Module) -> bool:
     return model.global_pool == "token"
 
 
-def _vit(**changes) -> Family:
-    settings = dict(
+def _vit(**changes: Any) -> Family:
+    settings: dict[str, Any] = dict(
         stem="patch_embed",
         stages="blocks.#",
         layout="NLC",
         stem_layout=_embed_layout,
-        prefix=_prefix_tokens_of_stages,
+        num_prefix_tokens=_prefix_tokens_of_stages,
         norm="in",
-        token_readout=_reads_token,
+        reads_class_token_only=_pools_class_token,
     )
     return Family(**{**settings, **changes})
 
 
 _RESNET_ALIASES = (("C2", "stage1"), ("C3", "stage2"), ("C4", "stage3"), ("C5", "stage4"))
-_STAGES = Family("<stages.0", "stages.#")
-_STAGES_LN = Family("<stages.0", "stages.#", norm="in")
-_CONV_STAGES = _conv("<stages.0", "stages.#")
-_CONV_BLOCKS = _conv("<blocks.0", "blocks.#")
+_STAGES = Family(input_of("stages.0"), "stages.#")
+_STAGES_LN = Family(input_of("stages.0"), "stages.#", norm="in")
+_CONV_STAGES = _conv(input_of("stages.0"), "stages.#")
+_CONV_BLOCKS = _conv(input_of("blocks.0"), "blocks.#")
 _EMBED_STAGES = Family("patch_embed", "stages.#")
 _SWIN = Family("patch_embed", "layers.#", layout="NHWC", norm="in")
 
 # Keyed by the name of the model class in timm or timm_moex, looked up along its bases.
 FAMILIES: dict[str, Family] = {
     # Residual and other plain convolutional networks
-    "ResNet": _conv("<layer1", "layer#", aliases=_RESNET_ALIASES),
-    "ResNetV2": _conv("<stages.0", "stages.#", aliases=_RESNET_ALIASES),
-    "SENet": _conv("<layer1", ("layer1", "layer2", "layer3", "layer4"), aliases=_RESNET_ALIASES),
-    "TResNet": _conv("<body.layer1", "body.layer#", aliases=_RESNET_ALIASES),
-    "CifarNet": _conv("<layer1", "layer#"),
+    "ResNet": _conv(input_of("layer1"), "layer#", aliases=_RESNET_ALIASES),
+    "ResNetV2": _conv(input_of("stages.0"), "stages.#", aliases=_RESNET_ALIASES),
+    "SENet": _conv(input_of("layer1"), ("layer1", "layer2", "layer3", "layer4"), aliases=_RESNET_ALIASES),
+    "TResNet": _conv(input_of("body.layer1"), "body.layer#", aliases=_RESNET_ALIASES),
+    "CifarNet": _conv(input_of("layer1"), "layer#"),
     "ConvMixer": _CONV_BLOCKS,
     "CspNet": _CONV_STAGES,
     "CspNext": _CONV_STAGES,
-    "DenseNet": _conv("<features.denseblock1", "features.denseblock#"),
-    "DLA": _conv("<level2", ("level2", "level3", "level4", "level5")),
-    "DPN": _conv("<features.conv2_1", "feature_info:1"),
+    "DenseNet": _conv(input_of("features.denseblock1"), "features.denseblock#"),
+    "DLA": _conv(input_of("level2"), ("level2", "level3", "level4", "level5")),
+    "DPN": _conv(input_of("features.conv2_1"), FeatureInfo(start=1)),
     "EfficientNet": _CONV_BLOCKS,
     "FasterNet": _CONV_STAGES,
     "GhostNet": _CONV_BLOCKS,
     "HighPerfGpuNet": _CONV_STAGES,
-    "HighResolutionNet": _conv("<layer1", ("layer1", "stage2", "stage3", "stage4"), items=slice(None)),
-    "InceptionResnetV2": _conv("<mixed_5b", ("repeat", "repeat_1", "conv2d_7b")),
-    "InceptionV3": _conv("<Mixed_5b", ("Mixed_5d", "Mixed_6e", "Mixed_7c")),
-    "InceptionV4": _conv("<features.6", ("features.9", "features.17", "features.21")),
+    "HighResolutionNet": _conv(input_of("layer1"), ("layer1", "stage2", "stage3", "stage4"), tuple_entries=slice(None)),
+    "InceptionResnetV2": _conv(input_of("mixed_5b"), ("repeat", "repeat_1", "conv2d_7b")),
+    "InceptionV3": _conv(input_of("Mixed_5b"), ("Mixed_5d", "Mixed_6e", "Mixed_7c")),
+    "InceptionV4": _conv(input_of("features.6"), ("features.9", "features.17", "features.21")),
     "LCNetV2": _CONV_STAGES,
     "MobileNetV3": _CONV_BLOCKS,
     "NASNetALarge": _conv("conv0", ("cell_stem_1", "cell_5", "cell_11", "cell_17")),
     "NormFreeNet": _CONV_STAGES,
     "PNASNet5Large": _conv("conv_0", ("cell_stem_1", "cell_3", "cell_7", "cell_11")),
-    "RegNet": _conv("<s1", "s#"),
+    "RegNet": _conv(input_of("s1"), "s#"),
     "RepGhostNet": _CONV_BLOCKS,
-    "RexNet": _conv("<features.0", "feature_info"),
-    "SelecSls": _conv("stem", "feature_info:1", items=slice(1)),
+    "RexNet": _conv(input_of("features.0"), FeatureInfo()),
+    "SelecSls": _conv("stem", FeatureInfo(start=1), tuple_entries=slice(1)),
     "StarNet": _CONV_STAGES,
-    "VGG": _conv("feature_info", "feature_info:1"),
+    "VGG": _conv(FeatureInfo(), FeatureInfo(start=1)),
     "VovNet": _CONV_STAGES,
-    "Xception": _conv("<block1", ("block1", "block2", "block3", "block12", "act4")),
+    "Xception": _conv(input_of("block1"), ("block1", "block2", "block3", "block12", "act4")),
     "XceptionAligned": _CONV_BLOCKS,
     # Convolutions with attention or token mixing, NCHW between the stages
     "ByobNet": _STAGES,
@@ -153,7 +174,7 @@ FAMILIES: dict[str, Family] = {
     "DaVit": _STAGES_LN,
     "EdgeNeXt": _STAGES_LN,
     "EfficientFormerV2": _STAGES,
-    "EfficientViM": Family("patch_embed", "stages.#", items=slice(1, 2), norm=_in_at_last),
+    "EfficientViM": Family("patch_embed", "stages.#", tuple_entries=slice(1, 2), norm=_in_at_last),
     "EfficientVit": _STAGES,
     "EfficientVitLarge": _STAGES,
     "EfficientVitMsra": _EMBED_STAGES,
@@ -162,15 +183,15 @@ FAMILIES: dict[str, Family] = {
     "GlobalContextVit": _STAGES_LN,
     "IFormer": _STAGES,
     "LowFormer": _STAGES,
-    "MaxxVit": Family("<stages.0", "stages.#", norm=_maxxvit_norm),
+    "MaxxVit": Family(input_of("stages.0"), "stages.#", norm=_maxxvit_norm),
     "MetaFormer": _STAGES_LN,
     "MetaNeXt": _STAGES,
-    "MobileNetV5": Family("<blocks.0", "blocks.#"),
-    "MobileNetV5Encoder": Family("<blocks.0", "blocks.#"),
+    "MobileNetV5": Family(input_of("blocks.0"), "blocks.#"),
+    "MobileNetV5Encoder": Family(input_of("blocks.0"), "blocks.#"),
     "Nest": Family("patch_embed", "levels.#", norm="in"),
     "NextViT": _STAGES,
     "PyramidVisionTransformerV2": Family("patch_embed", "stages.#", stem_layout="NHWC", norm="in"),
-    "RDNet": Family("<dense_stages.0", "feature_info", norm="in"),
+    "RDNet": Family(input_of("dense_stages.0"), FeatureInfo(), norm="in"),
     "RepVit": _STAGES,
     "SHViT": _EMBED_STAGES,
     "SwiftFormer": _STAGES,
@@ -178,33 +199,33 @@ FAMILIES: dict[str, Family] = {
     "TinyVit": _EMBED_STAGES,
     "Visformer": Family("patch_embed1", "stage#"),
     # Channels last
-    "HieraDet": Family("patch_embed", "feature_info", layout="NHWC", norm="in"),
+    "HieraDet": Family("patch_embed", FeatureInfo(), layout="NHWC", norm="in"),
     "MambaOut": Family("stem", "stages.#", layout="NHWC", norm="in"),
     "Sequencer2d": Family("stem", "stages.#", layout="NHWC", norm="in"),
     "SwinTransformer": _SWIN,
     "SwinTransformerV2": _SWIN,
-    "VOLO": Family("patch_embed", "feature_info", layout="NHWC", stem_layout="NCHW", norm="in"),
+    "VOLO": Family("patch_embed", FeatureInfo(), layout="NHWC", stem_layout="NCHW", norm="in"),
     "VisionTransformerSAM": Family("patch_embed", "blocks.#", layout="NHWC", norm="in"),
     # Tokens
     "Beit": _vit(),
-    "Cait": _vit(prefix=None, token_readout=None),
+    "Cait": _vit(num_prefix_tokens=None, reads_class_token_only=None),
     "CoaT": Family(
         "patch_embed1",
         "serial_blocks#",
         layout="NLC",
-        prefix=_one_of_stages,
+        num_prefix_tokens=_one_of_stages,
         norm="in",
-        token_readout=lambda model: model.parallel_blocks is None and _reads_token(model),
+        reads_class_token_only=lambda model: model.parallel_blocks is None and _pools_class_token(model),
     ),
-    "ConVit": _vit(prefix=_convit_prefix),
+    "ConVit": _vit(num_prefix_tokens=_convit_prefix),
     "CrossVit": Family(
-        "<blocks.0",
+        input_of("blocks.0"),
         "blocks.#",
         layout="NLC",
-        prefix=lambda model, number: 1,
-        items=slice(None),
+        num_prefix_tokens=lambda model, number: 1,
+        tuple_entries=slice(None),
         norm="in",
-        token_readout=_reads_token,
+        reads_class_token_only=_pools_class_token,
     ),
     "DeepseekVitClassifier": Family(
         "encoder.patch_embed", "encoder.blocks.#", layout="NLC", stem_layout="NHWC", norm="in"
@@ -218,9 +239,11 @@ FAMILIES: dict[str, Family] = {
         norm=_in_at_last,
     ),
     "Eva": _vit(),
-    "Gemma4VitClassifier": Family("encoder.patch_embed", "encoder.blocks.#", layout="NLC", items=slice(1), norm="in"),
-    "Gemma4VitEncoder": Family("patch_embed", "blocks.#", layout="NLC", items=slice(1), norm="in"),
-    "Hiera": Family("patch_embed", "feature_info", layout="NLC", norm="in"),
+    "Gemma4VitClassifier": Family(
+        "encoder.patch_embed", "encoder.blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"
+    ),
+    "Gemma4VitEncoder": Family("patch_embed", "blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"),
+    "Hiera": Family("patch_embed", FeatureInfo(), layout="NLC", norm="in"),
     "Levit": Family(
         "stem",
         "stages.#",
@@ -232,22 +255,22 @@ FAMILIES: dict[str, Family] = {
         "patch_embed",
         "stages.#",
         layout="NLC",
-        prefix=_prefix_tokens_of_stages,
-        items=slice(1),
+        num_prefix_tokens=_prefix_tokens_of_stages,
+        tuple_entries=slice(1),
         norm="in",
-        token_readout=_reads_token,
+        reads_class_token_only=_pools_class_token,
     ),
     "NaFlexVit": Family(
         "embeds",
         "blocks.#",
         layout="NLC",
-        prefix=_prefix_tokens,
-        items=slice(1),
+        num_prefix_tokens=_prefix_tokens,
+        tuple_entries=slice(1),
         norm="in",
-        token_readout=_reads_token,
+        reads_class_token_only=_pools_class_token,
     ),
     "PoolingVisionTransformer": Family(
-        "patch_embed", "transformers.#", items=slice(1), norm="in", token_readout=_reads_token
+        "patch_embed", "transformers.#", tuple_entries=slice(1), norm="in", reads_class_token_only=_pools_class_token
     ),
     "Qwen3VitClassifier": Family(
         "encoder.patch_embed", "encoder.blocks.#", layout="NLC", stem_layout="NHWC", norm="in"
@@ -257,13 +280,13 @@ FAMILIES: dict[str, Family] = {
         "norm2_proj",
         "blocks.#",
         layout="NLC",
-        prefix=_one_of_stages,
-        items=slice(1, 2),
+        num_prefix_tokens=_one_of_stages,
+        tuple_entries=slice(1, 2),
         norm="in",
-        token_readout=_reads_token,
+        reads_class_token_only=_pools_class_token,
     ),
-    "Twins": Family("patch_embeds.0", "blocks.#", layout="NLC", items=slice(1), norm="in"),
+    "Twins": Family("patch_embeds.0", "blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"),
     "VisionTransformer": _vit(),
     "VisionTransformerRelPos": _vit(),
-    "Xcit": Family("patch_embed", "blocks.#", layout="NLC", items=slice(1), norm="in"),
+    "Xcit": Family("patch_embed", "blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"),
 }

@@ -7,11 +7,12 @@ import torch
 from timm.utils import unwrap_model
 from torch import nn
 
+from ..utils.checks import check_fraction
 from ..utils.spelling import nearest
 from .moex import MoEx, SiteExchange
-from .sites import Site, family_of, moex_sites, unread_site
+from .sites import KnownSites, Site, known_sites
 
-__all__ = ["find_moex", "insert_moex", "moex_sites", "remove_moex"]
+__all__ = ["find_moex", "insert_moex", "remove_moex"]
 
 
 def find_moex(model: nn.Module) -> MoEx | None:
@@ -20,11 +21,6 @@ def find_moex(model: nn.Module) -> MoEx | None:
         if isinstance(child, MoEx):
             return child
     return None
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r}: expected a number in [0, 1]")
 
 
 def _check_model(model: nn.Module) -> None:
@@ -42,13 +38,10 @@ def _check_model(model: nn.Module) -> None:
         raise ValueError(f"{type(model).__name__} has an attribute 'moex' of its own, the name MoEx needs")
 
 
-def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim: int | None) -> Site:
-    family = family_of(model)
-    wanted = dict(family.aliases).get(layer, layer) if family else layer
-    if wanted in known:
-        return known[wanted]
-    unread = unread_site(model)
-    if unread is not None and layer in (unread.name, unread.module):
+def _find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int | None) -> Site:
+    if site := known.by_name.get(known.resolve_alias(layer)):
+        return _checked_layout(site, layer, channel_dim)
+    if known.ineffective is not None and layer in (known.ineffective.name, known.ineffective.module):
         raise ValueError(
             f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so exchanging "
             "the last patch tokens would change nothing; choose an earlier layer or another global_pool"
@@ -56,30 +49,50 @@ def _find_site(model: nn.Module, layer: str, known: dict[str, Site], channel_dim
     modules = {name for name, _ in model.named_modules() if name}
     if layer not in modules:
         raise ValueError(
-            f"layer={layer!r} is no site of {type(model).__name__}: expected one of {', '.join(known)}, "
-            f"or the dotted path of a module{nearest(layer, [*known, *modules])}"
+            f"layer={layer!r} is no site of {type(model).__name__}: expected one of {', '.join(known.by_name)}, "
+            f"or the dotted path of a module{nearest(layer, [*known.by_name, *modules])}"
         )
-    if channel_dim is not None:
-        return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
-    for site in known.values():
-        if (site.module, site.at) == (layer, "output"):
-            return replace(site, name=layer)
-    if family is None or family.inside is None:
+    for site in known.by_name.values():
+        if (site.module, site.hook_on) == (layer, "output"):
+            return _checked_layout(replace(site, name=layer), layer, channel_dim)
+    layout = _layout_of(model.get_submodule(layer), known)
+    if layout is None and channel_dim is None:
         raise ValueError(
             f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
-            f"give channel_dim=1 or -1, or one of its sites: {', '.join(known)}"
+            f"give channel_dim=1 or -1, or one of its sites: {', '.join(known.by_name)}"
         )
-    return Site(layer, layer, "output", family.inside, norm=known[family.layer].norm)
+    if layout is None:
+        return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
+    norm = known.by_name[known.family.layer].norm if known.family else "pono"
+    return _checked_layout(Site(layer, layer, "output", layout, norm=norm), layer, channel_dim)
+
+
+def _checked_layout(site: Site, layer: str, channel_dim: int | None) -> Site:
+    if channel_dim not in (None, site.channel_dim):
+        raise ValueError(
+            f"channel_dim={channel_dim}: the {site.hook_on} of {site.module} (layer={layer!r}) is {site.layout}, with "
+            f"channel_dim={site.channel_dim}; leave channel_dim out"
+        )
+    return site
+
+
+def _layout_of(module: nn.Module, known: KnownSites) -> str | None:
+    """The layout of a module's output, where the family or the module's own class defines it."""
+    if known.family is not None and known.family.interior_layout is not None:
+        return known.family.interior_layout
+    while type(module).forward is nn.Sequential.forward and len(module) > 0:
+        module = module[-1]
+    return "NCHW" if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)) else None
 
 
 def _called_module(model: nn.Module, site: Site) -> nn.Module:
-    """The module to hook. A ModuleList is never called, and `checkpoint_seq` calls but the children of a Sequential:
-    take the first or last of them."""
+    """The module to hook. A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential:
+    take the first or the last of them."""
     module = model.get_submodule(site.module)
     while len(children := list(module.children())) and (
         isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
     ):
-        module = children[-1 if site.at == "output" else 0]
+        module = children[-1 if site.hook_on == "output" else 0]
     return module
 
 
@@ -104,15 +117,16 @@ def insert_moex(
 
     Args:
         model: The bare model (not wrapped, not compiled); changed in place.
-        layer: A site of `moex_sites(model)`, a dotted module path, or several of them. Default: the family's, see
-            `timm_moex.insertion.sites`.
+        layer: A site of `moex_sites(model)`, a dotted module path, or several of them. Default: that of the model's
+            family, see `timm_moex.insertion.families`.
         norm: Axes of the moments, see `moment_exchange`. Default: the site's, see `moex_sites`.
         eps: Added to the variance.
         positive_only: Moments of the positive entries alone.
         moments: "both", "mean" or "std".
         lam: Weight of a sample's own label in the loss.
         prob: Probability that `MoExTask` exchanges a batch.
-        channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know.
+        channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know. The outputs of
+            2d convolutions, batch norms and pools, and of a `nn.Sequential` that ends in one, have it by definition.
 
     Returns:
         `model`.
@@ -120,24 +134,39 @@ def insert_moex(
     Raises:
         TypeError: `model` is no module, is wrapped, compiled or scripted.
         ValueError: Unknown layer (the message lists the sites) or setting, or the model already holds MoEx.
+
+    Example:
+        >>> import timm
+        >>> model = insert_moex(timm.create_model("resnet18", num_classes=10), "stage1", norm="in")
+        >>> x, swap_index = torch.randn(2, 3, 64, 64), torch.tensor([1, 0])
+        >>> model(x, swap_index=swap_index).shape
+        torch.Size([2, 10])
     """
     _check_model(model)
-    _check_fraction("lam", lam)
-    _check_fraction("prob", prob)
+    check_fraction("lam", lam)
+    check_fraction("prob", prob)
     if channel_dim not in (None, 1, -1):
         raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1")
-    family, known = family_of(model), moex_sites(model)
+    known = known_sites(model)
     if layer is None:
-        layer = family.layer if family else next(iter(known), None)
+        layer = known.default_layer
         if layer is None:
             raise ValueError(f"{type(model).__name__} is unknown to timm_moex; give layer= and channel_dim=")
     layers = [layer] if isinstance(layer, str) else list(layer)
     sites = [_find_site(model, name, known, channel_dim) for name in layers]
     if not sites or len({site.name for site in sites}) < len(sites):
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
-    settings = dict(eps=eps, positive_only=positive_only, moments=moments)
-    exchanges = [SiteExchange(site, norm=norm or site.norm, **settings) for site in sites]
-    moex = MoEx(exchanges, dict(family.aliases) if family else {}, lam, prob)
+    exchanges = [
+        SiteExchange(
+            site,
+            norm=site.norm if norm is None else norm,
+            eps=eps,
+            positive_only=positive_only,
+            moments=moments,
+        )
+        for site in sites
+    ]
+    moex = MoEx(exchanges, known.aliases, lam, prob)
     _hook(model, moex)
     model.moex = moex
     return model
@@ -146,7 +175,7 @@ def insert_moex(
 def _hook(model: nn.Module, moex: MoEx) -> None:
     for exchange in moex.sites:
         module = _called_module(model, exchange.site)
-        if exchange.site.at == "input":
+        if exchange.site.hook_on == "input":
             moex.handles.append(module.register_forward_pre_hook(exchange.input_hook))
         else:
             moex.handles.append(module.register_forward_hook(exchange.output_hook))
@@ -156,7 +185,7 @@ def _hook(model: nn.Module, moex: MoEx) -> None:
 
 
 def remove_moex(model: nn.Module) -> nn.Module:
-    """Take MoEx out of a model again.
+    """Remove MoEx from a model.
 
     Args:
         model: A bare model that holds MoEx; changed in place.
@@ -166,6 +195,12 @@ def remove_moex(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: The model holds no MoEx.
+
+    Example:
+        >>> import timm, timm_moex
+        >>> model = timm.create_model("moex_resnet18")
+        >>> timm_moex.find_moex(timm_moex.remove_moex(model)) is None
+        True
     """
     moex = find_moex(model)
     if moex is None:

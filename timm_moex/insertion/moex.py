@@ -48,9 +48,9 @@ class SiteExchange(MomentExchange):
         if not self.in_forward and torch._C._current_graph_task_id() == -1:
             return None
         self.fired += 1
-        if self.site.items is not None and isinstance(value, (tuple, list)):
+        if self.site.tuple_entries is not None and isinstance(value, (tuple, list)):
             parts = list(value)
-            parts[self.site.items] = [self._exchange_tensor(x) for x in parts[self.site.items]]
+            parts[self.site.tuple_entries] = [self._exchange_tensor(x) for x in parts[self.site.tuple_entries]]
             return type(value)(parts)
         return self._exchange_tensor(value)
 
@@ -62,7 +62,7 @@ class SiteExchange(MomentExchange):
 
     def _check_tensor(self, x) -> None:
         site = self.site
-        where = f"site {site.name!r}: the {site.at} of {site.module}"
+        where = f"site {site.name!r}: the {site.hook_on} of {site.module}"
         if not isinstance(x, Tensor):
             raise TypeError(f"{where} is a {type(x).__name__}, not a tensor; choose another layer")
         if "..." not in site.layout and x.ndim != len(site.layout):
@@ -75,7 +75,7 @@ class SiteExchange(MomentExchange):
             )
 
     def extra_repr(self) -> str:
-        return f"{self.site.name}: {self.site.at} of {self.site.module}, {super().extra_repr()}"
+        return f"{self.site.name}: {self.site.hook_on} of {self.site.module}, {super().extra_repr()}"
 
 
 class MoEx(nn.Module):

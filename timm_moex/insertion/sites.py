@@ -1,6 +1,7 @@
 """Where an exchange can sit in a given model: its named sites, each with its module, layout and prefix tokens.
 
-The layout of a site is written down in `families.py` and proved by the zoo sweep; it is never guessed from a shape.
+The layout of a site is written down in `families.py` and proved by the sweep over all architectures; it is never
+guessed from a shape.
 """
 
 import re
@@ -8,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .families import FAMILIES, Family
+from .families import FAMILIES, Family, FeatureInfo, Hook
 
-__all__ = ["CHANNEL_DIM", "Family", "Site", "family_of", "moex_sites", "unread_site"]
+__all__ = ["CHANNEL_DIM", "KnownSites", "Site", "family_of", "known_sites", "moex_sites"]
 
 CHANNEL_DIM = {"NCHW": 1, "NHWC": -1, "NLC": -1, "NC...": 1, "N...C": -1}
 
@@ -22,26 +23,57 @@ class Site:
     Args:
         name: `stem`, `stage1` … or the dotted path itself.
         module: Dotted path of the module whose input or output is exchanged.
-        at: "input" or "output".
+        hook_on: "input" or "output".
         layout: `NCHW`, `NHWC` or `NLC`; where only the channel axis is known `NC...` or `N...C`.
         prefix_tokens: Class and register tokens in front of the patch tokens of an NLC site; they are left alone.
-        norm: Default norm there; `in` holds up before a LayerNorm over the channels, too.
-        items: The entries that are exchanged where the module takes or returns a tuple or list.
+        norm: Default norm there; the effect of `in` survives a LayerNorm over the channels, too.
+        tuple_entries: The entries that are exchanged where the module takes or returns a tuple or list.
         channels: Number of channels to insist on; None where the table, not `feature_info`, knows the layout.
     """
 
     name: str
     module: str
-    at: str
+    hook_on: str
     layout: str
     prefix_tokens: int = 0
     norm: str = "in"
-    items: slice | None = None
+    tuple_entries: slice | None = None
     channels: int | None = None
 
     @property
     def channel_dim(self) -> int:
+        """Axis of the channels, 1 or -1."""
         return CHANNEL_DIM[self.layout]
+
+
+@dataclass(frozen=True)
+class KnownSites:
+    """What is known of a model's sites.
+
+    Attributes:
+        family: The table's entry; None for a class that it does not have.
+        by_name: The sites by name, in the order the data meets them.
+        ineffective: The last stage, where the logits come from its class token alone, so that an exchange of its patch
+            tokens would change nothing; None elsewhere. It is not among `by_name`.
+    """
+
+    family: Family | None
+    by_name: dict[str, Site]
+    ineffective: Site | None
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Other accepted names of sites, such as the paper's C2 to C5 for a ResNet's stages."""
+        return dict(self.family.aliases) if self.family else {}
+
+    @property
+    def default_layer(self) -> str | None:
+        """Where MoEx goes if the user names no layer; None if nothing is known of the model."""
+        return self.family.layer if self.family else next(iter(self.by_name), None)
+
+    def resolve_alias(self, layer: str) -> str:
+        """The site that an alias stands for, or `layer` itself."""
+        return self.aliases.get(layer, layer)
 
 
 def family_of(model: nn.Module) -> Family | None:
@@ -52,26 +84,18 @@ def family_of(model: nn.Module) -> Family | None:
     return None
 
 
-def _feature_modules(model: nn.Module) -> dict[str, int]:
-    """Channels by module path, as timm's `feature_info` has them, without entries that name no module."""
-    info = getattr(model, "feature_info", None) or []
-    known = {name for name, _ in model.named_modules() if name}
-    entries = getattr(info, "info", info)
-    return {entry["module"]: entry["num_chs"] for entry in entries if entry.get("module") in known}
+def known_sites(model: nn.Module) -> KnownSites:
+    """Everything that is known of a model's sites, read from the table once.
 
-
-def _expand(model: nn.Module, stages: str | tuple[str, ...]) -> list[str]:
-    if not isinstance(stages, str):
-        return list(stages)
-    if stages.startswith("feature_info"):
-        return list(_feature_modules(model))[int(stages.partition(":")[2] or 0) :]
-    parent, _, pattern = stages.rpartition(".")
-    matcher = re.compile(re.escape(pattern).replace(r"\#", "([0-9]+)"))
-    found = []
-    for name, _ in model.get_submodule(parent).named_children():
-        if match := matcher.fullmatch(name):
-            found.append((int(match[1]), f"{parent}.{name}" if parent else name))
-    return [path for _, path in sorted(found)]
+    Args:
+        model: A timm model, with or without MoEx.
+    """
+    family = family_of(model)
+    sites = _sites_from_table(model, family) if family else _sites_from_feature_info(model)
+    ineffective = None
+    if family is not None and family.reads_class_token_only is not None and family.reads_class_token_only(model):
+        ineffective = sites.pop()
+    return KnownSites(family, {site.name: site for site in sites}, ineffective)
 
 
 def moex_sites(model: nn.Module) -> dict[str, Site]:
@@ -86,39 +110,59 @@ def moex_sites(model: nn.Module) -> dict[str, Site]:
 
     Returns:
         Site by name; empty if the model's class is unknown and has no `feature_info`.
+
+    Example:
+        >>> import timm, timm_moex
+        >>> sites = timm_moex.moex_sites(timm.create_model("resnet18"))
+        >>> list(sites), sites["stem"].module, sites["stem"].hook_on, sites["stem"].layout
+        (['stem', 'stage1', 'stage2', 'stage3', 'stage4'], 'layer1', 'input', 'NCHW')
     """
-    family = family_of(model)
-    sites = _sites_from_table(model, family) if family else _sites_from_feature_info(model)
-    unread = unread_site(model)
-    return {site.name: site for site in sites if site != unread}
+    return known_sites(model).by_name
 
 
-def unread_site(model: nn.Module) -> Site | None:
-    """The last stage, where the logits come from its class token alone: an exchange there would change nothing."""
-    family = family_of(model)
-    if family is None or family.token_readout is None or not family.token_readout(model):
-        return None
-    return _sites_from_table(model, family)[-1]
+def _feature_modules(model: nn.Module) -> dict[str, int]:
+    """Channels by module path, as timm's `feature_info` has them, without entries that name no module."""
+    info = getattr(model, "feature_info", None) or []
+    known = {name for name, _ in model.named_modules() if name}
+    entries = getattr(info, "info", info)
+    return {entry["module"]: entry["num_chs"] for entry in entries if entry.get("module") in known}
+
+
+def _stage_modules(model: nn.Module, stages: str | tuple[str, ...] | FeatureInfo) -> list[str]:
+    if isinstance(stages, FeatureInfo):
+        return list(_feature_modules(model))[stages.start :]
+    if isinstance(stages, tuple):
+        return list(stages)
+    parent, _, pattern = stages.rpartition(".")
+    matcher = re.compile(re.escape(pattern).replace(r"\#", "([0-9]+)"))
+    found = []
+    for name, _ in model.get_submodule(parent).named_children():
+        if match := matcher.fullmatch(name):
+            found.append((int(match[1]), f"{parent}.{name}" if parent else name))
+    return [path for _, path in sorted(found)]
 
 
 def _sites_from_table(model: nn.Module, family: Family) -> list[Site]:
-    stem = _expand(model, "feature_info")[0] if family.stem == "feature_info" else family.stem
-    return [_site(model, family, number, path) for number, path in enumerate([stem, *_expand(model, family.stages)])]
+    stem = family.stem
+    if isinstance(stem, FeatureInfo):
+        stem = _stage_modules(model, stem)[0]
+    hooks = [stem if isinstance(stem, Hook) else Hook(stem), *map(Hook, _stage_modules(model, family.stages))]
+    return [_site(model, family, number, hook) for number, hook in enumerate(hooks)]
 
 
-def _site(model: nn.Module, family: Family, number: int, path: str) -> Site:
+def _site(model: nn.Module, family: Family, number: int, hook: Hook) -> Site:
     if number or family.stem_layout is None:
         layout = family.layout if isinstance(family.layout, str) else family.layout(model, number)
     else:
         layout = family.stem_layout if isinstance(family.stem_layout, str) else family.stem_layout(model)
     return Site(
         name=f"stage{number}" if number else "stem",
-        module=path.removeprefix("<"),
-        at="input" if path.startswith("<") else "output",
+        module=hook.module,
+        hook_on=hook.hook_on,
         layout=layout,
-        prefix_tokens=family.prefix(model, number) if family.prefix else 0,
+        prefix_tokens=family.num_prefix_tokens(model, number) if family.num_prefix_tokens else 0,
         norm=family.norm if isinstance(family.norm, str) else family.norm(model, number),
-        items=family.items,
+        tuple_entries=family.tuple_entries,
     )
 
 

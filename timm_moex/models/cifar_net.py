@@ -14,7 +14,7 @@ from timm.layers import LayerType, calculate_drop_path_rates, create_classifier,
 from timm.models import build_model_with_cfg, checkpoint_seq
 from torch import nn
 
-from ..hub.manifest import checked_cfg
+from ..hub.manifest import resolve_verified_cfg
 
 STEM_ENDS = ("conv1", "bn1", "act1")
 
@@ -292,5 +292,5 @@ def build_cifar_net(
     """timm's `build_model_with_cfg`, with the stem and every stage as the default of `features_only`."""
     feature_cfg = dict(dict(out_indices=tuple(range(num_stages + 1))), **(feature_cfg or {}))
     if pretrained:
-        kwargs["pretrained_cfg"] = checked_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("cache_dir"))
+        kwargs["pretrained_cfg"] = resolve_verified_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("cache_dir"))
     return build_model_with_cfg(model_cls, variant, pretrained, feature_cfg=feature_cfg, **kwargs)

@@ -5,7 +5,7 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import DenseNet, build_model_with_cfg, register_model
 
-from ..hub.manifest import checked_cfg, generate_default_cfgs
+from ..hub.manifest import generate_default_cfgs, resolve_verified_cfg
 
 __all__ = []
 
@@ -36,7 +36,8 @@ def densenet265(pretrained: bool = False, **kwargs: Any) -> DenseNet:
     """
     model_args = dict(growth_rate=32, block_config=(6, 12, 64, 48))
     if pretrained:
-        kwargs["pretrained_cfg"] = checked_cfg("densenet265", kwargs.get("pretrained_cfg"), kwargs.get("cache_dir"))
+        cfg, cache_dir = kwargs.get("pretrained_cfg"), kwargs.get("cache_dir")
+        kwargs["pretrained_cfg"] = resolve_verified_cfg("densenet265", cfg, cache_dir)
     return build_model_with_cfg(
         DenseNet, "densenet265", pretrained, feature_cfg=dict(flatten_sequential=True), **dict(model_args, **kwargs)
     )

@@ -23,16 +23,16 @@ from timm.models import (
 )
 from torch import nn
 
-from ..hub.manifest import add_checkpoints, checked_cfg
+from ..hub.manifest import add_released_tags, resolve_verified_cfg
 from ..insertion.insert import insert_moex
+from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
 from ..utils.spelling import nearest
 
-__all__ = ["PREFIX", "SETTINGS", "register_twin", "register_twins"]
+__all__ = ["SETTINGS", "register_twin", "register_twins"]
 
-PREFIX = "moex_"
 # create_model's keyword → insert_moex's
 SETTINGS = {
-    f"{PREFIX}{name}": name for name in ("layer", "norm", "prob", "lam", "eps", "positive_only", "moments")
+    f"{TWIN_PREFIX}{name}": name for name in ("layer", "norm", "prob", "lam", "eps", "positive_only", "moments")
 }
 
 default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for the pretrained tags
@@ -40,7 +40,7 @@ default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks fo
 
 def _take_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
     for key in kwargs:
-        if key.startswith(PREFIX) and key not in SETTINGS:
+        if key.startswith(TWIN_PREFIX) and key not in SETTINGS:
             hint = nearest(key, SETTINGS, 0.4)
             raise TypeError(f"unknown keyword {key!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
     return {SETTINGS[key]: kwargs.pop(key) for key in list(kwargs) if key in SETTINGS}
@@ -58,17 +58,17 @@ def _resolve_cfg(name: str, pretrained_cfg: str | dict | PretrainedCfg | None) -
 
 
 def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
-    name = PREFIX + arch
+    name = twin_name(arch)
 
     def entrypoint(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs) -> nn.Module:
         settings = _take_settings(kwargs)
         bare = "features_only=True" if kwargs.get("features_only") else "scriptable=True" if is_scriptable() else ""
         if bare and settings:
-            asked = ", ".join(f"{PREFIX}{key}" for key in settings)
+            asked = ", ".join(f"{TWIN_PREFIX}{key}" for key in settings)
             raise ValueError(f"{name}: {bare} gives the bare backbone, which cannot exchange; leave out {asked}")
         cfg = _resolve_cfg(name, pretrained_cfg)
         if pretrained and cfg:
-            cfg = checked_cfg(name, cfg, kwargs.get("cache_dir"))
+            cfg = resolve_verified_cfg(name, cfg, kwargs.get("cache_dir"))
         model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
         return model if bare else insert_moex(model, **settings)
 
@@ -89,12 +89,12 @@ def register_twin(arch: str) -> str:
     Raises:
         ValueError: `arch` is not registered, or is a twin itself.
     """
-    if arch.startswith(PREFIX):
+    if is_twin_name(arch):
         raise ValueError(f"arch={arch!r} is a twin already")
     if not is_model(arch) or "." in arch:
         raise ValueError(f"arch={arch!r} is not a registered timm architecture{nearest(arch, list_models())}")
     _register(arch)
-    return PREFIX + arch
+    return twin_name(arch)
 
 
 def _default_cfg(arch: str) -> DefaultCfg:
@@ -115,9 +115,9 @@ def _default_cfg(arch: str) -> DefaultCfg:
 
 
 def _register(arch: str) -> None:
-    name = PREFIX + arch
+    name = twin_name(arch)
     default_cfg = _default_cfg(arch)
-    add_checkpoints({arch: default_cfg})
+    add_released_tags({arch: default_cfg})
     if default_cfg.tags:
         default_cfg.is_pretrained = any(cfg.has_weights for cfg in default_cfg.cfgs.values())
         default_cfgs[name] = default_cfg
@@ -129,5 +129,5 @@ def _register(arch: str) -> None:
 def register_twins() -> None:
     """Register the twin of every architecture that is registered and has none yet."""
     for arch in list_models():
-        if not arch.startswith(PREFIX) and not is_model(PREFIX + arch):
+        if not is_twin_name(arch) and not is_model(twin_name(arch)):
             _register(arch)

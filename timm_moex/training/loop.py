@@ -22,7 +22,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .data import label_names
 from .evaluate import evaluate
 from .recipe import Recipe, RecipeError
-from .setup import Run, build_run
+from .setup import TrainingSetup, set_up_training
 from .task import MoExTask
 
 __all__ = ["Result", "train"]
@@ -84,7 +84,7 @@ def train(
     last = folder / "last.pth.tar"
     if last.exists() and not args.resume:
         raise FileExistsError(f"{folder} holds a run already; go on with --resume {last}, or choose another --output")
-    run = build_run(args, pad if in_memory else None)
+    run = set_up_training(args, pad if in_memory else None)
     settings = vars(args) | {"in_memory": in_memory, "pad": pad if in_memory else None}
     start, best = _resume(run, settings) if args.resume else (0, {})
     _open_folder(folder, recipe, settings, start)
@@ -119,7 +119,7 @@ def train(
     return Result(model, metrics, best, folder)
 
 
-def _resume(run: Run, settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def _resume(run: TrainingSetup, settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Put the run back where its checkpoint left it; returns the epoch to go on with, and the best so far."""
     state = load_checkpoint(
         Path(run.args.resume), run.task, run.optimizer, run.scaler,
@@ -131,7 +131,7 @@ def _resume(run: Run, settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     return start, state["best"]
 
 
-def _train_one_epoch(run: Run, epoch: int, progress: bool) -> dict[str, float]:
+def _train_one_epoch(run: TrainingSetup, epoch: int, progress: bool) -> dict[str, float]:
     """One pass over the training set; returns the mean loss and, for a MoEx model, the share of exchanged batches."""
     args, task, optimizer = run.args, run.task, run.optimizer
     task.get_trainable_module().train()
@@ -164,7 +164,7 @@ def _train_one_epoch(run: Run, epoch: int, progress: bool) -> dict[str, float]:
     return {"loss": losses.mean} | ({"exchanged": sum(exchanged) / len(exchanged)} if exchanged else {})
 
 
-def _backward(run: Run, loss: Tensor, update: bool) -> None:
+def _backward(run: TrainingSetup, loss: Tensor, update: bool) -> None:
     args, create_graph = run.args, getattr(run.optimizer, "is_second_order", False)
     parameters = None
     if args.clip_grad is not None:
@@ -208,7 +208,7 @@ def _not_finite(what: str, epoch: int, lr: float) -> str:
     return f"{what} (counted from 0), lr {lr:g}; {kept}. A lower lr, warm-up or clip_grad may help"
 
 
-def _evaluate(run: Run, epoch: int) -> dict[str, Any]:
+def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
     model = run.task.get_eval_model(ema=run.task.has_ema())
     metrics = evaluate(
         model, run.eval_loader, run.device,
@@ -244,7 +244,7 @@ def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:
     return args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
 
 
-def _card(recipe: Recipe, run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
+def _card(recipe: Recipe, run: TrainingSetup, metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "dataset": recipe.settings.get("dataset", ""),
         "split": run.args.val_split,

@@ -24,11 +24,11 @@ from .data import create_loaders
 from .recipe import RecipeError
 from .task import create_task
 
-__all__ = ["Run", "build_run", "check_model_name", "create_model", "pick_device"]
+__all__ = ["TrainingSetup", "set_up_training", "check_model_name", "create_model", "pick_device"]
 
 
 @dataclass
-class Run:
+class TrainingSetup:
     """A training run, ready to start.
 
     Attributes:
@@ -76,7 +76,7 @@ class Run:
         return (images, target) if self.mixup is None else self.mixup(images, target)
 
 
-def build_run(args: argparse.Namespace, pad: int | None = None) -> Run:
+def set_up_training(args: argparse.Namespace, pad: int | None = None) -> TrainingSetup:
     """Seed everything and make the parts of a run.
 
     Args:
@@ -117,7 +117,7 @@ def build_run(args: argparse.Namespace, pad: int | None = None) -> Run:
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
     scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
-    return Run(
+    return TrainingSetup(
         args, device, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
         scaler, mixup, amp_dtype, dtype,
     )  # fmt: skip

@@ -1,0 +1,17 @@
+"""Checks of arguments that several modules take."""
+
+__all__ = ["check_fraction"]
+
+
+def check_fraction(name: str, value: float) -> None:
+    """See that a value is a number in [0, 1].
+
+    Args:
+        name: Of the argument, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: It is something else, such as nan or a bool.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: expected a number in [0, 1]")
