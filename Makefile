@@ -1,11 +1,11 @@
 # make quickstart   environment, install, train on the packaged sample, reload through timm (needs only Python >= 3.10)
-# make test         the tests
+# make test         the tests and the examples of the docstrings
 # make zoo          sweeps over every architecture (long)
 # make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes)
 # make study        the study, robustness and report (hours; on a GPU: PRESET=full DEVICE=cuda PARALLEL=12)
 # make ablation     the runs that settings are chosen by, on validation images alone (likewise)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
-# make lint         ruff
+# make lint         ruff and mypy
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -59,3 +59,4 @@ timm-tests: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check
+	$(BIN)/mypy
