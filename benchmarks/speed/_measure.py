@@ -101,6 +101,6 @@ def measure(contenders: dict, device: torch.device, seconds: float, clock: str =
     return rows
 
 
-def show(rows: list[dict], *columns: str) -> None:
+def print_rows(rows: list[dict], *columns: str) -> None:
     for row in rows:
         print("  ".join(f"{row[column]:>12}" for column in columns), flush=True)

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from .._results import write_rows
-from ._measure import arguments, keep_freed_memory, measure, set_up, show
+from ._measure import arguments, keep_freed_memory, measure, print_rows, set_up
 from .op import assert_right, contenders, tensors
 
 CPU_SHAPE, CUDA_SHAPE = (64, 64, 56, 56), (256, 64, 56, 56)
@@ -54,7 +54,7 @@ def main() -> None:
             shape = CUDA_SHAPE if device.type == "cuda" else CPU_SHAPE
             rows += (found := run_case(shape, dtype, layout, device, options.seconds, options.clock))
             print(dtype, layout)
-            show(found, "contender", "graphs", "ms_50", "ratio_20", "ratio_50", "ratio_80")
+            print_rows(found, "contender", "graphs", "ms_50", "ratio_20", "ratio_50", "ratio_80")
     write_rows("compile", rows, device, options.output)
 
 

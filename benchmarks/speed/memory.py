@@ -8,7 +8,7 @@ On CUDA the peak of one forward and backward is measured as well, above the inpu
 import torch
 
 from .._results import write_rows
-from ._measure import arguments, set_up, show
+from ._measure import arguments, print_rows, set_up
 from .op import contenders, tensors
 
 SHAPE = (64, 64, 56, 56)
@@ -50,7 +50,7 @@ def main() -> None:
                     on_gpu = device.type == "cuda"
                     row["peak_per_input"] = f"{peak(function, x, grad, swap_index) / size:.3f}" if on_gpu else ""
                     rows.append(row)
-    show(rows, "dtype", "layout", "norm", "contender", "kept_per_input", "peak_per_input")
+    print_rows(rows, "dtype", "layout", "norm", "contender", "kept_per_input", "peak_per_input")
     write_rows("memory", rows, device, options.output)
 
 

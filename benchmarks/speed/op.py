@@ -1,8 +1,8 @@
-"""The exchange alone, in copies: time divided by that of `y.copy_(x)` in the same round. Writes benchmarks/op.csv.
+"""The exchange alone, in copies: time divided by that of `y.copy_(x)` in the same round.
 
 Contenders: `x * 0.5`, which reads and writes once forward and once backward, as any operator must that returns a new
 tensor; `reference`, the formula under autograd; `closed_form` and, on CUDA, `triton`, the package's own. On the CPU two
-cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most.
+cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most. Writes benchmarks/results/op.csv.
 
     python -m benchmarks.speed.op
     python -m benchmarks.speed.op --device cuda
@@ -15,7 +15,7 @@ from timm_moex import moment_exchange
 from timm_moex.exchange.functional import BACKENDS
 
 from .._results import write_rows
-from ._measure import arguments, keep_freed_memory, measure, set_up, show
+from ._measure import arguments, keep_freed_memory, measure, print_rows, set_up
 
 CPU_CASES = [
     ((64, 64, 56, 56), dtype, layout, "pono", "kept")
@@ -112,7 +112,7 @@ def main() -> None:
     for case in CUDA_CASES if device.type == "cuda" else CPU_CASES:
         rows += (found := run_case(case, device, options.seconds, options.clock))
         print(*case)
-        show(found, "contender", "direction", "ms_50", "ratio_20", "ratio_50", "ratio_80")
+        print_rows(found, "contender", "direction", "ms_50", "ratio_20", "ratio_50", "ratio_80")
     write_rows("op", rows, device, options.output)
 
 

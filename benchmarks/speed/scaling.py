@@ -7,7 +7,7 @@ python -m benchmarks.speed.scaling --device cuda
 import torch
 
 from .._results import write_rows
-from ._measure import arguments, keep_freed_memory, measure, set_up, show
+from ._measure import arguments, keep_freed_memory, measure, print_rows, set_up
 from .op import contenders, tensors
 
 BATCH, CHANNELS, SIDE = 32, 64, 28
@@ -37,7 +37,7 @@ def main() -> None:
         for shape in shapes:
             found = run_shape(shape, device, options.seconds / 6, options.clock)
             print(sweep, *shape)
-            show(found, "contender", "ms_50", "ratio_50")
+            print_rows(found, "contender", "ms_50", "ratio_50")
             rows += [{"sweep": sweep} | row for row in found]
     write_rows("scaling", rows, device, options.output)
 

@@ -2,7 +2,7 @@
 
 All take the same images, model and optimizer: zero_grad, forward, loss, backward, step. `exchange alone` is forward and
 backward of the operator on the features of the site, as a share of the step. Evaluation compares the twin with the
-plain model. Ratios are to the plain step of the same round. Writes benchmarks/step.csv.
+plain model. Ratios are to the plain step of the same round. Writes benchmarks/results/step.csv.
 
     python -m benchmarks.speed.step
     python -m benchmarks.speed.step --device cuda --dtype bfloat16 --layout channels_last
@@ -22,7 +22,7 @@ import timm_moex
 from timm_moex import mix_loss, moment_exchange
 
 from .._results import write_rows
-from ._measure import arguments, measure, set_up, show
+from ._measure import arguments, measure, print_rows, set_up
 
 # model: (batch, side) on the CPU, on CUDA
 MODELS = {
@@ -131,7 +131,7 @@ def main() -> None:
     for name in options.models:
         rows += (found := run_model(name, device, options))
         print(name)
-        show(found, "work", "contender", "ms_50", "ratio_20", "ratio_50", "ratio_80", "ratio_min")
+        print_rows(found, "work", "contender", "ms_50", "ratio_20", "ratio_50", "ratio_80", "ratio_min")
     write_rows("step", rows, device, options.output)
 
 

@@ -87,7 +87,7 @@ def gpu_note() -> str:
         return ""
     return (
         "\nNo GPU has measured this yet: `python -m benchmarks.speed.op --device cuda` (and `step`, `memory`, "
-        '`compile`, `scaling`) does. Until then `backend="triton"` is chosen by hand only.\n'
+        '`compile`, `scaling`) does. Until then `backend="triton"` is used only where it is asked for.\n'
     )
 
 

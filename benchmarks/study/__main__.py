@@ -1,6 +1,6 @@
-"""`python -m benchmarks.study` trains the study."""
+"""`python -m benchmarks.study run|ablate` trains the study on Fashion-MNIST."""
 
-from .study import main
+from .fashion_mnist import main
 
 if __name__ == "__main__":
     main()

@@ -151,7 +151,7 @@ def _train(job: Job) -> dict[str, Any]:
 
     in_memory = {} if job.pad is None else {"in_memory": True, "pad": job.pad}
     result = train(recipe, job.folder, progress=False, log=after_epoch, **in_memory)
-    facts = {f"monitor_{key}": round(result.metrics[key], 4) for key in ("top1", "loss")}
+    facts = {f"monitored_{key}": round(result.metrics[key], 4) for key in ("top1", "loss")}
     facts |= {key: round(value, 1) for key, value in zip(("seconds", "cpu_seconds"), json.loads(spent.read_text()))}
     return facts | environment(pick_device(recipe.arguments().device), "timm_moex")
 

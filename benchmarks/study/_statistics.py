@@ -16,7 +16,7 @@ def paired(values: Mapping[str, float], others: Mapping[str, float]) -> list[flo
     return [value - others[seed] for seed, value in values.items() if seed in others]
 
 
-def show(values: Sequence[float], digits: int = 2, sign: bool = False) -> str:
+def format_mean(values: Sequence[float], digits: int = 2, sign: bool = False) -> str:
     """`mean ± standard error`; without the latter for a single value, a dash for none."""
     if not values:
         return "–"

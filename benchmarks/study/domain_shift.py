@@ -1,12 +1,12 @@
-"""Does MoEx help under a shift of style? Train on emoji of some drawing styles, test on a hand that was held out.
+"""Does MoEx help under a shift of style? Train on emoji of some drawing styles, test on a style that was held out.
 
     python -m benchmarks.study.emoji                              # the set: output/emoji
     python -m benchmarks.study.domain_shift --select              # choose the settings, on twemoji
-    python -m benchmarks.study.domain_shift --hands openmoji noto fluent twemoji
+    python -m benchmarks.study.domain_shift --held-out openmoji noto fluent twemoji
 
 ImageNet's tf_efficientnet_lite0 is fine-tuned by emoji_tf_efficientnet_lite0.yaml: as it stands (moex), without an
-exchange (baseline), with CutMix (cutmix), and with both. noto and noto-v1 come from one house, and so do the fluents:
-such a pair is held out together. After the last epoch, and only then, a run is tested on
+exchange (baseline), with CutMix (cutmix), and with both. noto and noto-v1 come from one designer, and so do the two
+fluent styles: such a pair is held out together. After the last epoch, and only then, a run is tested on
 
     unseen_emoji_seen_styles      emoji not trained on, in the styles trained on
     unseen_emoji_unseen_style     emoji not trained on, in the style held out
@@ -15,11 +15,11 @@ such a pair is held out together. After the last epoch, and only then, a run is 
 The settings (among `MOEX_CANDIDATES` and `CUTMIX_CANDIDATES`) were chosen by `--select`: trained on noto, noto-v1,
 fluent-emoji and fluent-emoji-flat, judged by unseen emoji in twemoji, with two seeds of their own; taken is the setting
 with most images right. The three with IN had equally many, so the first listed; none had as many as the baseline.
-So twemoji, as a held-out hand, is no blind test; noto and fluent were trained on then, but not judged by. openmoji had
+So twemoji, as a held-out style, is no blind test; noto and fluent were trained on then, but not judged by. openmoji had
 no part in the choice. It had been held out in a rough trial before, which made IN look better than PONO there; the
 choice was open again here, but the list of candidates was written after that trial.
 
-`--train-on noto` is the variant with a single style: tested on all those of other hands.
+`--train-on noto` is the variant with a single style: tested on the styles of all other designers.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from ._runs import Job, run_jobs
 from .emoji import INITIAL, STYLES, write_tree
 
 TABLE = RESULTS / "domain_shift.csv"
-HANDS = {
+STYLES_BY_DESIGNER = {
     "openmoji": ("openmoji",),
     "noto": ("noto", "noto-v1"),
     "fluent": ("fluent-emoji", "fluent-emoji-flat"),
@@ -50,11 +50,11 @@ HANDS = {
 }
 PARTS = {
     "unseen_emoji_seen_styles": "validation",
-    "unseen_emoji_unseen_style": "new_both",
-    "seen_emoji_unseen_style": "new_style",
+    "unseen_emoji_unseen_style": "unseen_emoji_unseen_style",
+    "seen_emoji_unseen_style": "seen_emoji_unseen_style",
 }
 SEEDS, SELECTION_SEEDS = (0, 1, 2), (100, 101)
-SELECTION_HAND, UNTOUCHED = "twemoji", "openmoji"
+SELECTION_STYLE, UNTOUCHED = "twemoji", "openmoji"
 CRITERION = "unseen_emoji_unseen_style"
 
 MOEX_CANDIDATES = (("in", 0.5, 0.9), ("in", 1.0, 0.9), ("in", 0.5, 0.7), ("pono", 0.5, 0.9), ("pono", 0.5, 0.7))
@@ -94,7 +94,7 @@ def methods(recipe: Recipe) -> dict[tuple[str, str], Recipe]:
     }
 
 
-def chosen(rows: Sequence[dict[str, str]]) -> dict[str, str]:
+def best_settings(rows: Sequence[dict[str, str]]) -> dict[str, str]:
     """Method to the setting with most images right by `CRITERION` over the selection's seeds; of equals the first.
 
     Counted in images, so that equals are equal.
@@ -103,7 +103,7 @@ def chosen(rows: Sequence[dict[str, str]]) -> dict[str, str]:
     for row in rows:
         if row["phase"] == "selection":
             of = right.setdefault(row["method"], {})
-            hits = round(float(row[CRITERION]) * int(row[f"images_{PARTS[CRITERION]}"]) / 100)
+            hits = round(float(row[CRITERION]) * int(row[f"images_{CRITERION}"]) / 100)
             of[row["setting"]] = of.get(row["setting"], 0) + hits
     return {method: max(of, key=of.get) for method, of in right.items()}
 
@@ -111,18 +111,24 @@ def chosen(rows: Sequence[dict[str, str]]) -> dict[str, str]:
 def make_jobs(
     options: argparse.Namespace,
     phase: str,
-    hand: str,
+    held_out: str,
     styles: tuple[Sequence[str], Sequence[str]],
     recipes: dict[tuple[str, str], Recipe],
     seeds: Sequence[int],
 ) -> list[Job]:
     """Runs of every recipe and seed, trained on the first and tested on the second of `styles`; writes their tree."""
-    tree = options.output / "trees" / f"{phase}_{hand}"
+    tree = options.output / "trees" / f"{phase}_{held_out}"
     write_tree(options.emoji, tree, *styles)
     jobs = []
     for seed in seeds:
         for (method, setting), recipe in recipes.items():
-            columns = {"phase": phase, "hand": hand, "method": method, "setting": setting, "seed": str(seed)}
+            columns = {
+                "phase": phase,
+                "held_out_style": held_out,
+                "method": method,
+                "setting": setting,
+                "seed": str(seed),
+            }
             name = re.sub(r"[^a-z0-9.]+", "_", "_".join(filter(None, columns.values())))
             recipe = recipe.override(
                 data_dir=str(tree), initial_checkpoint=str(options.emoji / INITIAL), device=options.device, seed=seed,
@@ -144,7 +150,7 @@ def evaluate_parts(model: nn.Module, job: Job) -> dict[str, Any]:
         dataset = open_dataset("", args.data_dir, part, num_classes=args.num_classes)
         loader = create_eval_loader(dataset, config, 256, device=device)
         metrics = evaluate(model, loader, device, channels_last=args.channels_last)
-        result |= {column: f"{metrics['top1']:.2f}", f"images_{part}": metrics["count"]}
+        result |= {column: f"{metrics['top1']:.2f}", f"images_{column}": metrics["count"]}
     return result
 
 
@@ -152,18 +158,18 @@ def planned(options: argparse.Namespace) -> list[Job]:
     """The runs that the options ask for, in order."""
     recipe = load_recipe("emoji_tf_efficientnet_lite0")
     if options.select:
-        test = HANDS[SELECTION_HAND]
-        train = [style for style in STYLES if style not in (*test, *HANDS[UNTOUCHED])]
-        return make_jobs(options, "selection", SELECTION_HAND, (train, test), candidates(recipe), SELECTION_SEEDS)
+        test = STYLES_BY_DESIGNER[SELECTION_STYLE]
+        train = [style for style in STYLES if style not in (*test, *STYLES_BY_DESIGNER[UNTOUCHED])]
+        return make_jobs(options, "selection", SELECTION_STYLE, (train, test), candidates(recipe), SELECTION_SEEDS)
     if options.train_on:
-        [own] = [styles for styles in HANDS.values() if options.train_on in styles]
+        [own] = [styles for styles in STYLES_BY_DESIGNER.values() if options.train_on in styles]
         test = [style for style in STYLES if style not in own]
-        hand = f"all_but_{options.train_on}"
-        return make_jobs(options, "single", hand, ([options.train_on], test), methods(recipe), SEEDS)
+        held_out = f"all_but_{options.train_on}"
+        return make_jobs(options, "single", held_out, ([options.train_on], test), methods(recipe), SEEDS)
     jobs = []
-    for hand in options.hands:
-        train = [style for style in STYLES if style not in HANDS[hand]]
-        jobs += make_jobs(options, "study", hand, (train, HANDS[hand]), methods(recipe), SEEDS)
+    for held_out in options.held_out:
+        train = [style for style in STYLES if style not in STYLES_BY_DESIGNER[held_out]]
+        jobs += make_jobs(options, "study", held_out, (train, STYLES_BY_DESIGNER[held_out]), methods(recipe), SEEDS)
     return jobs
 
 
@@ -171,7 +177,13 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--select", action="store_true", help="try the candidates, print the best")
-    what.add_argument("--hands", nargs="+", choices=HANDS, default=list(HANDS), help="held out in turn; default: all")
+    what.add_argument(
+        "--held-out",
+        nargs="+",
+        choices=STYLES_BY_DESIGNER,
+        default=list(STYLES_BY_DESIGNER),
+        help="held out in turn; default: all",
+    )
     what.add_argument("--train-on", choices=STYLES, metavar="STYLE", help="train on one style only")
     parser.add_argument("--emoji", type=Path, default=Path("output/emoji"), help="the set; default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/domain_shift"), help="runs; default: %(default)s")
@@ -186,7 +198,7 @@ def main() -> None:
     options = parse()
     run_jobs(planned(options), evaluate_parts, options.table, parallel=options.parallel, threads=options.threads)
     if options.select:
-        print(chosen(read_rows(options.table.stem, options.table.parent)))
+        print(best_settings(read_rows(options.table.stem, options.table.parent)))
 
 
 if __name__ == "__main__":

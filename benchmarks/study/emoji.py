@@ -178,8 +178,8 @@ def draw(icon: Mapping[str, Any]) -> bytes:
 def write_tree(root: Path, folder: Path, training_styles: Sequence[str], new_styles: Sequence[str]) -> None:
     """Links to the pictures under `root`, as folders of images that timm reads.
 
-    `train` and `validation` are seen and unseen emoji in the training styles, `new_style` and `new_both` seen and
-    unseen emoji in the new styles.
+    `train` and `validation` are seen and unseen emoji in the training styles, `seen_emoji_unseen_style` and
+    `unseen_emoji_unseen_style` seen and unseen emoji in the new styles.
 
     Raises:
         ValueError: A style is unknown, or on both sides.
@@ -188,7 +188,10 @@ def write_tree(root: Path, folder: Path, training_styles: Sequence[str], new_sty
         raise ValueError(f"{', '.join(sorted(unknown))}: expected styles among {', '.join(STYLES)}")
     if both := set(training_styles) & set(new_styles):
         raise ValueError(f"{', '.join(sorted(both))}: a style to train on and to hold out")
-    for styles, names in ((training_styles, ("train", "validation")), (new_styles, ("new_style", "new_both"))):
+    for styles, names in (
+        (training_styles, ("train", "validation")),
+        (new_styles, ("seen_emoji_unseen_style", "unseen_emoji_unseen_style")),
+    ):
         for part, name in zip(("seen", "unseen"), names):
             for style in styles:
                 for picture in (root / style / part).glob("*/*.png"):

@@ -1,4 +1,4 @@
-"""Put a trained model into weights/: its folder, and its entry in the manifest, with what its runs say.
+"""Put a trained model into weights/: its folder, and its entry in the manifest, with the figures of its runs.
 
     python -m benchmarks.study.make_checkpoint resnet8_cifar.moex_fmnist10k --table study \
         --runs output/study/run/cpu-small-resnet8_cifar-moex-? \
@@ -7,7 +7,8 @@
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
 The runs are folders of `timm-moex train`, one per seed. Their top-1 is that of the last epoch on the evaluation part of
-the data, or with --table a column of a CSV of this folder, where that is of other images. The weights are those of the
+the data, or with --table a column of a CSV in benchmarks/results, where
+that is of other images. The weights are those of the
 run with the median top-1 (of two, the lower one), never of the best.
 """
 
@@ -60,9 +61,7 @@ def median_first(runs: list[Path], values: list[float]) -> list[Path]:
 
 def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
     """What card and manifest both say."""
-    values, others = (
-        [top1_of(run, args.table, args.column) for run in part] for part in (runs, sorted(args.baseline))
-    )
+    values, others = ([top1_of(run, args.table, args.column) for run in part] for part in (runs, sorted(args.baseline)))
     said = {key: getattr(args, key) for key in ("dataset", "split", "license", "commit", "device")}
     if args.table:
         rows = [row_of(run, args.table) for run in runs]
@@ -95,12 +94,12 @@ def main() -> None:
     parser.add_argument("name", help="architecture.tag")
     parser.add_argument("--runs", nargs="+", type=Path, required=True)
     parser.add_argument("--baseline", nargs="+", type=Path, default=[])
-    parser.add_argument("--table", help="name of the CSV in benchmarks/ that has the top-1")
+    parser.add_argument("--table", help="name of the CSV in benchmarks/results that has the top-1")
     parser.add_argument("--column", default="test_top1", help="of the table; default: %(default)s")
     for key in ("recipe", "dataset", "split", "license", "limits"):
         parser.add_argument(f"--{key}", required=True)
     for key in ("commit", "device", "origin", "base_model"):
-        parser.add_argument(f"--{key}", help="see timm_moex/card.py; commit and device default to the table's")
+        parser.add_argument(f"--{key}", help="see timm_moex/hub/card.py; commit and device default to the table's")
     parser.add_argument("--half", action="store_true", help="parameters in float16; then give --value too")
     parser.add_argument("--value", type=float, help="top-1 of the written file by `timm-moex eval`")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")

@@ -1,4 +1,5 @@
-"""The tables of benchmarks/README.md and the study's summary in README.md, made from the CSV files of this folder.
+"""The tables of benchmarks/README.md and the study's summary in README.md, made from the CSV files in
+benchmarks/results.
 
 python -m benchmarks.study.report            print them
 python -m benchmarks.study.report --write    put them between their markers
@@ -16,7 +17,7 @@ from timm_moex.hub.manifest import MANIFEST, read_manifest, weights_dir
 
 from .._markdown import table, write_block
 from .._results import RESULTS, ROOT, read_rows
-from ._statistics import paired, show
+from ._statistics import format_mean, paired
 
 README, REPORT = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
 METHODS = {
@@ -58,7 +59,7 @@ def test_loss(row: dict) -> float:
 
 def study() -> str:
     """Test error by preset, net and method, the difference from the baseline of the same seed, the cost in time."""
-    presets, parts = yaml.safe_load((Path(__file__).parent / "study.yaml").read_text()), []
+    presets, parts = yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text()), []
     for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
         methods = grouped(rows, "method")
         baseline, lines = methods.get(("baseline",), []), []
@@ -67,8 +68,8 @@ def study() -> str:
             cells = []
             for value, digits in ((test_error, 2), (test_loss, 3)):
                 values, others = by_seed(own, value), by_seed(baseline, value)
-                difference = "" if name == "baseline" else show(paired(values, others), digits, sign=True)
-                cells += [show(list(values.values()), digits), difference]
+                difference = "" if name == "baseline" else format_mean(paired(values, others), digits, sign=True)
+                cells += [format_mean(list(values.values()), digits), difference]
             lines.append([METHODS[name], *cells, cost(own, baseline), str(len(own)), f"`{settings}`"])
         head = ["", "test error, %", "minus baseline", "test loss", "minus baseline", "time / baseline", "seeds"]
         head.append("settings")
@@ -98,7 +99,7 @@ def source(rows: Sequence[dict]) -> str:
 
 
 def validation_top1(row: dict) -> float:
-    return float(row["monitor_top1"])
+    return float(row["monitored_top1"])
 
 
 def ablation() -> str:
@@ -110,9 +111,9 @@ def ablation() -> str:
         lines = []
         for (factor, value), own in variants.items():
             values = by_seed(own, validation_top1)
-            differences = [show(paired(values, other), sign=True) for other in others]
+            differences = [format_mean(paired(values, other), sign=True) for other in others]
             label = "**reference**" if factor == "reference" else f"{factor} = {value}"
-            lines.append([label, show(list(values.values())), *differences, str(len(own))])
+            lines.append([label, format_mean(list(values.values())), *differences, str(len(own))])
         head = ["", "validation top-1, %", "minus p = 0", "minus reference", "seeds"]
         parts.append(f"**{model}**, preset {preset}:\n\n{table(head, lines)}\n{source(rows)}")
     return "\n".join(parts) or NONE
@@ -130,8 +131,8 @@ def robustness() -> str:
         lines = []
         for label, column, of in wanted:
             figures = {name: mean_by_seed(own, column, of) for name, own in methods}
-            difference = show(paired(figures.get("moex", {}), figures.get("baseline", {})), 1, sign=True)
-            lines.append([label, *(show(list(values.values()), 1) for values in figures.values()), difference])
+            difference = format_mean(paired(figures.get("moex", {}), figures.get("baseline", {})), 1, sign=True)
+            lines.append([label, *(format_mean(list(values.values()), 1) for values in figures.values()), difference])
         head = ["", *(METHODS[name] for name, _ in methods), "MoEx minus baseline"]
         images, seeds = rows[0]["images"], len({row["seed"] for row in rows})
         title = f"**{model}**, preset {preset}, {images} test images, {seeds} seeds"
@@ -150,15 +151,15 @@ def mean_by_seed(rows: Sequence[dict], column: str, corruptions: Sequence[str]) 
 
 PARTS = {
     "unseen_emoji_seen_styles": "unseen emoji, seen styles",
-    "unseen_emoji_unseen_style": "unseen emoji, unseen hand",
-    "seen_emoji_unseen_style": "seen emoji, unseen hand",
+    "unseen_emoji_unseen_style": "unseen emoji, unseen style",
+    "seen_emoji_unseen_style": "seen emoji, unseen style",
 }
 
 
 def domain_shift() -> str:
-    """Accuracy on emoji and drawing styles held out, by hand and method."""
+    """Accuracy on emoji and drawing styles held out, by the style held out and the method."""
     parts = []
-    for (phase, hand), rows in grouped(read_rows("domain_shift"), "phase", "hand").items():
+    for (phase, held_out), rows in grouped(read_rows("domain_shift"), "phase", "held_out_style").items():
         runs = grouped(rows, "method", "setting")
         baseline = next((own for (name, _), own in runs.items() if name == "baseline"), [])
         lines = []
@@ -166,11 +167,11 @@ def domain_shift() -> str:
             cells = []
             for column in PARTS:
                 values, others = (by_seed(part, lambda row, c=column: float(row[c])) for part in (own, baseline))
-                difference = "" if name == "baseline" else f" ({show(paired(values, others), 1, sign=True)})"
-                cells.append(show(list(values.values()), 1) + difference)
+                difference = "" if name == "baseline" else f" ({format_mean(paired(values, others), 1, sign=True)})"
+                cells.append(format_mean(list(values.values()), 1) + difference)
             lines.append([METHODS[name.replace("+", "_")], setting, *cells, cost(own, baseline), str(len(own))])
         head = ["", "settings", *PARTS.values(), "time / baseline", "seeds"]
-        parts.append(f"**{PHASES[phase].format(hand)}**\n\n{table(head, lines, left=2)}\n{source(rows)}")
+        parts.append(f"**{PHASES[phase].format(held_out)}**\n\n{table(head, lines, left=2)}\n{source(rows)}")
     return "\n".join(parts) or NONE
 
 
@@ -194,18 +195,18 @@ def totals() -> str:
 
 
 def summary() -> str:
-    """For the front page: the differences that the methods make, in a line for each net or hand."""
+    """For the front page: the differences that the methods make, in a line for each net or style."""
     lines, names = [], [name for name in METHODS if name not in ("baseline", *CONTROLS)]
     for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
         methods = {name: by_seed(own, test_error) for name, own in in_order(grouped(rows, "method"))}
         lines.append([f"{model}, Fashion-MNIST ({preset}), test error, %", *_against(methods, names, 2)])
     study_rows = [row for row in read_rows("domain_shift") if row["phase"] == "study"]
-    for (hand,), rows in grouped(study_rows, "hand").items():
+    for (held_out,), rows in grouped(study_rows, "held_out_style").items():
         methods = {
             method.replace("+", "_"): by_seed(own, lambda row: 100 - float(row["unseen_emoji_unseen_style"]))
             for (method,), own in grouped(rows, "method").items()
         }
-        lines.append([f"tf_efficientnet_lite0, unseen emoji by an unseen hand ({hand}), error, %"])
+        lines.append([f"tf_efficientnet_lite0, unseen emoji in an unseen style ({held_out}), error, %"])
         lines[-1] += _against(methods, names, 1)
     return table(["", "baseline", *(METHODS[name] for name in names), "seeds"], lines)
 
@@ -213,8 +214,8 @@ def summary() -> str:
 def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits: int) -> list[str]:
     """The baseline's figure, and each method's difference from it."""
     baseline = methods["baseline"]
-    differences = [show(paired(methods.get(name, {}), baseline), digits, sign=True) for name in names]
-    return [show(list(baseline.values()), digits), *differences, str(len(baseline))]
+    differences = [format_mean(paired(methods.get(name, {}), baseline), digits, sign=True) for name in names]
+    return [format_mean(list(baseline.values()), digits), *differences, str(len(baseline))]
 
 
 def zoo_table() -> str:

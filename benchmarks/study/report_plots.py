@@ -1,4 +1,4 @@
-"""The pictures of benchmarks/README.md, drawn from the CSV files of this folder. Needs matplotlib.
+"""The pictures of benchmarks/README.md, drawn from the CSV files in benchmarks/results. Needs matplotlib.
 
 python -m benchmarks.study.report_plots
 """
@@ -107,14 +107,14 @@ def robustness() -> dict[str, Figure]:
 
 
 def domain_shift() -> dict[str, Figure]:
-    """Accuracy on each part by hand: a dot for each seed, a bar for the mean."""
+    """Accuracy on each part by the style held out: a dot for each seed, a bar for the mean."""
     rows = [row for row in read_rows("domain_shift") if row["phase"] == "study"]
-    hands = grouped(rows, "hand")
-    if not hands:
+    held_out_styles = grouped(rows, "held_out_style")
+    if not held_out_styles:
         return {}
     figure = Figure((11, 4), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(PARTS), sharey=True), PARTS.items()):
-        for place, own in enumerate(hands.values()):
+        for place, own in enumerate(held_out_styles.values()):
             methods = grouped(own, "method")
             for k, ((name,), runs) in enumerate(methods.items()):
                 where = place + (k - (len(methods) - 1) / 2) * 0.2
@@ -122,10 +122,11 @@ def domain_shift() -> dict[str, Figure]:
                 axes.plot([where] * len(values), values, "o", color=colour, alpha=0.45, markersize=4)
                 mean, legend = mean_se(values)[0], METHODS[name.replace("+", "_")] if place == 0 else None
                 axes.plot(where, mean, "_", color=colour, markersize=12, markeredgewidth=2.5, label=legend)
-        axes.set(title=label, xticks=range(len(hands)), xticklabels=[hand for (hand,) in hands], ylabel="top-1, %")
+        axes.set(title=label, xticks=range(len(held_out_styles)), ylabel="top-1, %")
+        axes.set_xticklabels([held_out for (held_out,) in held_out_styles])
         axes.grid(axis="y", alpha=0.3)
     figure.axes[-1].legend(fontsize=8)
-    figure.supxlabel("hand held out", fontsize=9)
+    figure.supxlabel("style held out", fontsize=9)
     return {"domain_shift": figure}
 
 

@@ -7,7 +7,8 @@
 are not trained yet and left out. The images are as many of each class, drawn once with a fixed seed from the preset's
 test images (`data-<preset>-*/test` beside the runs), the same for all its checkpoints; so the error on clean ones is
 near, not equal to, the study's over all. Lines that are there are not measured again. Error and ECE are in percent;
-`clean` has severity 0; `weights` are the first digits of the weights' SHA-256. The corruptions: corruptions.py.
+`clean` has severity 0; `weights` are the first digits of the weights' SHA-256. corruptions.py draws the corruptions; the
+CSV lies in benchmarks/results.
 """
 
 import argparse
@@ -170,7 +171,7 @@ def robustness(
     Raises:
         ValueError: See `measure` and `waiting`.
     """
-    where = environment(device, "../timm_moex", "corruptions.py", "robustness.py")
+    where = environment(device, "timm_moex", "benchmarks/study/corruptions.py", "benchmarks/study/robustness.py")
 
     @cache  # each set is made once, for all checkpoints
     def corrupted(kind: str, severity: int) -> Tensor:

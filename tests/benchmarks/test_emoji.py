@@ -100,22 +100,27 @@ def shown(folder):
     return sorted({(style, part) for _, (style, part, _) in found})
 
 
-@pytest.mark.parametrize("words", [["--select"], ["--hands", "noto"], ["--hands", "openmoji"], ["--train-on", "noto"]])
+@pytest.mark.parametrize(
+    "words", [["--select"], ["--held-out", "noto"], ["--held-out", "openmoji"], ["--train-on", "noto"]]
+)
 def test_training_part_has_no_held_out_style_and_no_unseen_emoji(root, tmp_path, words):
     options = domain_shift.parse([*words, "--emoji", str(root), "--output", str(tmp_path / "out")])
     jobs = domain_shift.planned(options)
     [tree] = {job.recipe.settings["data_dir"] for job in jobs}
-    parts = {name: shown(Path(tree) / name) for name in ("train", "validation", "new_style", "new_both")}
-    old, new = ({style for style, _ in parts[name]} for name in ("train", "new_style"))
+    parts = {
+        name: shown(Path(tree) / name)
+        for name in ("train", "validation", "seen_emoji_unseen_style", "unseen_emoji_unseen_style")
+    }
+    old, new = ({style for style, _ in parts[name]} for name in ("train", "seen_emoji_unseen_style"))
     assert old and new and not old & new
     assert parts == {
         "train": sorted((style, "seen") for style in old),
         "validation": sorted((style, "unseen") for style in old),
-        "new_style": sorted((style, "seen") for style in new),
-        "new_both": sorted((style, "unseen") for style in new),
+        "seen_emoji_unseen_style": sorted((style, "seen") for style in new),
+        "unseen_emoji_unseen_style": sorted((style, "unseen") for style in new),
     }
-    for hand in domain_shift.HANDS.values():  # a house is on one side
-        assert not (old & set(hand) and new & set(hand))
+    for styles in domain_shift.STYLES_BY_DESIGNER.values():  # a designer is on one side
+        assert not (old & set(styles) and new & set(styles))
     if "--select" in words:
         assert new == {"twemoji"} and "openmoji" not in old
 
@@ -142,7 +147,8 @@ def test_methods_differ_only_in_what_they_are_named_for():
 
 def test_choice_is_the_setting_with_most_images_right_in_the_selection_runs():
     rows = [
-        dict(phase=phase, method=method, setting=setting, unseen_emoji_unseen_style=value, images_new_both="348")
+        dict(phase=phase, method=method, setting=setting, images_unseen_emoji_unseen_style="348",
+             unseen_emoji_unseen_style=value)
         for phase, method, setting, value in (
             ("selection", "moex", "in 1", "50.00"), ("selection", "moex", "in 2", "68.10"),
             ("selection", "moex", "in 3", "67.53"), ("selection", "moex", "in 1", "60.00"),
@@ -150,11 +156,11 @@ def test_choice_is_the_setting_with_most_images_right_in_the_selection_runs():
             ("study", "moex", "in 1", "99.00"), ("selection", "baseline", "", "60.00"),
         )
     ]  # fmt: skip
-    assert domain_shift.chosen(rows) == {"moex": "in 2", "baseline": ""}  # in 3 has as many right
+    assert domain_shift.best_settings(rows) == {"moex": "in 2", "baseline": ""}  # in 3 has as many right
 
 
 def test_recipe_and_cutmix_are_what_the_selection_chose():
     with domain_shift.TABLE.open(newline="") as file:
-        choice = domain_shift.chosen(list(csv.DictReader(file)))
+        choice = domain_shift.best_settings(list(csv.DictReader(file)))
     settings = dict(domain_shift.methods(load_recipe("emoji_tf_efficientnet_lite0")))
     assert {("moex", choice["moex"]), ("cutmix", choice["cutmix"])} <= settings.keys()

@@ -19,7 +19,7 @@ def test_every_run_has_its_curve_with_the_accuracy_of_the_last_epoch(name):
     for row in rows:
         head, *_, last = (RESULTS / "curves" / row["curve"]).read_text().splitlines()
         top1 = dict(zip(head.split(","), last.split(",")))["eval_top1"]
-        assert float(top1) == pytest.approx(float(row["monitor_top1"]), abs=1e-3)
+        assert float(top1) == pytest.approx(float(row["monitored_top1"]), abs=1e-3)
     curves = {path.name for path in (RESULTS / "curves" / name).iterdir()}
     assert curves == {row["curve"].partition("/")[2] for row in rows}
 

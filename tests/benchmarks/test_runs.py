@@ -9,7 +9,7 @@ from tinydata import tiny_recipe, write_tiny
 
 from benchmarks.study import _runs
 from benchmarks.study._runs import Job, run_jobs
-from benchmarks.study._statistics import mean_se, paired, show
+from benchmarks.study._statistics import format_mean, mean_se, paired
 
 
 def look(model, job):
@@ -41,7 +41,9 @@ def test_runs_have_a_line_each_and_a_failed_one_has_none_and_is_named(jobs, tmp_
     curve = (table.parent / "curves" / row["curve"]).read_text()
     assert curve == (tmp_path / "runs" / "good" / "summary.csv").read_text() and len(curve.splitlines()) == 3
     last = curve.splitlines()[-1].split(",")
-    assert float(row["monitor_top1"]) == pytest.approx(float(last[curve.split("\n")[0].split(",").index("eval_top1")]))
+    assert float(row["monitored_top1"]) == pytest.approx(
+        float(last[curve.split("\n")[0].split(",").index("eval_top1")])
+    )
 
     before = table.read_text()
     run_jobs(jobs[:1], look, table)  # nothing to do
@@ -63,8 +65,8 @@ def test_an_interrupted_run_goes_on_and_its_attempts_add_up(jobs, tmp_path, monk
     (job.folder / "seconds.json").write_text("[1000.0, 500.0]")
     row = _runs._do(job, look, curves, None)
     assert 1000 < row["seconds"] < 1500 and 500 < row["cpu_seconds"] < 1000
-    assert (row["monitor_top1"], row["monitor_loss"]) == (whole["monitor_top1"], whole["monitor_loss"])
-    assert json.loads((job.folder / "training.json").read_text())["monitor_loss"] == row["monitor_loss"]
+    assert (row["monitored_top1"], row["monitored_loss"]) == (whole["monitored_top1"], whole["monitored_loss"])
+    assert json.loads((job.folder / "training.json").read_text())["monitored_loss"] == row["monitored_loss"]
 
 
 def _stop_after_one_epoch(recipe, folder, **kwargs):
@@ -80,7 +82,11 @@ def _stop_after_one_epoch(recipe, folder, **kwargs):
 def test_mean_and_standard_error_over_seeds():
     mean, se = mean_se([1.0, 2.0, 6.0])
     assert mean == 3 and math.isclose(se, math.sqrt(7) / math.sqrt(3))
-    assert (show([1.0, 2.0, 6.0]), show([4.0], sign=True), show([])) == ("3.00 ± 1.53", "+4.00", "–")
+    assert (format_mean([1.0, 2.0, 6.0]), format_mean([4.0], sign=True), format_mean([])) == (
+        "3.00 ± 1.53",
+        "+4.00",
+        "–",
+    )
 
 
 def test_differences_are_taken_within_a_seed():

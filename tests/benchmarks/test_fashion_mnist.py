@@ -7,13 +7,13 @@ import pytest
 from tinydata import write_tiny
 
 from benchmarks._results import read_rows
-from benchmarks.study import study
+from benchmarks.study import fashion_mnist
 from benchmarks.study._idx import read_split
 from benchmarks.study._runs import Job
 from timm_moex.hub import load_model
 from timm_moex.training.recipe import load_recipe
 
-SAMPLE = Path(study.__file__).parents[2] / "timm_moex" / "training" / "sample" / "FashionMNIST" / "raw"
+SAMPLE = Path(fashion_mnist.__file__).parents[2] / "timm_moex" / "training" / "sample" / "FashionMNIST" / "raw"
 
 
 def images(folder, split):
@@ -23,7 +23,7 @@ def images(folder, split):
 
 
 def test_training_validation_and_test_images_are_drawn_apart_and_balanced(tmp_path):
-    data = study.prepare(SAMPLE, tmp_path / "data", 40, 20)
+    data = fashion_mnist.prepare(SAMPLE, tmp_path / "data", 40, 20)
     (fit, labels), (validation, _), (test, _) = (
         images(data / part, split) for part, split in (("fit", "train"), ("fit", "t10k"), ("test", "t10k"))
     )
@@ -32,7 +32,7 @@ def test_training_validation_and_test_images_are_drawn_apart_and_balanced(tmp_pa
     whole = read_split(SAMPLE, "train")[1]
     assert len(set(fit) | set(validation)) == 600 and all(image in whole for image in validation)
     assert not set(test) & (set(fit) | set(validation))
-    again = study.prepare(SAMPLE, tmp_path / "again", 40, 20)
+    again = fashion_mnist.prepare(SAMPLE, tmp_path / "again", 40, 20)
     assert images(again / "fit", "train")[0] == fit
 
 
@@ -43,22 +43,22 @@ def options(tmp_path, source):
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """The presets as they are, without writing their images."""
-    monkeypatch.setattr(study, "prepare", lambda source, folder, *counts: folder)
+    monkeypatch.setattr(fashion_mnist, "prepare", lambda source, folder, *counts: folder)
     return options(tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize("preset", study.presets())
+@pytest.mark.parametrize("preset", fashion_mnist.presets())
 def test_images_are_the_presets_own_unless_a_source_is_given(preset, monkeypatch, tmp_path):
     sources = []
-    monkeypatch.setattr(study, "prepare", lambda source, folder, *counts: sources.append(source) or folder)
+    monkeypatch.setattr(fashion_mnist, "prepare", lambda source, folder, *counts: sources.append(source) or folder)
     for given in (None, tmp_path):
-        study.jobs_of(preset, "run", options(tmp_path, given))
-    assert sources == [SAMPLE if preset == "sample" else study.SOURCE, tmp_path]
+        fashion_mnist.jobs_of(preset, "run", options(tmp_path, given))
+    assert sources == [SAMPLE if preset == "sample" else fashion_mnist.SOURCE, tmp_path]
 
 
-@pytest.mark.parametrize("preset", study.presets())
+@pytest.mark.parametrize("preset", fashion_mnist.presets())
 def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small):
-    jobs = study.jobs_of(preset, "run", small)
+    jobs = fashion_mnist.jobs_of(preset, "run", small)
     by_method: dict[str, list] = {}
     for job in jobs:
         job.recipe.arguments()
@@ -76,22 +76,22 @@ def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small
 
 
 def test_seeds_of_the_study_had_no_part_in_choosing(small):
-    for preset in [preset for preset, config in study.presets().items() if "ablation" in config]:
-        chosen, used = (study.jobs_of(preset, what, small) for what in ("ablate", "run"))
-        assert not {job.columns["seed"] for job in chosen} & {job.columns["seed"] for job in used}
+    for preset in [preset for preset, config in fashion_mnist.presets().items() if "ablation" in config]:
+        tried, used = (fashion_mnist.jobs_of(preset, what, small) for what in ("ablate", "run"))
+        assert not {job.columns["seed"] for job in tried} & {job.columns["seed"] for job in used}
 
 
 @pytest.mark.parametrize("preset", ["cpu-small", "cpu-bare"])
 def test_settings_of_the_study_are_the_best_on_validation_images(preset, small):
-    ablation = study.presets()[preset]["ablation"]
-    best = study.chosen(read_rows("ablation"), preset, ablation["choose_by"])
-    used = {job.columns["method"]: job.settings for job in study.jobs_of(preset, "run", small)
+    ablation = fashion_mnist.presets()[preset]["ablation"]
+    best = fashion_mnist.best_candidates(read_rows("ablation"), preset, ablation["choose_by"])
+    used = {job.columns["method"]: job.settings for job in fashion_mnist.jobs_of(preset, "run", small)
             if job.columns["model"] == ablation["model"]}  # fmt: skip
-    assert best == {method: used[method] for method in study.CANDIDATES}
+    assert best == {method: used[method] for method in fashion_mnist.CANDIDATES}
 
 
 def test_label_smoothing_gives_away_as_much_of_the_label_as_moex(small):
-    args = {job.columns["method"]: job.recipe.arguments() for job in study.jobs_of("cpu-bare", "run", small)}
+    args = {job.columns["method"]: job.recipe.arguments() for job in fashion_mnist.jobs_of("cpu-bare", "run", small)}
     moex = args["moex"].model_kwargs
     assert args["smoothing"].smoothing == moex["moex_prob"] * (1 - moex["moex_lam"])
     assert args["smoothing"].model_kwargs["moex_prob"] == 0
@@ -99,15 +99,15 @@ def test_label_smoothing_gives_away_as_much_of_the_label_as_moex(small):
 
 
 def test_cpu_bare_neither_crops_nor_flips(small):
-    for job in study.jobs_of("cpu-bare", "run", small):
+    for job in fashion_mnist.jobs_of("cpu-bare", "run", small):
         assert job.pad == 0 and job.recipe.arguments().hflip == 0 and not job.recipe.arguments().reprob
 
 
 def test_a_misspelt_selection_is_an_error_and_not_an_empty_study(small):
-    jobs = study.jobs_of("cpu-small", "run", small)
+    jobs = fashion_mnist.jobs_of("cpu-small", "run", small)
 
     def left(**words):
-        return study.selected(jobs, argparse.Namespace(**dict(models=None, seeds=None, only=None) | words))
+        return fashion_mnist.selected(jobs, argparse.Namespace(**dict(models=None, seeds=None, only=None) | words))
 
     assert len(left()) == len(jobs)
     assert {job.columns["seed"] for job in left(models=["regnetx_002"], only=["moex"])} == {"0", "1", "2"}
@@ -122,20 +122,20 @@ def test_a_misspelt_selection_is_an_error_and_not_an_empty_study(small):
 
 def test_choice_is_by_the_mean_over_the_seeds_it_names(monkeypatch):
     def row(value, seed, top1):
-        return dict(preset="x", factor="p", value=value, settings=f"p{value}", seed=seed, monitor_top1=top1)
+        return dict(preset="x", factor="p", value=value, settings=f"p{value}", seed=seed, monitored_top1=top1)
 
-    monkeypatch.setattr(study, "CANDIDATES", {"moex": ("reference", "p", "lam")})
+    monkeypatch.setattr(fashion_mnist, "CANDIDATES", {"moex": ("reference", "p", "lam")})
     rows = [row("1", "0", "80"), row("1", "1", "82"), row("2", "0", "81.5"), row("2", "1", "80"), row("2", "2", "99")]
     rows += [row("0.0", "0", "100"), row("0.0", "1", "100")]  # the baseline is no candidate
-    assert study.chosen(rows, "x", [0, 1]) == {"moex": "p1"}
-    assert study.chosen(rows, "x", [0]) == {"moex": "p2"}
+    assert fashion_mnist.best_candidates(rows, "x", [0, 1]) == {"moex": "p1"}
+    assert fashion_mnist.best_candidates(rows, "x", [0]) == {"moex": "p2"}
     with pytest.raises(KeyError):  # p = 1 has not been run with that seed
-        study.chosen(rows, "x", [2])
+        fashion_mnist.best_candidates(rows, "x", [2])
 
 
 def test_every_test_image_counts_once(tmp_path):
     write_tiny(tmp_path / "test", test=17)
     recipe = load_recipe("fashion_mnist_small").override(data_dir=str(tmp_path / "fit"))
-    model = load_model(Path(study.__file__).parents[2] / "weights" / "resnet20_cifar.fmnist_sample")
-    result = study.evaluate_test(model, Job({}, recipe, tmp_path))
+    model = load_model(Path(fashion_mnist.__file__).parents[2] / "weights" / "resnet20_cifar.fmnist_sample")
+    result = fashion_mnist.evaluate_test(model, Job({}, recipe, tmp_path))
     assert result["test_top1"] in [round(100 * k / 17, 2) for k in range(18)]

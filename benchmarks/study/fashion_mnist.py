@@ -4,8 +4,9 @@
     python -m benchmarks.study run --preset cpu-small --parallel 2 --threads 1       # the test images, once per run
     python -m benchmarks.study run --preset full --device cuda --parallel 12         # on one GPU
 
-`study.yaml` says what is trained. Both go on where they were stopped. The result is the last epoch's. Lines go to
-ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) into curves/. In cpu-small
+`presets.yaml` says what is trained. Both go on where they were stopped. The result is the last epoch's. Lines go to
+ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) into curves/ (all in
+benchmarks/results). In cpu-small
 the monitored images are the validation images; where all training images are trained on, some of those.
 """
 
@@ -49,7 +50,7 @@ Planned = tuple[dict[str, str], int, list[str]]  # first columns of the line, se
 
 
 def presets() -> dict[str, dict[str, Any]]:
-    return yaml.safe_load((Path(__file__).parent / "study.yaml").read_text())
+    return yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text())
 
 
 def prepare(source: Path, folder: Path, train_per_class: int, validation_per_class: int) -> Path:
@@ -92,7 +93,7 @@ def evaluate_nothing(model: nn.Module, job: Job) -> dict[str, float]:
     return {}
 
 
-def chosen(rows: Sequence[Mapping[str, str]], preset: str, seeds: Sequence[int]) -> dict[str, str]:
+def best_candidates(rows: Sequence[Mapping[str, str]], preset: str, seeds: Sequence[int]) -> dict[str, str]:
     """Method to `settings` (see `Job.settings`) of its candidate with the best mean accuracy on validation images.
 
     Args:
@@ -106,7 +107,7 @@ def chosen(rows: Sequence[Mapping[str, str]], preset: str, seeds: Sequence[int])
         for row in rows:
             line = (row["factor"], row["value"])
             if row["preset"] == preset and line[0] in factors and line not in NO_CANDIDATES:
-                top1[row["settings"]][row["seed"]] = float(row["monitor_top1"])
+                top1[row["settings"]][row["seed"]] = float(row["monitored_top1"])
         best[method] = max(top1, key=lambda settings, of=top1: sum(of[settings][str(seed)] for seed in seeds))
     return best
 
@@ -121,7 +122,7 @@ def methods_and_seeds(preset: str, config: Mapping[str, Any]) -> Iterator[Planne
 def candidates_and_seeds(preset: str, config: Mapping[str, Any]) -> Iterator[Planned]:
     """The preset's ablation, all candidates of a seed before the next seed."""
     if "ablation" not in config:
-        raise ValueError(f"--preset {preset}: study.yaml has no ablation for it")
+        raise ValueError(f"--preset {preset}: presets.yaml has no ablation for it")
     ablation = config["ablation"]
     variants = {("reference", ""): ablation["reference"]}
     for factor, values in ablation["factors"].items():
