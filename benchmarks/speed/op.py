@@ -2,7 +2,8 @@
 
 Contenders: `x * 0.5`, which reads and writes once forward and once backward, as any operator must that returns a new
 tensor; `reference`, the formula under autograd; `closed_form` and, on CUDA, `triton`, the package's own. On the CPU two
-cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most. Writes benchmarks/results/op.csv.
+cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most.
+Writes benchmarks/results/op.csv.
 
     python -m benchmarks.speed.op
     python -m benchmarks.speed.op --device cuda

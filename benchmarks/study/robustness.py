@@ -7,8 +7,8 @@
 are not trained yet and left out. The images are as many of each class, drawn once with a fixed seed from the preset's
 test images (`data-<preset>-*/test` beside the runs), the same for all its checkpoints; so the error on clean ones is
 near, not equal to, the study's over all. Lines that are there are not measured again. Error and ECE are in percent;
-`clean` has severity 0; `weights` are the first digits of the weights' SHA-256. corruptions.py draws the corruptions; the
-CSV lies in benchmarks/results.
+`clean` has severity 0; `weights` are the first digits of the weights' SHA-256. corruptions.py has the corruptions,
+and the CSV lies in benchmarks/results.
 """
 
 import argparse

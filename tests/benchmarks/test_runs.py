@@ -1,15 +1,13 @@
-"""The study's runner: a line per finished run, nothing twice, nothing lost; and how seeds are averaged."""
+"""The study's runner: a line per finished run, nothing twice, nothing lost."""
 
 import csv
 import json
-import math
 
 import pytest
 from tinydata import tiny_recipe, write_tiny
 
 from benchmarks.study import _runs
 from benchmarks.study._runs import Job, run_jobs
-from benchmarks.study._statistics import format_mean, mean_se, paired
 
 
 def look(model, job):
@@ -77,17 +75,3 @@ def _stop_after_one_epoch(recipe, folder, **kwargs):
     from timm_moex.training.loop import train
 
     return train(recipe, folder, **{**kwargs, "log": stop})
-
-
-def test_mean_and_standard_error_over_seeds():
-    mean, se = mean_se([1.0, 2.0, 6.0])
-    assert mean == 3 and math.isclose(se, math.sqrt(7) / math.sqrt(3))
-    assert (format_mean([1.0, 2.0, 6.0]), format_mean([4.0], sign=True), format_mean([])) == (
-        "3.00 ± 1.53",
-        "+4.00",
-        "–",
-    )
-
-
-def test_differences_are_taken_within_a_seed():
-    assert paired({"0": 5.0, "1": 3.0, "2": 9.0}, {"1": 1.0, "0": 4.0}) == [1.0, 2.0]
