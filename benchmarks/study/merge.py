@@ -1,0 +1,134 @@
+"""Bring the lines and curves of another clone's results folder into this one's.
+
+    python -m benchmarks.study.merge /path/to/other/clone/benchmarks/results
+
+Lines of study.csv, ablation.csv, domain_shift.csv and robustness.csv that are not here yet are appended, in this
+folder's order of columns, and their curves are copied. Older names of columns are translated. Nothing at all is written
+where a run is here already with other settings or another result, where a curve is missing, or where a curve of the
+same name differs: one of the two must go first.
+"""
+
+import argparse
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .._results import RESULTS, append_row, read_rows
+
+KEYS = {  # which columns tell a line of the table from all others
+    "study": ("preset", "model", "method", "seed"),
+    "ablation": ("preset", "model", "factor", "value", "seed"),
+    "domain_shift": ("phase", "held_out_style", "method", "setting", "seed"),
+    "robustness": ("preset", "model", "method", "seed", "corruption", "severity"),
+}
+RENAMED = {
+    "monitor_top1": "monitored_top1",
+    "monitor_loss": "monitored_loss",
+    "hand": "held_out_style",
+    "images_validation": "images_unseen_emoji_seen_styles",
+    "images_new_both": "images_unseen_emoji_unseen_style",
+    "images_new_style": "images_seen_emoji_unseen_style",
+}
+Row = dict[str, str]
+
+
+@dataclass
+class Merge:
+    """What is to be done: lines to append, by table, and curves to copy, by their path in the folder `curves`."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    curves: list[str] = field(default_factory=list)
+
+
+def read_translated(name: str, folder: Path) -> list[Row]:
+    """The lines of a table, under today's names of columns."""
+    return [{RENAMED.get(key, key): value for key, value in row.items()} for row in read_rows(name, folder)]
+
+
+def new_rows(name: str, theirs: list[Row], ours: list[Row]) -> list[Row]:
+    """Those of `theirs` whose run is not among `ours`, with the columns in the order of `ours`.
+
+    Raises:
+        ValueError: The columns differ, or a run is in both with other settings or another result.
+    """
+    known = {tuple(row[key] for key in KEYS[name]): row for row in ours}
+    found = []
+    for row in theirs:
+        if ours and row.keys() != ours[0].keys():
+            differing = ", ".join(sorted(row.keys() ^ ours[0].keys()))
+            raise ValueError(f"{name}.csv: these columns are in one of the two tables only: {differing}")
+        row = {column: row[column] for column in ours[0]} if ours else row
+        key = tuple(row[key] for key in KEYS[name])
+        if key not in known:
+            found.append(row)
+        elif row != known[key]:
+            differing = ", ".join(
+                f"{c}: {row[c]!r} there, {known[key][c]!r} here" for c in row if row[c] != known[key][c]
+            )
+            raise ValueError(f"{name}.csv: the run {' '.join(key)} is in both tables, and differs ({differing})")
+        known[key] = row
+    return found
+
+
+def new_curves(rows: list[Row], source: Path, results: Path) -> list[str]:
+    """The curves that these lines name and that `results` lacks.
+
+    Raises:
+        ValueError: A curve is missing from `source`, or another one of its name is in `results`.
+    """
+    found = []
+    for curve in (row["curve"] for row in rows if "curve" in row):
+        theirs, ours = (folder / "curves" / curve for folder in (source, results))
+        if not theirs.is_file():
+            raise ValueError(f"{theirs}: the curve is missing, and a line names it")
+        if ours.is_file() and ours.read_bytes() != theirs.read_bytes():
+            raise ValueError(f"{ours}: another curve of this name is here, and no line of the table names it")
+        if not ours.is_file():
+            found.append(curve)
+    return found
+
+
+def plan(source: Path, results: Path) -> Merge:
+    """What `source` has and `results` lacks; writes nothing.
+
+    Raises:
+        ValueError: `source` has none of the tables, or see `new_rows` and `new_curves`.
+    """
+    if not any((source / f"{name}.csv").is_file() for name in KEYS):
+        expected = ", ".join(f"{name}.csv" for name in KEYS)
+        raise ValueError(f"{str(source)!r} has no results: expected a folder with one of {expected}")
+    merge = Merge()
+    for name in KEYS:
+        merge.rows[name] = new_rows(name, read_translated(name, source), read_rows(name, results))
+        merge.curves += new_curves(merge.rows[name], source, results)
+    return merge
+
+
+def write(merge: Merge, source: Path, results: Path) -> None:
+    """Copy the curves, then the lines: no line is ever without its curve, and an interrupted merge can be repeated."""
+    for curve in merge.curves:
+        target = results / "curves" / curve
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / "curves" / curve, target)
+    for name, rows in merge.rows.items():
+        for row in rows:
+            append_row(results / f"{name}.csv", row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="FROM_RESULTS_FOLDER", help="benchmarks/results of another clone")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to merge into; default: %(default)s")
+    options = parser.parse_args()
+    try:
+        merge = plan(options.source, options.results)
+    except ValueError as error:
+        parser.error(str(error))
+    write(merge, options.source, options.results)
+    for name, rows in merge.rows.items():
+        print(f"{name}.csv: {len(rows)} lines appended")
+    print(f"curves: {len(merge.curves)} copied")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Another clone's results come home whole, once, or not at all."""
+
+import csv
+import sys
+
+import pytest
+
+from benchmarks._results import RESULTS, append_row, read_rows
+from benchmarks.study import merge
+
+NEW = ["preset", "model", "method", "seed", "test_top1", "monitored_top1", "monitored_loss", "settings", "curve"]
+
+
+def run(seed, **changes):
+    row = dict.fromkeys(NEW, "1") | {"preset": "p", "model": "m", "method": "moex", "seed": seed, "settings": "aa"}
+    return row | {"curve": f"study/{seed}.csv"} | changes
+
+
+def write_clone(folder, rows, old=False):
+    """A results folder with these lines of study.csv and their curves, with today's columns or the old ones."""
+    names = {new: earlier for earlier, new in merge.RENAMED.items()} if old else {}
+    for row in rows:
+        append_row(folder / "study.csv", {names.get(key, key): value for key, value in row.items()})
+        curve = folder / "curves" / row["curve"]
+        curve.parent.mkdir(parents=True, exist_ok=True)
+        curve.write_text(f"epoch\n{row['seed']}\n")
+    return folder
+
+
+def bring(source, results, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["merge", str(source), "--results", str(results)])
+    merge.main()
+
+
+def everything(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_missing_lines_and_curves_are_brought_home_and_a_second_merge_adds_nothing(old, tmp_path, monkeypatch):
+    here = write_clone(tmp_path / "here", [run("0")])
+    there = write_clone(tmp_path / "there", [run("0"), run("1", test_top1="90"), run("2")], old)
+    bring(there, here, monkeypatch)
+    assert read_rows("study", here) == [run("0"), run("1", test_top1="90"), run("2")]
+    assert (here / "curves/study/2.csv").read_text() == "epoch\n2\n"
+    before = everything(here)
+    bring(there, here, monkeypatch)
+    assert everything(here) == before
+
+
+@pytest.mark.parametrize("other, message", [
+    (run("0", settings="bb"), "p m moex 0 is in both tables, and differs .settings: 'bb' there, 'aa' here"),
+    (run("0", test_top1="2"), "differs .test_top1: '2' there"),
+])  # fmt: skip
+def test_a_run_that_differs_is_refused_and_nothing_is_written(other, message, tmp_path, monkeypatch, capsys):
+    here = write_clone(tmp_path / "here", [run("0")])
+    there = write_clone(tmp_path / "there", [run("1"), other])
+    before = everything(here)
+    with pytest.raises(SystemExit):
+        bring(there, here, monkeypatch)
+    assert message.replace(".settings", "(settings").replace(".test_top1", "(test_top1") in capsys.readouterr().err
+    assert everything(here) == before
+
+
+def test_a_line_twice_in_one_table_is_appended_once_and_refused_where_it_differs():
+    assert merge.new_rows("study", [run("1"), run("1")], [run("0")]) == [run("1")]
+    with pytest.raises(ValueError, match="is in both tables"):
+        merge.new_rows("study", [run("1"), run("1", settings="bb")], [run("0")])
+
+
+def test_missing_and_differing_curves_are_refused(tmp_path):
+    here, there = write_clone(tmp_path / "here", [run("0")]), write_clone(tmp_path / "there", [run("1")])
+    (here / "curves/study/1.csv").write_text("another")
+    with pytest.raises(ValueError, match="another curve of this name"):
+        merge.plan(there, here)
+    (there / "curves/study/1.csv").unlink()
+    with pytest.raises(ValueError, match="curve is missing"):
+        merge.plan(there, here)
+
+
+def test_columns_that_only_one_table_has_are_refused(tmp_path):
+    here, there = write_clone(tmp_path / "here", [run("0")]), write_clone(tmp_path / "there", [run("1", extra="1")])
+    with pytest.raises(ValueError, match="in one of the two tables only: extra"):
+        merge.plan(there, here)
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no results"):
+        merge.plan(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", merge.KEYS)
+def test_keys_tell_the_lines_of_the_real_tables_apart(name, tmp_path):
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({tuple(row[key] for key in merge.KEYS[name]) for row in rows}) == len(rows) > 0
+    assert merge.new_rows(name, rows, rows) == [] and len(merge.new_rows(name, rows, rows[:1])) == len(rows) - 1
