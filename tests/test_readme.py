@@ -1,0 +1,151 @@
+"""Every fenced block of README.md runs as printed, but for the substitutions listed here.
+
+The blocks share one folder and, where they are Python, one namespace, and run in the order of the page: a reader would
+run them so. A test asks for its block and for all blocks before it, so that each test can run alone.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from tinydata import write_tiny
+
+ROOT = Path(__file__).parents[1]
+CLONE = os.environ.get("TIMM_MOEX_TIMM_CLONE")
+
+SUBSTITUTIONS = {  # what is printed → what is run here
+    # timm's own weights come from the Hub, which tests do not reach. The tag stays.
+    '"moex_resnet50.a1_in1k", pretrained=True': '"moex_resnet50.a1_in1k"',
+    # 128 + 20 images and one epoch in place of 6,000 + 1,000 images and five epochs
+    '"$(timm-moex sample)"': "tiny",
+    "train quickstart": "train quickstart --set epochs=1 warmup_epochs=0",
+    # what `make quickstart` trains, without its virtual environment
+    "make quickstart ": "timm-moex train quickstart --set epochs=1 warmup_epochs=0 --in-memory --data-dir tiny ",
+    # eight images of noise in two classes, one epoch of two steps
+    "/path/to/imagenet": "imagenet",
+    "--epochs 300": "--epochs 1 --img-size 32 --batch-size 4 --workers 1 --device cpu --output output/stock",
+}
+NOT_RUN = {"make test": "it starts this test"}  # a line of a block → why it is left out
+
+
+@dataclass(frozen=True)
+class Block:
+    number: int
+    language: str
+    code: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}-{self.language}-{re.sub(r'[^a-z0-9_]+', '-', self.code.split('#')[0].strip()[:40])}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = re.findall(r"^```(.*?)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [Block(number, language.strip(), code) for number, (language, code) in enumerate(found)]
+
+
+BLOCKS = [block for block in blocks_of(ROOT / "README.md") if block.language]
+
+
+def as_run(code: str) -> str:
+    for printed, run in SUBSTITUTIONS.items():
+        code = code.replace(printed, run)
+    return "".join(line for line in code.splitlines(True) if not line.startswith(tuple(NOT_RUN)))
+
+
+def write_images(root: Path) -> None:
+    for split in ("train", "validation"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for n in range(4):
+                pixels = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(root / split / name / f"{n}.png")
+
+
+class Reader:
+    """Works through the page in a folder that has what a reader is expected to bring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.namespace, self.done = folder, {}, 0
+        write_tiny(folder / "tiny", train=128)
+        write_images(folder / "imagenet")
+        recipe = (ROOT / "timm_moex/training/recipes/quickstart.yaml").read_text()
+        (folder / "my_recipe.yaml").write_text(f"{recipe}\ndata_dir: tiny\n".replace("epochs: 5", "epochs: 2"))
+        state = {f"module.{key}": value for key, value in torchvision.models.resnet50().state_dict().items()}
+        torch.save({"epoch": 300, "arch": "moex_resnet50", "state_dict": state}, folder / "checkpoint.pth")
+        if CLONE:
+            shutil.copy(Path(CLONE) / "train.py", folder / "train.py")
+        (folder / "bin").mkdir()
+        for command, words in (("timm-moex", "-m timm_moex "), ("python", "")):
+            script = folder / "bin" / command
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n')
+            script.chmod(0o755)
+
+    def run(self, block: Block) -> None:
+        if "train.py" in block.code and not CLONE:
+            return
+        self.run_python(block) if block.language == "python" else self.run_shell(block)
+
+    def run_python(self, block: Block) -> None:
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                exec(compile(as_run(block.code), f"README.md, block {block.number}", "exec"), self.namespace)
+        finally:
+            os.chdir(before)
+
+    def run_shell(self, block: Block) -> None:
+        paths = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", as_run(block.code)],
+            cwd=self.folder, env={**os.environ, **paths}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{as_run(block.code)}\n{done.stdout}\n{done.stderr}"
+
+    def read_to(self, block: Block) -> None:
+        """Run every block up to this one that has not run yet."""
+        for earlier in BLOCKS[self.done : BLOCKS.index(block) + 1]:
+            self.run(earlier)
+            self.done += 1
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    return Reader(tmp_path_factory.mktemp("reader"))
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
+def test_block_of_the_readme_runs(block, reader):
+    if "train.py" in block.code and not CLONE:
+        pytest.skip("no train.py: TIMM_MOEX_TIMM_CLONE names no clone of timm")
+    reader.read_to(block)
+
+
+def test_blocks_without_a_language_are_no_commands():
+    others = [block for block in blocks_of(ROOT / "README.md") if not block.language]
+    assert [block.code.split()[0] for block in others] == ["timm_moex/"]  # the folders of the repository
+    assert {block.language for block in BLOCKS} == {"python", "bash"}
+
+
+def test_every_substitution_and_every_line_left_out_is_in_the_readme():
+    printed = "".join(block.code for block in BLOCKS)
+    assert all(text in printed for text in [*SUBSTITUTIONS, *NOT_RUN])
+
+
+def test_make_quickstart_trains_by_the_recipe_that_stands_in_for_it():
+    rule = (ROOT / "Makefile").read_text().split("\nquickstart:")[1].split("\n\n")[0]
+    assert (
+        "/timm-moex train quickstart --in-memory" in rule
+        and "RUN := output/quickstart\n" in (ROOT / "Makefile").read_text()
+    )
