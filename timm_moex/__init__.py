@@ -4,7 +4,9 @@ from . import models  # noqa: F401  registers the plain architectures timm lacks
 from .exchange.functional import moment_exchange
 from .exchange.layer import MomentExchange
 from .hub import load_model, load_twin, save_folder
-from .insertion.insert import find_moex, insert_moex, remove_moex
+from .insertion.exchanging import exchanging
+from .insertion.find import find_moex
+from .insertion.insert import insert_moex, remove_moex
 from .insertion.sites import moex_sites
 from .models.twin import register_twin, register_twins
 from .training.task import MoExTask, create_task, draw_swap_index, mix_loss
@@ -15,6 +17,7 @@ __all__ = [
     "MomentExchange",
     "create_task",
     "draw_swap_index",
+    "exchanging",
     "find_moex",
     "insert_moex",
     "load_model",

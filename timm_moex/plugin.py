@@ -1,31 +1,42 @@
 """What timm's stock train.py imports: `python train.py --device-modules timm_moex.plugin --model moex_resnet50 …`.
 
-train.py has bound the name `ClassificationTask` before it imports this module, so it is the class that must answer:
-`ClassificationTask(model, …)` becomes a `MoExTask` where the model exchanges, and stays what it was where it does not.
+train.py has bound the names of timm's tasks before it imports this module, so it is the classes that must answer:
+`ClassificationTask(model, …)` becomes a `MoExTask` where the model exchanges, and stays as it was where it does not. Tasks
+that are not timm's own are left alone.
 """
+
+from typing import Any
 
 import timm.task
 from torch import nn
 
 import timm_moex  # noqa: F401  registers the twins
 
-from .insertion.insert import find_moex
-from .training.task import MoExTask
+from .insertion.find import find_moex
+from .training.task import MoExMultiLabelTask, MoExTask
 
 __all__: list[str] = []
 
+_EXCHANGING: dict[type, type[MoExTask]] = {timm.task.ClassificationTask: MoExTask}
+if MoExMultiLabelTask is not None:
+    _EXCHANGING[timm.task.MultiLabelClassificationTask] = MoExMultiLabelTask
 
-def _choose_task(cls, model: nn.Module | None = None, *args, student_model: nn.Module | None = None, **kwargs):
+
+def _choose_task(
+    cls: type, model: nn.Module | None = None, *args: Any, student_model: nn.Module | None = None, **kwargs: Any
+) -> Any:
     trained = model if model is not None else student_model
-    moex = find_moex(trained) if isinstance(trained, nn.Module) else None
-    if moex is not None and moex.prob > 0 and not issubclass(cls, MoExTask):
-        if cls is not timm.task.ClassificationTask:
-            raise TypeError(
-                f"{cls.__name__} cannot train a model with moex_prob={moex.prob}: it never exchanges moments. "
-                "Set moex_prob=0 or train without it (train.py: without --kd-model-name)."
-            )
-        cls = MoExTask
-    return object.__new__(cls)
+    is_timms = cls.__module__.partition(".")[0] == "timm"
+    moex = find_moex(trained) if is_timms and isinstance(trained, nn.Module) else None
+    if moex is None or moex.prob == 0:
+        return object.__new__(cls)
+    if cls not in _EXCHANGING:
+        distils = " (train.py: without --kd-model-name)" if "Distillation" in cls.__name__ else ""
+        raise TypeError(
+            f"{cls.__name__} cannot train a model with moex_prob={moex.prob}: it calls the model without swap_index and "
+            f"would never exchange moments. Set moex_prob=0 or use timm_moex.MoExTask{distils}."
+        )
+    return object.__new__(_EXCHANGING[cls])
 
 
-timm.task.TrainingTask.__new__ = staticmethod(_choose_task)
+timm.task.TrainingTask.__new__ = staticmethod(_choose_task)  # type: ignore[assignment]

@@ -178,10 +178,15 @@ def test_deep_copy_is_independent_of_the_original():
     exchanged = logits(model, x, swap_index=IDX)
     assert find_moex(twin) is not find_moex(model)
     assert not logits(twin, x, swap_index=IDX).any()
-    assert find_moex(twin).sites[0].swap_index is IDX
-    logits(twin, x)
-    assert find_moex(twin).sites[0].swap_index is None and find_moex(model).sites[0].swap_index is IDX
-    assert torch.equal(logits(model, x, swap_index=IDX), exchanged)
+    assert find_moex(twin).sites[0].moex is find_moex(twin)
+    plain = logits(model, x)
+    within = []
+    model.layer1.register_forward_hook(lambda *args: within.append(logits(twin, x)))
+    assert torch.equal(logits(model, x, swap_index=IDX), exchanged) and not torch.equal(exchanged, plain)
+    with timm_moex.exchanging(model, IDX):
+        assert torch.equal(logits(twin, x, swap_index=IDX), logits(twin, x))
+        assert torch.equal(logits(model, x), exchanged)
+    assert len(within) == 2 and not torch.stack(within).any()
 
 
 def test_pickle_round_trip_and_ema():

@@ -13,7 +13,7 @@ from zoo.small import SMALL, awaken, effect_of, images_for, model_of, tensors
 from timm_moex import find_moex, insert_moex, moex_sites
 from timm_moex.hub.manifest import released_weights
 from timm_moex.insertion.families import FAMILIES
-from timm_moex.insertion.insert import _called_module
+from timm_moex.insertion.insert import called_module
 
 IDX = torch.tensor([1, 2, 0])
 PLAIN = [arch for arch in list_models() if not arch.startswith("moex_")]
@@ -37,7 +37,7 @@ def entries(value, items: slice | None) -> list[torch.Tensor]:
 
 def watch(model: nn.Module, site, seen: list) -> torch.utils.hooks.RemovableHandle:
     """Note what passes at a site, as the hooks registered until now have left it."""
-    module = _called_module(model, site)
+    module = called_module(model, site)
     if site.hook_on == "input":
         return module.register_forward_pre_hook(lambda module, args: seen.append(entries(args[0], site.tuple_entries)))
     return module.register_forward_hook(lambda module, args, out: seen.append(entries(out, site.tuple_entries)))

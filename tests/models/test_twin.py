@@ -72,7 +72,7 @@ def test_defaults_are_the_papers_imagenet_setting():
         (dict(moex_lam=2), ValueError, "lam=2"),
         (dict(moex_layer="stage7"), ValueError, "stem, stage1"),
         (dict(nonsense=1), TypeError, "nonsense"),
-        (dict(features_only=True, moex_prob=0.5), ValueError, "features_only=True.*moex_prob"),
+        (dict(features_only=True, moex_prob=5), ValueError, "prob=5"),
         (dict(scriptable=True, moex_prob=0.5), ValueError, "scriptable=True.*moex_prob"),
     ],
 )
@@ -81,9 +81,18 @@ def test_bad_keywords_are_refused(kwargs, error, message):
         timm.create_model("moex_resnet10t", **kwargs)
 
 
-def test_features_only_and_scriptable_give_the_bare_backbone():
-    features = timm.create_model("moex_resnet10t", features_only=True)
-    assert find_moex(features) is None and len(features(images("resnet10t"))) == 5
+def test_features_only_takes_the_settings_and_leaves_the_generator_alone():
+    states = []
+    for name, settings in (("resnet10t", {}), ("moex_resnet10t", dict(moex_prob=0.5, moex_norm="in"))):
+        torch.manual_seed(0)
+        features = timm.create_model(name, features_only=True, **settings)
+        states.append((torch.get_rng_state(), list(features.state_dict())))
+    assert find_moex(features).prob == 0.5 and find_moex(features).sites[0].norm == "in"
+    assert len(features(images("resnet10t"), swap_index=IDX)) == 5
+    assert torch.equal(states[0][0], states[1][0]) and states[0][1] == states[1][1]
+
+
+def test_scriptable_gives_the_bare_backbone():
     bare = timm.create_model("moex_resnet10t", scriptable=True, num_classes=3)
     assert find_moex(bare) is None
     scripted = torch.jit.script(bare)

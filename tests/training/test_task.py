@@ -171,3 +171,44 @@ def test_create_task_chooses_by_the_model():
     assert type(create_task(plain, nn.CrossEntropyLoss(), verbose=False)) is ClassificationTask
     with pytest.raises(ValueError, match="ResNet holds no MoEx"):
         MoExTask(plain, nn.CrossEntropyLoss())
+
+
+class Wrapper(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.inner = nn.Sequential(net)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("layers", ["stem", ("stem", "stage1", "stage4")])
+def test_a_model_around_a_twin_trains_as_the_twin(layers):
+    results = []
+    for wrap in (lambda net: net, Wrapper):
+        torch.manual_seed(0)
+        net = timm.create_model("moex_resnet10t", num_classes=4, moex_layer=layers)
+        result = task_of(wrap(net).train(), nn.CrossEntropyLoss())(torch.randn(4, 3, 32, 32), torch.arange(4))
+        assert result["exchanged"]
+        results.append(result)
+    assert torch.equal(results[0]["loss"], results[1]["loss"]) and results[0]["site"] == results[1]["site"]
+    model = Wrapper(probe(prob=0.0)).train()
+    assert task_of(model, nn.CrossEntropyLoss())(torch.randn(4, 2, 4), torch.arange(4))["exchanged"] is False
+    assert type(create_task(Wrapper(probe()), nn.CrossEntropyLoss(), verbose=False)) is MoExTask
+
+
+def test_a_model_around_a_twin_trains_when_compiled():
+    torch._dynamo.reset()
+    model = Wrapper(timm.create_model("moex_resnet10t", num_classes=4)).train()
+    task = task_of(model, nn.CrossEntropyLoss())
+    task.compile(backend="eager", fullgraph=True)
+    result = task(torch.randn(4, 3, 32, 32), torch.arange(4))
+    result["loss"].backward()
+    assert result["exchanged"] and all(p.grad is not None for p in model.parameters())
+
+
+def test_two_models_with_moex_in_one_are_refused():
+    model = nn.ModuleDict({"student": probe(), "teacher": probe()})
+    for make in (MoExTask, create_task):
+        with pytest.raises(ValueError, match="2 MoEx, at student.*, teacher"):
+            make(model, nn.CrossEntropyLoss())

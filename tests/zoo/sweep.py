@@ -1,9 +1,9 @@
 """Every timm architecture and every site: is there a twin, and does its exchange fire exactly once?
 
-`python tests/zoo/sweep.py [--filter PATTERN]` writes a line per architecture to benchmarks/results/zoo.csv (half an
-hour on Forward passes are on the meta device, in training mode, with a batch of 2 at the architecture's own input
-size, so that no model is too large; all sites of a model are armed in one pass. What needs values is measured once per
-model class, on the small model of that class in `tests/zoo/small.py`.
+`python tests/zoo/sweep.py` writes a line per architecture to benchmarks/results/zoo.csv, in half an hour; with
+`--filter PATTERN` it writes those that match to output/zoo.csv. Forward passes are on the meta device, in training mode,
+with a batch of 2 at the architecture's own input size, so that no model is too large; all sites of a model exchange in
+one pass. What needs values is measured once per model class, on the small model of that class in `tests/zoo/small.py`.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from unittest.mock import patch
 
 import timm
@@ -21,6 +22,8 @@ from timm.models import list_models
 from torch import nn
 
 from timm_moex import find_moex, insert_moex, moex_sites, remove_moex
+from timm_moex.insertion.forwards import Forward
+from timm_moex.insertion.moex import SiteExchange
 from timm_moex.insertion.sites import family_of
 
 __all__ = ["Row", "architectures", "sweep"]
@@ -78,23 +81,27 @@ def _unchanged(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
 
 
 def _fire_all(model: nn.Module, x: torch.Tensor, swap_index: torch.Tensor) -> dict[str, list[tuple[int, ...]]]:
-    """One forward with all sites armed, which raises unless each fires once: shapes exchanged, by site."""
+    """One forward in which all sites exchange; raises unless each does so once. The shapes exchanged, by site."""
     moex = find_moex(model)
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in moex.site_names}
-
-    def arm_all(module, args):
-        for exchange in moex.sites:
-            exchange.arm(swap_index)
 
     def note_shape(exchange, args):
         shapes[exchange.site.name].append(tuple(args[0].shape))
 
-    handles = [model.register_forward_pre_hook(arm_all)]
-    handles += [exchange.register_forward_pre_hook(note_shape) for exchange in moex.sites]
+    handles = [exchange.register_forward_pre_hook(note_shape) for exchange in moex.sites]
+    forwards = {exchange: Forward(moex, exchange, swap_index, is_body=True) for exchange in moex.sites}
+
+    def exchange_everywhere(exchange, module):
+        forwards[exchange].times_exchanged += 1
+        return forwards[exchange]
+
     with patch.object(F, "batch_norm", _unchanged), patch.object(F, "layer_norm", _unchanged):
-        model(x, swap_index=swap_index, swap_layer=moex.site_names[0])
+        with patch.object(SiteExchange, "forward_here", exchange_everywhere):
+            model(x, swap_index=None)
     for handle in handles:
         handle.remove()
+    for forward in forwards.values():
+        forward.check_exchanged_once()
     return shapes
 
 
@@ -158,15 +165,17 @@ def _sweep(row: Row) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--filter", default="", help="only architectures that match, e.g. '*vit*'")
-    parser.add_argument("--out", default="benchmarks/results/zoo.csv")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/zoo.csv, with --filter output/zoo.csv")
     args = parser.parse_args()
+    out = args.out or Path("output/zoo.csv" if args.filter else "benchmarks/results/zoo.csv")
+    out.parent.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore")
     from small import class_facts
 
     facts: dict[str, tuple[str, str]] = {}
     start, failed = time.time(), 0
     archs = architectures(args.filter)
-    with open(args.out, "w", newline="") as file:
+    with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
         for number, arch in enumerate(archs, start=1):

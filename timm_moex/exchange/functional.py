@@ -11,10 +11,11 @@ from ..utils.spelling import nearest
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 
-__all__ = ["BACKENDS", "MOMENTS", "NORMS", "check_settings", "moment_exchange", "parse_norm"]
+__all__ = ["BACKENDS", "MOMENTS", "NORMS", "check_settings", "check_swap_index", "moment_exchange", "parse_norm"]
 
 NORMS = ("pono", "in", "ln", "gn{G}", "gn-d{D}", "gpono{G}", "gpono-d{D}")
 MOMENTS = ("both", "mean", "std")
+_OUT_OF_EVERY_RANGE = 2**62
 
 _GROUPED = re.compile(r"(gn|gpono)(-d)?([1-9][0-9]*)")
 
@@ -79,24 +80,44 @@ def _check_backend(backend: str) -> Callable[..., Tensor]:
     return BACKENDS[backend]
 
 
-def _check_swap_index(swap_index: Tensor, x: Tensor) -> None:
+def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
+    """Check that a `swap_index` names one donor for each sample, as far as that is possible without waiting for a GPU.
+
+    Where the values cannot be read (on a GPU, in a compiled graph, under vmap), indexing would wrap a negative one
+    around, and vmap would read another batch. There they are made so large that indexing itself refuses them.
+
+    Args:
+        swap_index: Donor of each sample, (B,), int64.
+        batch_size: B.
+        of: What has the samples, for the message.
+
+    Returns:
+        `swap_index`, or one whose values outside of [0, B) are out of every range.
+
+    Raises:
+        TypeError: It is no tensor of dtype int64.
+        ValueError: It has another shape.
+        IndexError: Values outside of [0, B), where they can be read.
+    """
     if not isinstance(swap_index, Tensor) or swap_index.dtype != torch.int64:
         found = swap_index.dtype if isinstance(swap_index, Tensor) else type(swap_index).__name__
         raise TypeError(f"swap_index must be a tensor of dtype torch.int64, got {found}")
-    if swap_index.shape != (x.shape[0],):
+    if swap_index.shape != (batch_size,):
         raise ValueError(
-            f"swap_index must have shape ({x.shape[0]},), one donor per sample of x, got {tuple(swap_index.shape)}"
+            f"swap_index must have shape ({batch_size},), one donor per sample of {of}, got {tuple(swap_index.shape)}"
         )
-    if swap_index.device != x.device:
-        raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
-    # A value check would synchronise a GPU, break a graph and stop vmap; there the gather itself fails.
-    if torch.compiler.is_compiling() or swap_index.device.type != "cpu" or not x.shape[0]:
-        return
-    if type(swap_index) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(swap_index):
-        return
+    if not batch_size:
+        return swap_index
+    if torch.compiler.is_compiling() or swap_index.device.type != "cpu" or not _is_plain(swap_index):
+        return swap_index.where((swap_index >= 0) & (swap_index < batch_size), _OUT_OF_EVERY_RANGE)
     low, high = torch.aminmax(swap_index)
-    if low < 0 or high >= x.shape[0]:
-        raise IndexError(f"swap_index holds {int(low)}..{int(high)}, expected values in [0, {x.shape[0]})")
+    if low < 0 or high >= batch_size:
+        raise IndexError(f"swap_index holds {int(low)}..{int(high)}, expected values in [0, {batch_size})")
+    return swap_index
+
+
+def _is_plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> int:
@@ -171,7 +192,8 @@ def moment_exchange(
         ValueError: Unknown `norm`, `moments` or `backend`; channels that do not divide into the groups; moments over
             a single element, whose unbiased variance does not exist; shapes or devices that do not fit.
         ImportError: "triton" is asked for and not installed.
-        IndexError: `swap_index` out of range (on CPU; on CUDA the gather itself fails, and Triton gives NaN).
+        IndexError: `swap_index` out of range. Where its values cannot be checked beforehand (on a GPU, in a compiled
+            graph, under vmap), indexing fails with an error of its own, and Triton gives NaN.
 
     Example:
         Each position of sample 0 takes on the mean and the standard deviation of sample 1, and the other way round:
@@ -189,7 +211,9 @@ def moment_exchange(
         raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1 (the last axis) for x of {x.ndim} dimensions")
     check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments)
     exchange = BACKENDS["closed_form"] if backend is None else _check_backend(backend)
-    _check_swap_index(swap_index, x)
+    swap_index = check_swap_index(swap_index, x.shape[0], "x")
+    if swap_index.device != x.device:
+        raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
     view, dims = _moment_dims(x, norm, channel_dim % x.ndim)
     count = 1
     for dim in dims:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from timm.utils import unwrap_model
@@ -9,18 +10,11 @@ from torch import nn
 
 from ..utils.checks import check_fraction
 from ..utils.spelling import nearest
+from .find import find_moex, holds_moex
 from .moex import MoEx, SiteExchange
 from .sites import KnownSites, Site, known_sites
 
-__all__ = ["find_moex", "insert_moex", "remove_moex"]
-
-
-def find_moex(model: nn.Module) -> MoEx | None:
-    """The `MoEx` of a model, also through DDP, torch.compile and timm's EMA wrapper; None if there is none."""
-    for child in unwrap_model(model).children():
-        if isinstance(child, MoEx):
-            return child
-    return None
+__all__ = ["called_module", "hook_moex", "insert_moex", "plan_moex", "remove_moex"]
 
 
 def _check_model(model: nn.Module) -> None:
@@ -32,7 +26,7 @@ def _check_model(model: nn.Module) -> None:
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
-    if find_moex(model) is not None:
+    if holds_moex(model):
         raise ValueError("model already holds MoEx; call remove_moex(model) first")
     if hasattr(model, "moex"):
         raise ValueError(f"{type(model).__name__} has an attribute 'moex' of its own, the name MoEx needs")
@@ -85,8 +79,8 @@ def _layout_of(module: nn.Module, known: KnownSites) -> str | None:
     return "NCHW" if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)) else None
 
 
-def _called_module(model: nn.Module, site: Site) -> nn.Module:
-    """The module to hook. A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential:
+def called_module(model: nn.Module, site: Site) -> nn.Module:
+    """The module to hook for a site. A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential:
     take the first or the last of them."""
     module = model.get_submodule(site.module)
     while len(children := list(module.children())) and (
@@ -112,8 +106,7 @@ def insert_moex(
 
     Afterwards `model(x)` computes what it did before, and `model(x, swap_index=idx)` exchanges the moments of each
     sample's features for those of sample `idx[i]`, exactly once, or raises. With several layers the call names one:
-    `model(x, swap_index=idx, swap_layer="stage1")`. Under gradient checkpointing run backward before the next forward:
-    the segments are computed again with the latest `swap_index`.
+    `model(x, swap_index=idx, swap_layer="stage1")`. Other ways through the model exchange inside `exchanging`.
 
     Args:
         model: The bare model (not wrapped, not compiled); changed in place.
@@ -143,6 +136,26 @@ def insert_moex(
         torch.Size([2, 10])
     """
     _check_model(model)
+    moex = plan_moex(
+        model, layer, norm=norm, eps=eps, positive_only=positive_only, moments=moments, lam=lam, prob=prob,
+        channel_dim=channel_dim,
+    )  # fmt: skip
+    hook_moex(model, moex, [called_module(model, exchange.site) for exchange in moex.sites])
+    model.moex = moex
+    return model
+
+
+def plan_moex(
+    model: nn.Module,
+    layer: str | Sequence[str] | None = None,
+    *,
+    norm: str | None = None,
+    lam: float = 0.9,
+    prob: float = 1.0,
+    channel_dim: int | None = None,
+    **settings: Any,
+) -> MoEx:
+    """The MoEx that `insert_moex` would put into a model with these arguments; the model is not changed."""
     check_fraction("lam", lam)
     check_fraction("prob", prob)
     if channel_dim not in (None, 1, -1):
@@ -156,25 +169,19 @@ def insert_moex(
     sites = [_find_site(model, name, known, channel_dim) for name in layers]
     if not sites or len({site.name for site in sites}) < len(sites):
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
-    exchanges = [
-        SiteExchange(
-            site,
-            norm=site.norm if norm is None else norm,
-            eps=eps,
-            positive_only=positive_only,
-            moments=moments,
-        )
-        for site in sites
-    ]
-    moex = MoEx(exchanges, known.aliases, lam, prob)
-    _hook(model, moex)
-    model.moex = moex
-    return model
+    exchanges = [SiteExchange(site, norm=site.norm if norm is None else norm, **settings) for site in sites]
+    return MoEx(exchanges, known.aliases, lam, prob)
 
 
-def _hook(model: nn.Module, moex: MoEx) -> None:
-    for exchange in moex.sites:
-        module = _called_module(model, exchange.site)
+def hook_moex(model: nn.Module, moex: MoEx, modules: Sequence[nn.Module]) -> None:
+    """Hook the exchanges, one on each module, and the two hooks on the model itself.
+
+    Args:
+        model: The model whose calls take `swap_index`.
+        moex: What `plan_moex` made.
+        modules: For each exchange the module whose input or output it takes.
+    """
+    for module, exchange in zip(modules, moex.sites):
         if exchange.site.hook_on == "input":
             moex.handles.append(module.register_forward_pre_hook(exchange.input_hook))
         else:
@@ -188,7 +195,7 @@ def remove_moex(model: nn.Module) -> nn.Module:
     """Remove MoEx from a model.
 
     Args:
-        model: A bare model that holds MoEx; changed in place.
+        model: A model that holds MoEx, at any depth; changed in place.
 
     Returns:
         `model`.
@@ -207,5 +214,7 @@ def remove_moex(model: nn.Module) -> nn.Module:
         raise ValueError(f"{type(model).__name__} holds no MoEx")
     for handle in moex.handles:
         handle.remove()
-    del unwrap_model(model).moex
+    for module in model.modules():
+        for name in [name for name, child in module.named_children() if child is moex]:
+            delattr(module, name)
     return model

@@ -1,66 +1,90 @@
 """What `insert_moex` puts into a model: the exchange at each site, and the two hooks on the model itself.
 
-The hooks are bound methods of registered submodules, so a deep copy (an EMA, say) gets hooks of its own.
+The hooks are bound methods of the modules here, so a deep copy (an EMA, say) gets hooks of its own. What a forward
+exchanges is kept with that forward, in `forwards.py`, so these modules hold settings alone.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from ..exchange.layer import MomentExchange
+from .forwards import Forward, close, keep_with, open_, recomputed, running
 from .sites import Site
 
 __all__ = ["MoEx", "SiteExchange"]
 
 
 class SiteExchange(MomentExchange):
-    """The exchange at one site: its settings, the live `swap_index`, and how often it fired in this forward.
+    """The exchange at one site: its settings, and the hook that carries it out in the forwards that ask for it.
 
-    `swap_index` stays after the forward, because checkpointed segments are computed once more during backward.
+    Args:
+        site: Where it is.
+        **settings: Of `MomentExchange`.
     """
 
-    def __init__(self, site: Site, **settings):
+    moex: "MoEx"
+
+    def __init__(self, site: Site, **settings: Any) -> None:
         super().__init__(channel_dim=site.channel_dim, **settings)
         self.site = site
-        self.arm(None)
 
-    def arm(self, swap_index: Tensor | None) -> None:
-        """Begin a forward of the model, in which `swap_index` (B,), or nothing, is to be exchanged here."""
-        self.swap_index = swap_index
-        self.fired = 0
-        self.in_forward = True
+    def output_hook(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """Forward hook of a site that is a module's output."""
+        return self._exchange(module, output)
 
-    def output_hook(self, module: nn.Module, args: tuple, output):
-        return self._exchange(output)
-
-    def input_hook(self, module: nn.Module, args: tuple):
+    def input_hook(self, module: nn.Module, args: tuple) -> tuple | None:
+        """Forward-pre-hook of a site that is a module's input."""
         if not args:
             raise TypeError(f"site {self.site.name!r}: {self.site.module} is not called with a positional argument")
-        x = self._exchange(args[0])
+        x = self._exchange(module, args[0])
         return None if x is None else (x, *args[1:])
 
-    def _exchange(self, value):
-        if self.swap_index is None:
+    def _exchange(self, module: nn.Module, value: Any) -> Any:
+        """The value with exchanged moments; None, which leaves it as it is, where no exchange is asked for here."""
+        forward = self.forward_here(module)
+        if forward is None:
             return None
-        # Outside the model's forward only backward's recomputation may come by; a direct `forward_features` may not.
-        if not self.in_forward and torch._C._current_graph_task_id() == -1:
-            return None
-        self.fired += 1
+        swap_index = forward.swap_index
         if self.site.tuple_entries is not None and isinstance(value, (tuple, list)):
             parts = list(value)
-            parts[self.site.tuple_entries] = [self._exchange_tensor(x) for x in parts[self.site.tuple_entries]]
-            return type(value)(parts)
-        return self._exchange_tensor(value)
+            chosen = parts[self.site.tuple_entries]
+            parts[self.site.tuple_entries] = [self._exchange_tensor(x, swap_index) for x in chosen]
+            exchanged = type(value)(parts)
+        else:
+            exchanged = self._exchange_tensor(value, swap_index)
+        keep_with(forward, exchanged)
+        return exchanged
 
-    def _exchange_tensor(self, x) -> Tensor:
+    def forward_here(self, module: nn.Module) -> Forward | None:
+        """The forward that exchanges at this site now; it counts the exchange unless backward repeats it."""
+        forward = running(self.moex)
+        if forward is not None:
+            if forward.site is not self:
+                return None
+            forward.times_exchanged += 1
+            return forward
+        if torch.compiler.is_compiling():
+            return None
+        if torch._C._current_graph_task_id() == -1:
+            self.moex.note_direct_call(module)
+            return None
+        forward = recomputed(self.moex)
+        return forward if forward is not None and forward.site is self else None
+
+    def _exchange_tensor(self, x: Any, swap_index: Tensor) -> Tensor:
         self._check_tensor(x)
         if prefix := self.site.prefix_tokens:
-            return torch.cat([x[:, :prefix], self(x[:, prefix:], self.swap_index)], dim=1)
-        return self(x, self.swap_index)
+            return torch.cat([x[:, :prefix], self(x[:, prefix:], swap_index)], dim=1)
+        return self(x, swap_index)
 
-    def _check_tensor(self, x) -> None:
+    def _check_tensor(self, x: Any) -> None:
         site = self.site
         where = f"site {site.name!r}: the {site.hook_on} of {site.module}"
         if not isinstance(x, Tensor):
@@ -94,7 +118,10 @@ class MoEx(nn.Module):
         self.lam = lam
         self.prob = prob
         self.ever_asked = False
+        self.called_directly = False
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
+        for exchange in sites:
+            exchange.__dict__["moex"] = self  # not as a submodule: the modules would contain each other
 
     def __getstate__(self):
         # torch cannot copy the handle of a hook whose module is gone: pruned, say, or fused into another.
@@ -115,38 +142,52 @@ class MoEx(nn.Module):
             "scriptable=True, or call remove_moex(model) first"
         )
 
-    def begin(self, model: nn.Module, args: tuple, kwargs: dict):
-        """Root forward-pre-hook: take `swap_index` and `swap_layer` out of the call and arm the site."""
+    def begin(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Root forward-pre-hook: take `swap_index` and `swap_layer` out of the call and begin a forward with them."""
+        kwargs = dict(kwargs)
         asked = "swap_index" in kwargs
         swap_index, swap_layer = kwargs.pop("swap_index", None), kwargs.pop("swap_layer", None)
-        chosen = self._choose(swap_index, swap_layer)
-        if swap_index is not None and getattr(model, "_is_replica", False):
+        site = self.choose(swap_index, swap_layer)
+        body = running(self)
+        if asked or swap_layer is not None or body is None or not body.is_body:
+            body = None
+        else:
+            site, swap_index = body.site, body.swap_index
+        if swap_index is not None:
+            self._check_call(model, args, kwargs)
+        frame = None
+        if not torch.compiler.is_compiling():
+            self._warn_if_never_asked(asked or body is not None)
+            frame = sys._getframe(1)
+        open_(Forward(self, site, swap_index, frame, body))
+        return args, kwargs
+
+    def _check_call(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        if getattr(model, "_is_replica", False):
             raise RuntimeError("swap_index does not work under nn.DataParallel, which splits it; use DDP")
-        if swap_index is not None and (kwargs.get("patch_valid") is not None or args and isinstance(args[0], dict)):
+        if kwargs.get("patch_valid") is not None or args and isinstance(args[0], dict):
             raise ValueError(
                 "swap_index with padded patches (NaFlex): the moments would be those of the padding too. "
                 "Exchange batches of images (B, C, H, W)"
             )
-        for exchange in self.sites:
-            exchange.arm(swap_index if exchange is chosen else None)
-        if not torch.compiler.is_compiling():
-            self._warn_if_never_asked(asked)
-        return args, kwargs
 
-    def finish(self, model: nn.Module, args: tuple, output):
-        """Root forward hook: check that the exchange happened exactly once. Called after a failed forward too."""
-        for exchange in self.sites:
-            exchange.in_forward = False
-        if output is None:
+    def finish(self, model: nn.Module, args: tuple, output: Any) -> None:
+        """Root forward hook: check that the exchange happened exactly once. Called after most failed forwards too."""
+        forward = running(self)
+        if forward is None or forward.is_body:
             return
-        for exchange in self.sites:
-            if exchange.swap_index is not None and exchange.fired != 1:
-                raise RuntimeError(
-                    f"site {exchange.site.name!r}: {exchange.site.module} exchanged {exchange.fired} times in this "
-                    "forward instead of once; choose another layer"
-                )
+        if forward.frame is not None and forward.frame is not sys._getframe(1):
+            return  # this call failed and is no longer among the running ones; that one is around it
+        close(forward, output)
+        if output is not None:
+            forward.check_exchanged_once()
 
-    def _choose(self, swap_index: Tensor | None, swap_layer: str | None) -> SiteExchange | None:
+    def choose(self, swap_index: Tensor | None, swap_layer: str | None) -> SiteExchange | None:
+        """The site that a call asks for; None for a plain call.
+
+        Raises:
+            ValueError: `swap_layer` is no site, is missing, or comes without a `swap_index`.
+        """
         names = ", ".join(self.site_names)
         if swap_index is None:
             if swap_layer is not None:
@@ -162,18 +203,38 @@ class MoEx(nn.Module):
                 return exchange
         raise ValueError(f"swap_layer={swap_layer!r} is not among this model's MoEx layers: {names}")
 
+    def note_direct_call(self, module: nn.Module) -> None:
+        """A site ran, and neither the model's own call nor `exchanging` is around it. Warn once in training."""
+        if self.called_directly:
+            return
+        self.called_directly = True
+        if module.training and self.prob > 0 and torch.is_grad_enabled() and not self.ever_asked:
+            self._warn("its layers are called directly (forward_features, features cut out of the model, …)")
+
     def _warn_if_never_asked(self, asked: bool) -> None:
         if asked:
             self.ever_asked = True
         elif not self.ever_asked and self.training and self.prob > 0 and torch.is_grad_enabled():
-            self.ever_asked = True
-            warnings.warn(
-                f"this model was made with moex_prob={self.prob}, but it is being trained without swap_index, so no "
-                "moments are exchanged. Train it through timm_moex.MoExTask (timm's train.py: --device-modules "
-                "timm_moex.plugin), or pass swap_index=draw_swap_index(batch_size, prob) and use mix_loss; "
-                "model(x, swap_index=None) or moex_prob=0 says that this is meant.",
-                stacklevel=6,
-            )
+            self._warn("it is called without swap_index")
+
+    def _warn(self, reason: str) -> None:
+        self.ever_asked = True
+        warnings.warn(
+            f"this model was made with moex_prob={self.prob}, but it is being trained and {reason}, so no moments are "
+            "exchanged. Train it through timm_moex.MoExTask (timm's train.py: --device-modules timm_moex.plugin), or "
+            "pass swap_index=draw_swap_index(batch_size, prob), around other calls by `with timm_moex.exchanging(model, "
+            "swap_index):`, and use mix_loss; model(x, swap_index=None) or moex_prob=0 states that this is meant.",
+            stacklevel=_stacklevel(),
+        )
 
     def extra_repr(self) -> str:
         return f"lam={self.lam}, prob={self.prob}"
+
+
+def _stacklevel() -> int:
+    """For a warning by the caller: the level of the first frame outside of torch, timm and timm_moex."""
+    folders = tuple(str(Path(file).parent) for file in (torch.__file__, timm.__file__, Path(__file__).parent))
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(folders):
+        level, frame = level + 1, frame.f_back
+    return level

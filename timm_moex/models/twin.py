@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+import torch
 from timm.layers import is_scriptable
 from timm.models import (
     DefaultCfg,
@@ -24,6 +25,7 @@ from timm.models import (
 from torch import nn
 
 from ..hub.manifest import add_released_tags, resolve_verified_cfg
+from ..insertion.features import insert_into_features
 from ..insertion.insert import insert_moex
 from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
 from ..utils.spelling import nearest
@@ -62,19 +64,29 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
 
     def entrypoint(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs) -> nn.Module:
         settings = _take_settings(kwargs)
-        bare = "features_only=True" if kwargs.get("features_only") else "scriptable=True" if is_scriptable() else ""
-        if bare and settings:
+        if is_scriptable() and settings:
             asked = ", ".join(f"{TWIN_PREFIX}{key}" for key in settings)
-            raise ValueError(f"{name}: {bare} gives the bare backbone, which cannot exchange; leave out {asked}")
+            raise ValueError(f"{name}: scriptable=True gives the bare backbone, which cannot exchange; leave out {asked}")
         cfg = _resolve_cfg(name, pretrained_cfg)
         if pretrained and cfg:
             cfg = resolve_verified_cfg(name, cfg, kwargs.get("cache_dir"))
         model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
-        return model if bare else insert_moex(model, **settings)
+        if is_scriptable():
+            return model
+        if kwargs.get("features_only"):
+            return insert_into_features(model, _backbone_of_features(arch, cfg, kwargs), **settings)
+        return insert_moex(model, **settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"`{arch}` with a MoEx insertion point; see `timm_moex.insert_moex` for the moex_ settings."
     return entrypoint
+
+
+def _backbone_of_features(arch: str, cfg: Any, kwargs: dict[str, Any]) -> nn.Module:
+    """The model whose layers `features_only=True` takes, without values; it knows the sites."""
+    others = {k: v for k, v in kwargs.items() if k not in ("features_only", "out_indices", "feature_cls", "feature_cfg")}
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return model_entrypoint(arch)(pretrained=False, pretrained_cfg=cfg, **others)
 
 
 def register_twin(arch: str) -> str:

@@ -2,21 +2,26 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
+import timm.task
 import torch
 from timm.task import ClassificationTask
 from torch import Tensor, nn
 
-from ..insertion.insert import find_moex
+from ..exchange.functional import check_swap_index
+from ..insertion.exchanging import exchanging
+from ..insertion.find import find_moex, takes_swap_index
 from ..insertion.moex import MoEx
+from ..utils.checks import check_fraction
 
-__all__ = ["MoExTask", "create_task", "draw_swap_index", "mix_loss"]
+__all__ = ["MoExMultiLabelTask", "MoExTask", "create_task", "draw_swap_index", "mix_loss"]
 
 _logger = logging.getLogger(__name__)
 
 
 def draw_swap_index(batch_size: int, prob: float = 1.0, generator: torch.Generator | None = None) -> Tensor | None:
-    """Toss the coin for one batch and, if it says so, draw a permutation of its samples.
+    """Decide at random whether a batch is exchanged, and if it is, draw a permutation of its samples.
 
     Args:
         batch_size: Number of samples B.
@@ -27,12 +32,20 @@ def draw_swap_index(batch_size: int, prob: float = 1.0, generator: torch.Generat
         Permutation of range(B), (B,), int64, on the CPU; None for no exchange.
 
     Raises:
-        ValueError: `prob` outside [0, 1] or `batch_size` < 1.
+        ValueError: `prob` is no number in [0, 1], `batch_size` no whole number >= 1.
+        TypeError: `generator` is no `torch.Generator`.
+
+    Example:
+        >>> draw_swap_index(4, generator=torch.Generator().manual_seed(0)).sort().values
+        tensor([0, 1, 2, 3])
+        >>> draw_swap_index(4, prob=0.0) is None
+        True
     """
-    if not 0 <= prob <= 1:
-        raise ValueError(f"prob={prob}: expected a number in [0, 1]")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    check_fraction("prob", prob)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if prob == 0 or torch.rand((), generator=generator).item() >= prob:
         return None
     return torch.randperm(batch_size, generator=generator)
@@ -59,9 +72,21 @@ def mix_loss(
 
     Returns:
         The loss, of the shape `criterion` gives.
+
+    Raises:
+        ValueError: `lam` is no number in [0, 1], or `swap_index` has another length than `target`.
+        TypeError: `swap_index` is no int64 tensor.
+
+    Example:
+        >>> output, target = torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])
+        >>> loss = mix_loss(torch.nn.CrossEntropyLoss(), output, target, torch.tensor([1, 0]), lam=0.9)
+        >>> round(loss.item(), 2)  # the donor's label, which the output denies, has a share of 0.1
+        0.9
     """
+    check_fraction("lam", lam)
     if swap_index is None:
         return criterion(output, target)
+    swap_index = check_swap_index(swap_index, len(target), "target")
     return lam * criterion(output, target) + (1 - lam) * criterion(output, target[swap_index])
 
 
@@ -72,15 +97,22 @@ class MoExTask(ClassificationTask):
     exchanged batch draws one of them. While the model is in eval mode nothing is exchanged.
 
     Args:
-        model: A model that holds MoEx.
+        model: A model that holds MoEx: a twin, or any module with one inside.
         *args: As for `timm.task.ClassificationTask`: criterion, …
         **kwargs: Likewise.
 
     Raises:
-        ValueError: `model` holds no MoEx.
+        ValueError: `model` holds no MoEx, or several.
+
+    Example:
+        >>> import timm, timm_moex
+        >>> task = MoExTask(timm.create_model("moex_resnet18"), torch.nn.CrossEntropyLoss(), verbose=False)
+        >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([3, 7]))
+        >>> result["exchanged"], result["site"], result["output"].shape
+        (True, 'stem', torch.Size([2, 1000]))
     """
 
-    def __init__(self, model: nn.Module, *args, **kwargs):
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         moex = find_moex(model)
         if moex is None:
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
@@ -90,9 +122,13 @@ class MoExTask(ClassificationTask):
 
     @property
     def moex(self) -> MoEx:
-        return find_moex(self.trainable_module)
+        """The MoEx of the model that is trained."""
+        moex = find_moex(self.trainable_module)
+        if moex is None:
+            raise ValueError(f"{type(self.trainable_module).__name__} holds no MoEx any more; it was there at the start")
+        return moex
 
-    def forward(self, input: Tensor, target: Tensor) -> dict:
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Any]:
         """One training step's forward pass.
 
         Args:
@@ -109,13 +145,42 @@ class MoExTask(ClassificationTask):
             swap_index = swap_index.to(target.device, non_blocking=True)
             names = moex.site_names
             swap_layer = names[int(torch.randint(len(names), ())) if len(names) > 1 else 0]
-        output = self.trainable_module(input, swap_index=swap_index, swap_layer=swap_layer)
+        if takes_swap_index(self.trainable_module, moex):
+            output = self.trainable_module(input, swap_index=swap_index, swap_layer=swap_layer)
+        else:
+            with exchanging(self.trainable_module, swap_index, swap_layer):
+                output = self.trainable_module(input)
         loss = mix_loss(self.criterion, output, target, swap_index, moex.lam)
         return {"loss": loss, "output": output, "exchanged": swap_index is not None, "site": swap_layer}
 
 
-def create_task(model: nn.Module, *args, **kwargs) -> ClassificationTask:
-    """`MoExTask` for a model that exchanges (it holds MoEx and `prob` > 0), else timm's `ClassificationTask`."""
+MoExMultiLabelTask: type[MoExTask] | None = None
+if hasattr(timm.task, "MultiLabelClassificationTask"):  # not before timm 1.0.30
+
+    class _MoExMultiLabelTask(timm.task.MultiLabelClassificationTask, MoExTask):
+        """timm's multi-label task with Moment Exchange: it checks the dense targets, then `MoExTask` does the step."""
+
+    _MoExMultiLabelTask.__name__ = _MoExMultiLabelTask.__qualname__ = "MoExMultiLabelTask"
+    MoExMultiLabelTask = _MoExMultiLabelTask
+
+
+def create_task(model: nn.Module, *args: Any, **kwargs: Any) -> ClassificationTask:
+    """`MoExTask` for a model that exchanges (it holds MoEx and `prob` > 0), else timm's `ClassificationTask`.
+
+    Args:
+        model: The model to train.
+        *args: As for `timm.task.ClassificationTask`: criterion, …
+        **kwargs: Likewise.
+
+    Raises:
+        ValueError: The model holds several MoEx.
+
+    Example:
+        >>> import timm, timm_moex
+        >>> model = timm.create_model("moex_resnet18", moex_prob=0.0)
+        >>> type(create_task(model, torch.nn.CrossEntropyLoss(), verbose=False)).__name__
+        'ClassificationTask'
+    """
     moex = find_moex(model)
     task_class = MoExTask if moex is not None and moex.prob > 0 else ClassificationTask
     return task_class(model, *args, **kwargs)
