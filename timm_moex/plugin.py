@@ -1,8 +1,8 @@
 """What timm's stock train.py imports: `python train.py --device-modules timm_moex.plugin --model moex_resnet50 …`.
 
 train.py has bound the names of timm's tasks before it imports this module, so it is the classes that must answer:
-`ClassificationTask(model, …)` becomes a `MoExTask` where the model exchanges, and stays as it was where it does not. Tasks
-that are not timm's own are left alone.
+`ClassificationTask(model, …)` becomes a `MoExTask` where the model exchanges, and stays as it was where it does not.
+Tasks that are not timm's own are left alone.
 """
 
 from typing import Any
@@ -33,10 +33,10 @@ def _choose_task(
     if cls not in _EXCHANGING:
         distils = " (train.py: without --kd-model-name)" if "Distillation" in cls.__name__ else ""
         raise TypeError(
-            f"{cls.__name__} cannot train a model with moex_prob={moex.prob}: it calls the model without swap_index and "
-            f"would never exchange moments. Set moex_prob=0 or use timm_moex.MoExTask{distils}."
+            f"{cls.__name__} cannot train a model with moex_prob={moex.prob}: it calls the model without swap_index, "
+            f"so no moments would be exchanged. Set moex_prob=0 or use timm_moex.MoExTask{distils}."
         )
     return object.__new__(_EXCHANGING[cls])
 
 
-timm.task.TrainingTask.__new__ = staticmethod(_choose_task)  # type: ignore[assignment]
+timm.task.TrainingTask.__new__ = staticmethod(_choose_task)  # type: ignore[method-assign]

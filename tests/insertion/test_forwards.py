@@ -342,5 +342,5 @@ def test_a_recomputation_of_unknown_origin_is_refused():
     net = nets(False)[1]
     loss = net(rows(), swap_index=INDEXES[0]).square().mean()
     forwards._finished.clear()
-    with pytest.raises(RuntimeError, match="whose forward timm_moex does not know"):
+    with pytest.raises(RuntimeError, match="timm_moex does not know in which forward"):
         loss.backward()

@@ -48,8 +48,14 @@ def test_pono_before_a_channel_layer_norm_is_erased_and_so_not_the_default():
 
 def test_settings_reach_the_model_and_show_in_its_repr():
     twin = timm.create_model(
-        "moex_resnet10t", moex_layer=["stem", "C2"], moex_norm="gn-d4", moex_prob=0.25, moex_lam=0.5, moex_eps=1e-3,
-        moex_positive_only=True, moex_moments="mean",
+        "moex_resnet10t",
+        moex_layer=["stem", "C2"],
+        moex_norm="gn-d4",
+        moex_prob=0.25,
+        moex_lam=0.5,
+        moex_eps=1e-3,
+        moex_positive_only=True,
+        moex_moments="mean",
     )
     moex = find_moex(twin)
     assert (moex.prob, moex.lam, moex.site_names) == (0.25, 0.5, ("stem", "stage1"))

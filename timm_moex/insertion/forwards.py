@@ -15,19 +15,24 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .moex import MoEx, SiteExchange
+from .sites import Site
 
-__all__ = ["Forward", "close", "open_", "recomputed", "running"]
+__all__ = ["Forward", "close", "keep_with", "open_", "recomputed", "running"]
 
 _local = threading.local()  # stack: the forwards that this thread is in, outermost first; latest; thread
 _finished: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # and running ones: those whose graph may be alive
 _lock = threading.Lock()
+
+
+class _AtSite(Protocol):
+    """What exchanges, as far as a forward needs to know it."""
+
+    site: Site
 
 
 class Forward:
@@ -44,8 +49,8 @@ class Forward:
 
     def __init__(
         self,
-        moex: "MoEx",
-        site: "SiteExchange | None",
+        moex: nn.Module,
+        site: _AtSite | None,
         swap_index: Tensor | None,
         frame: FrameType | None = None,
         outer: "Forward | None" = None,
@@ -109,7 +114,7 @@ def _stack() -> tuple[Forward, ...]:
     return stack
 
 
-def running(moex: "MoEx") -> Forward | None:
+def running(moex: nn.Module) -> Forward | None:
     """The innermost forward that this thread is in; None outside of any and while backward recomputes a segment."""
     for forward in reversed(_stack()):
         if forward.moex is moex:
@@ -165,8 +170,12 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def recomputed(moex: "MoEx") -> Forward | None:
+def recomputed(moex: nn.Module, called_directly: bool) -> Forward | None:
     """The forward whose checkpointed segment backward computes again; None if it was outside of any.
+
+    Args:
+        moex: The model's MoEx.
+        called_directly: Whether the model's layers have run outside of any forward, so that this can be.
 
     Raises:
         RuntimeError: It cannot be told which forward that is.
@@ -176,11 +185,12 @@ def recomputed(moex: "MoEx") -> Forward | None:
     with _lock:
         known = [forward for forward in _finished if forward.moex is moex and forward.made_node(number)]
     if not known:
-        if moex.called_directly:
+        if called_directly:
             return None
         raise RuntimeError(
-            "gradient checkpointing computes a segment again whose forward timm_moex does not know, so it cannot repeat "
-            "its exchange; do not nest checkpoints, and use torch.compile(fullgraph=True)"
+            "gradient checkpointing computes a segment again, but timm_moex does not know in which forward it was "
+            "computed first, so it cannot repeat the exchange; do not nest checkpoints, use use_reentrant=False and "
+            "torch.compile(fullgraph=True)"
         )
     innermost = max(known, key=lambda forward: forward.first_node)
     for other in known:  # in one thread forwards are nested or follow each other; numbers of two threads can be equal

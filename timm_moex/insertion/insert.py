@@ -16,6 +16,8 @@ from .sites import KnownSites, Site, known_sites
 
 __all__ = ["called_module", "hook_moex", "insert_moex", "plan_moex", "remove_moex"]
 
+_LAYERS_2D = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
 
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
@@ -49,7 +51,7 @@ def _find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int
     for site in known.by_name.values():
         if (site.module, site.hook_on) == (layer, "output"):
             return _checked_layout(replace(site, name=layer), layer, channel_dim)
-    layout = _layout_of(model.get_submodule(layer), known)
+    layout, channels = _layout_of(model.get_submodule(layer), known)
     if layout is None and channel_dim is None:
         raise ValueError(
             f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
@@ -58,7 +60,7 @@ def _find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int
     if layout is None:
         return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
     norm = known.by_name[known.family.layer].norm if known.family else "pono"
-    return _checked_layout(Site(layer, layer, "output", layout, norm=norm), layer, channel_dim)
+    return _checked_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels), layer, channel_dim)
 
 
 def _checked_layout(site: Site, layer: str, channel_dim: int | None) -> Site:
@@ -70,18 +72,31 @@ def _checked_layout(site: Site, layer: str, channel_dim: int | None) -> Site:
     return site
 
 
-def _layout_of(module: nn.Module, known: KnownSites) -> str | None:
-    """The layout of a module's output, where the family or the module's own class defines it."""
+def _layout_of(module: nn.Module, known: KnownSites) -> tuple[str | None, int | None]:
+    """The layout of a module's output, and the channels to insist on where it is not sure by definition.
+
+    The family or the module's own class defines it. A block of 2d layers alone is taken to have it too, if the features
+    then have as many channels as its last layer, along no other axis as well.
+    """
     if known.family is not None and known.family.interior_layout is not None:
-        return known.family.interior_layout
-    while type(module).forward is nn.Sequential.forward and len(module) > 0:
-        module = module[-1]
-    return "NCHW" if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)) else None
+        return known.family.interior_layout, None
+    while type(module).forward is nn.Sequential.forward and len(module) > 0:  # type: ignore[arg-type]
+        module = module[-1]  # type: ignore[index]
+    if isinstance(module, _LAYERS_2D):
+        return "NCHW", None
+    with_parameters = [layer for layer in module.modules() if layer._parameters]
+    if with_parameters and all(isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)) for layer in with_parameters):
+        last = with_parameters[-1]
+        return "NCHW", last.num_features if isinstance(last, nn.BatchNorm2d) else last.out_channels  # type: ignore
+    return None, None
 
 
 def called_module(model: nn.Module, site: Site) -> nn.Module:
-    """The module to hook for a site. A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential:
-    take the first or the last of them."""
+    """The module to hook for a site.
+
+    A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential: take the first or the
+    last of them.
+    """
     module = model.get_submodule(site.module)
     while len(children := list(module.children())) and (
         isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
@@ -118,8 +133,8 @@ def insert_moex(
         moments: "both", "mean" or "std".
         lam: Weight of a sample's own label in the loss.
         prob: Probability that `MoExTask` exchanges a batch.
-        channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know. The outputs of
-            2d convolutions, batch norms and pools, and of a `nn.Sequential` that ends in one, have it by definition.
+        channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know. 2d
+            convolutions, batch norms and pools define it, and so does a block of them.
 
     Returns:
         `model`.

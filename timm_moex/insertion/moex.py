@@ -75,7 +75,7 @@ class SiteExchange(MomentExchange):
         if torch._C._current_graph_task_id() == -1:
             self.moex.note_direct_call(module)
             return None
-        forward = recomputed(self.moex)
+        forward = recomputed(self.moex, self.moex.called_directly)
         return forward if forward is not None and forward.site is self else None
 
     def _exchange_tensor(self, x: Any, swap_index: Tensor) -> Tensor:
@@ -222,8 +222,8 @@ class MoEx(nn.Module):
         warnings.warn(
             f"this model was made with moex_prob={self.prob}, but it is being trained and {reason}, so no moments are "
             "exchanged. Train it through timm_moex.MoExTask (timm's train.py: --device-modules timm_moex.plugin), or "
-            "pass swap_index=draw_swap_index(batch_size, prob), around other calls by `with timm_moex.exchanging(model, "
-            "swap_index):`, and use mix_loss; model(x, swap_index=None) or moex_prob=0 states that this is meant.",
+            "pass swap_index=draw_swap_index(batch_size, prob) and use mix_loss; other calls exchange within "
+            "timm_moex.exchanging(model, swap_index). model(x, swap_index=None) or moex_prob=0 states your intention.",
             stacklevel=_stacklevel(),
         )
 

@@ -66,7 +66,7 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
         settings = _take_settings(kwargs)
         if is_scriptable() and settings:
             asked = ", ".join(f"{TWIN_PREFIX}{key}" for key in settings)
-            raise ValueError(f"{name}: scriptable=True gives the bare backbone, which cannot exchange; leave out {asked}")
+            raise ValueError(f"{name}: scriptable=True gives the bare backbone, which cannot exchange; omit {asked}")
         cfg = _resolve_cfg(name, pretrained_cfg)
         if pretrained and cfg:
             cfg = resolve_verified_cfg(name, cfg, kwargs.get("cache_dir"))
@@ -84,7 +84,8 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
 
 def _backbone_of_features(arch: str, cfg: Any, kwargs: dict[str, Any]) -> nn.Module:
     """The model whose layers `features_only=True` takes, without values; it knows the sites."""
-    others = {k: v for k, v in kwargs.items() if k not in ("features_only", "out_indices", "feature_cls", "feature_cfg")}
+    of_features = ("features_only", "out_indices", "feature_cls", "feature_cfg")
+    others = {key: value for key, value in kwargs.items() if key not in of_features}
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         return model_entrypoint(arch)(pretrained=False, pretrained_cfg=cfg, **others)
 

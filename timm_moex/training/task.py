@@ -125,7 +125,7 @@ class MoExTask(ClassificationTask):
         """The MoEx of the model that is trained."""
         moex = find_moex(self.trainable_module)
         if moex is None:
-            raise ValueError(f"{type(self.trainable_module).__name__} holds no MoEx any more; it was there at the start")
+            raise ValueError(f"{type(self.trainable_module).__name__} holds no MoEx any more")
         return moex
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Any]:
