@@ -30,7 +30,7 @@ def exchanging(model: nn.Module, swap_index: Tensor | None, swap_layer: str | No
         RuntimeError: The body exchanged nothing, or more than once.
 
     Example:
-        >>> import timm
+        >>> import timm, torch
         >>> model = timm.create_model("moex_resnet18")
         >>> x, swap_index = torch.randn(2, 3, 64, 64), torch.tensor([1, 0])
         >>> with exchanging(model, swap_index):

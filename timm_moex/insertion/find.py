@@ -3,6 +3,7 @@
 from timm.utils import unwrap_model
 from torch import nn
 
+from ..utils.checks import check_model
 from .moex import MoEx, SiteExchange
 
 __all__ = ["find_moex", "holds_moex", "takes_swap_index"]
@@ -40,11 +41,12 @@ def find_moex(model: nn.Module) -> MoEx | None:
         ValueError: The model has several; the message says where.
 
     Example:
-        >>> import timm, timm_moex
+        >>> import timm, torch, timm_moex
         >>> net = torch.nn.Sequential(timm.create_model("moex_resnet18", moex_lam=0.5), torch.nn.ReLU())
         >>> timm_moex.find_moex(net).lam
         0.5
     """
+    check_model(model)
     found = _all_moex(model)
     if len(found) > 1:
         raise ValueError(

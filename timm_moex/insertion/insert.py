@@ -8,7 +8,7 @@ import torch
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..utils.checks import check_fraction
+from ..utils.checks import check_fraction, check_model
 from ..utils.spelling import nearest
 from .find import find_moex, holds_moex
 from .moex import MoEx, SiteExchange
@@ -20,8 +20,7 @@ _LAYERS_2D = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.Av
 
 
 def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_model(model)
     if unwrap_model(model) is not model or isinstance(model, nn.DataParallel):
         raise TypeError(
             f"model is wrapped in {type(model).__name__}; insert MoEx into the bare model, then wrap or compile it"

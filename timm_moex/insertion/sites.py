@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..utils.checks import check_model
 from .families import FAMILIES, Family, FeatureInfo, Hook
 
 __all__ = ["CHANNEL_DIM", "KnownSites", "Site", "family_of", "known_sites", "moex_sites"]
@@ -90,6 +91,7 @@ def known_sites(model: nn.Module) -> KnownSites:
     Args:
         model: A timm model, with or without MoEx.
     """
+    check_model(model)
     family = family_of(model)
     sites = _sites_from_table(model, family) if family else _sites_from_feature_info(model)
     ineffective = None
