@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 __all__ = ["FAMILIES", "Family", "FeatureInfo", "Hook", "input_of"]
 
-OfStage = Callable[[nn.Module, int], int]
+OfStage = Callable[[Any, int], int]
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,14 @@ class Family:
 
     stem: str | Hook | FeatureInfo
     stages: str | tuple[str, ...] | FeatureInfo
-    layout: str | Callable[[nn.Module, int], str] = "NCHW"
-    stem_layout: str | Callable[[nn.Module], str] | None = None
+    layout: str | Callable[[Any, int], str] = "NCHW"
+    stem_layout: str | Callable[[Any], str] | None = None
     num_prefix_tokens: OfStage | None = None
     tuple_entries: slice | None = None
-    norm: str | Callable[[nn.Module, int], str] = "pono"
+    norm: str | Callable[[Any, int], str] = "pono"
     layer: str = "stem"
     aliases: tuple[tuple[str, str], ...] = ()
-    reads_class_token_only: Callable[[nn.Module], bool] | None = None
+    reads_class_token_only: Callable[[Any], bool] | None = None
     interior_layout: str | None = None
 
 
@@ -75,37 +73,37 @@ def _conv(stem: str | Hook | FeatureInfo, stages: str | tuple[str, ...] | Featur
     return Family(stem, stages, interior_layout="NCHW", **settings)
 
 
-def _embed_layout(model: nn.Module) -> str:
+def _embed_layout(model: Any) -> str:
     embed = model.patch_embed
     return "NLC" if embed.flatten else embed.output_fmt.value
 
 
-def _prefix_tokens(model: nn.Module, number: int) -> int:
+def _prefix_tokens(model: Any, number: int) -> int:
     return model.num_prefix_tokens
 
 
-def _prefix_tokens_of_stages(model: nn.Module, number: int) -> int:
+def _prefix_tokens_of_stages(model: Any, number: int) -> int:
     return model.num_prefix_tokens if number else 0
 
 
-def _one_of_stages(model: nn.Module, number: int) -> int:
+def _one_of_stages(model: Any, number: int) -> int:
     return 1 if number else 0
 
 
-def _convit_prefix(model: nn.Module, number: int) -> int:
+def _convit_prefix(model: Any, number: int) -> int:
     return 1 if number > model.local_up_to_layer and model.cls_token is not None else 0
 
 
-def _maxxvit_norm(model: nn.Module, number: int) -> str:
+def _maxxvit_norm(model: Any, number: int) -> str:
     convnext = any(type(block).__name__ == "ConvNeXtBlock" for block in model.stages[0].blocks)
     return "in" if convnext else _in_at_last(model, number)
 
 
-def _in_at_last(model: nn.Module, number: int) -> str:
+def _in_at_last(model: Any, number: int) -> str:
     return "in" if number == len(model.stages) else "pono"
 
 
-def _pools_class_token(model: nn.Module) -> bool:
+def _pools_class_token(model: Any) -> bool:
     return model.global_pool == "token"
 
 

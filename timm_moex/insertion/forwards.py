@@ -158,7 +158,8 @@ def keep_with(forward: Forward, output: Any) -> None:
         return
     for x in _tensors(output):
         if x.grad_fn is not None:
-            x.grad_fn.metadata.setdefault("timm_moex", []).append(forward)
+            metadata: Any = x.grad_fn.metadata  # a dict that lives as long as the node
+            metadata.setdefault("timm_moex", []).append(forward)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

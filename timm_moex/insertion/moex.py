@@ -49,14 +49,14 @@ class SiteExchange(MomentExchange):
     def _exchange(self, module: nn.Module, value: Any) -> Any:
         """The value with exchanged moments; None, which leaves it as it is, where no exchange is asked for here."""
         forward = self.forward_here(module)
-        if forward is None:
+        if forward is None or forward.swap_index is None:
             return None
         swap_index = forward.swap_index
         if self.site.tuple_entries is not None and isinstance(value, (tuple, list)):
             parts = list(value)
             chosen = parts[self.site.tuple_entries]
             parts[self.site.tuple_entries] = [self._exchange_tensor(x, swap_index) for x in chosen]
-            exchanged = type(value)(parts)
+            exchanged: Any = type(value)(parts)
         else:
             exchanged = self._exchange_tensor(value, swap_index)
         keep_with(forward, exchanged)
@@ -111,9 +111,11 @@ class MoEx(nn.Module):
         prob: Probability that the task exchanges a batch.
     """
 
+    sites: Sequence[SiteExchange]
+
     def __init__(self, sites: Sequence[SiteExchange], aliases: dict[str, str], lam: float, prob: float):
         super().__init__()
-        self.sites = nn.ModuleList(sites)
+        self.sites = nn.ModuleList(sites)  # type: ignore[assignment]
         self.aliases = aliases
         self.lam = lam
         self.prob = prob
@@ -147,7 +149,7 @@ class MoEx(nn.Module):
         kwargs = dict(kwargs)
         asked = "swap_index" in kwargs
         swap_index, swap_layer = kwargs.pop("swap_index", None), kwargs.pop("swap_layer", None)
-        site = self.choose(swap_index, swap_layer)
+        site: Any = self.choose(swap_index, swap_layer)
         body = running(self)
         if asked or swap_layer is not None or body is None or not body.is_body:
             body = None

@@ -28,7 +28,7 @@ class DenseLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         mid_chs = bn_size * growth_rate
         self.norm1 = norm_layer(in_chs, **dd)
         self.act1 = act_layer(inplace=True)
@@ -105,7 +105,7 @@ class CifarDenseNet(CifarNet):
         num_layers, rest = divmod(depth - 4, 6)
         if rest or num_layers < 1:
             raise ValueError(f"depth must be 6n + 4 with n >= 1 (40, 100, 190, 250, …), got {depth}.")
-        layers = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
+        layers: dict[str, Any] = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
         layers.update(device=device, dtype=dtype)
         stem_chs = chs = 2 * growth_rate
         stages = []

@@ -105,8 +105,9 @@ class CifarNet(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        act_layer, norm_layer = get_act_layer(act_layer), get_norm_layer(norm_layer)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        act: Any = get_act_layer(act_layer)
+        norm: Any = get_norm_layer(norm_layer)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -114,9 +115,9 @@ class CifarNet(nn.Module):
 
         stem_len = STEM_ENDS.index(stem_end) + 1
         self.conv1 = nn.Conv2d(in_chans, stem_chs, 3, padding=1, bias=False, **dd)
-        self.bn1 = norm_layer(stem_chs, **dd) if stem_len > 1 else nn.Identity()
-        self.act1 = act_layer(inplace=True) if stem_len > 2 else nn.Identity()
-        self.feature_info = [dict(num_chs=stem_chs, reduction=1, module=stem_end)]
+        self.bn1 = norm(stem_chs, **dd) if stem_len > 1 else nn.Identity()
+        self.act1 = act(inplace=True) if stem_len > 2 else nn.Identity()
+        self.feature_info: list[dict[str, Any]] = [dict(num_chs=stem_chs, reduction=1, module=stem_end)]
 
         for i, stage in enumerate(stages, start=1):
             self.add_module(f"layer{i}", nn.Sequential(*stage.blocks))
@@ -124,8 +125,8 @@ class CifarNet(nn.Module):
             self.feature_info.append(dict(num_chs=stage.num_chs, reduction=reduction, module=f"layer{i}"))
 
         self.num_features = stages[-1].num_chs
-        self.norm = norm_layer(self.num_features, **dd) if final_norm else nn.Identity()
-        self.act = act_layer(inplace=True) if final_norm else nn.Identity()
+        self.norm = norm(self.num_features, **dd) if final_norm else nn.Identity()
+        self.act = act(inplace=True) if final_norm else nn.Identity()
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.init_weights()
@@ -254,11 +255,11 @@ class CifarNet(nn.Module):
             x = checkpoint_seq(self._stages(), x, flatten=True)
         else:
             # spelled out: TorchScript has no getattr by a computed name
-            x = self.layer1(x)
-            x = self.layer2(x)
-            x = self.layer3(x)
+            x = self.layer1(x)  # type: ignore[operator]
+            x = self.layer2(x)  # type: ignore[operator]
+            x = self.layer3(x)  # type: ignore[operator]
             if hasattr(self, "layer4"):
-                x = self.layer4(x)
+                x = self.layer4(x)  # type: ignore[operator]
         return self.act(self.norm(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -288,7 +289,7 @@ def build_cifar_net(
     num_stages: int = 3,
     feature_cfg: dict[str, Any] | None = None,
     **kwargs: Any,
-) -> nn.Module:
+) -> Any:
     """timm's `build_model_with_cfg`, with the stem and every stage as the default of `features_only`."""
     feature_cfg = dict(dict(out_indices=tuple(range(num_stages + 1))), **(feature_cfg or {}))
     if pretrained:

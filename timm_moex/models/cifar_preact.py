@@ -36,7 +36,7 @@ class PreActBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.bn1 = norm_layer(in_chs, **dd)
         self.act1 = act_layer(inplace=True)
         self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride=stride, padding=1, bias=False, **dd)
@@ -45,7 +45,7 @@ class PreActBlock(nn.Module):
         self.drop = nn.Dropout(proj_drop)
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False, **dd)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         self.preact_shortcut = stride != 1 or in_chs != out_chs
         if self.preact_shortcut:
             self.downsample = nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False, **dd)
@@ -89,11 +89,11 @@ class CifarPreActResNet(CifarNet):
         dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        layers = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
+        layers: dict[str, Any] = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
         layers.update(device=device, dtype=dtype)
         block = partial(PreActBlock, proj_drop=proj_drop_rate, **layers)
         stages = make_stages(block, depths, widths, stem_chs, drop_path_rate)
-        stages[0].blocks[0].preact_shortcut = True
+        stages[0].blocks[0].preact_shortcut = True  # type: ignore[assignment]
         super().__init__(stem_chs, stages, stem_end="conv1", final_norm=True, **layers, **kwargs)
 
 

@@ -1,5 +1,6 @@
 """PyramidNet for CIFAR: Han et al., "Deep Pyramidal Residual Networks", CVPR 2017, arXiv 1610.02915."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -43,8 +44,8 @@ class PyramidBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        conv = partial(nn.Conv2d, bias=False, **dd)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        conv: Callable[..., nn.Module] = partial(nn.Conv2d, bias=False, **dd)
         if bottleneck:
             out_chs = 4 * mid_chs
             convs = [
@@ -103,12 +104,13 @@ class CifarPyramidNet(CifarNet):
         num_blocks, rest = divmod(depth - 2, per_stage)
         if rest or num_blocks < 1:
             raise ValueError(f"depth must be {per_stage}n + 2 with bottleneck={bottleneck} and n >= 1, got {depth}.")
-        layers = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
+        layers: dict[str, Any] = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
         layers.update(device=device, dtype=dtype)
-        block = partial(PyramidBlock, bottleneck=bottleneck, **layers)
+        block: Callable[..., nn.Module] = partial(PyramidBlock, bottleneck=bottleneck, **layers)
         rates = calculate_drop_path_rates(drop_path_rate, 3 * num_blocks)
-        in_chs, blocks = 16, []
-        stages = []
+        in_chs = 16
+        blocks: list[nn.Module] = []
+        stages: list[Stage] = []
         for i, rate in enumerate(rates):
             mid_chs = round(16 + alpha * (i + 1) / len(rates))
             stride = 2 if i in (num_blocks, 2 * num_blocks) else 1

@@ -51,14 +51,14 @@ class BasicBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride=stride, padding=1, bias=False, **dd)
         self.bn1 = norm_layer(out_chs, **dd)
         self.act1 = act_layer(inplace=True)
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False, **dd)
         self.bn2 = norm_layer(out_chs, **dd)
         same = stride == 1 and in_chs == out_chs
-        self.downsample = nn.Identity() if same else ZeroPadShortcut(out_chs - in_chs, stride)
+        self.downsample: nn.Module = nn.Identity() if same else ZeroPadShortcut(out_chs - in_chs, stride)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.act2 = act_layer(inplace=True)
 
@@ -98,7 +98,7 @@ class CifarResNet(CifarNet):
         num_blocks, rest = divmod(depth - 2, 6)
         if rest or num_blocks < 1:
             raise ValueError(f"depth must be 6n + 2 with n >= 1 (20, 32, 44, 56, 110, …), got {depth}.")
-        layers = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
+        layers: dict[str, Any] = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
         layers.update(device=device, dtype=dtype)
         stages = make_stages(partial(BasicBlock, **layers), (num_blocks,) * 3, (16, 32, 64), 16, drop_path_rate)
         super().__init__(16, stages, **layers, **kwargs)

@@ -44,7 +44,7 @@ class GroupedBottleneck(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         mid_chs = out_chs * base_width // 256 * cardinality
         self.conv1 = nn.Conv2d(in_chs, mid_chs, 1, bias=False, **dd)
         self.bn1 = norm_layer(mid_chs, **dd)
@@ -54,7 +54,7 @@ class GroupedBottleneck(nn.Module):
         self.act2 = act_layer(inplace=True)
         self.conv3 = nn.Conv2d(mid_chs, out_chs, 1, bias=False, **dd)
         self.bn3 = norm_layer(out_chs, **dd)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_chs != out_chs:
             projection = nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False, **dd)
             self.downsample = nn.Sequential(projection, norm_layer(out_chs, **dd))
@@ -102,7 +102,7 @@ class CifarResNeXt(CifarNet):
         num_blocks, rest = divmod(depth - 2, 9)
         if rest or num_blocks < 1:
             raise ValueError(f"depth must be 9n + 2 with n >= 1 (11, 20, 29, …), got {depth}.")
-        layers = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
+        layers: dict[str, Any] = dict(act_layer=get_act_layer(act_layer), norm_layer=get_norm_layer(norm_layer))
         layers.update(device=device, dtype=dtype)
         block = partial(GroupedBottleneck, cardinality=cardinality, base_width=base_width, **layers)
         stages = make_stages(block, (num_blocks,) * 3, (256, 512, 1024), 64, drop_path_rate)

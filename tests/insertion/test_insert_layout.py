@@ -1,0 +1,42 @@
+"""Where the channels of a module are known by its class, `insert_moex` needs no `channel_dim` and refuses a wrong one."""
+
+import pytest
+import torch
+from architectures import images
+from torch import nn
+
+from timm_moex import find_moex, insert_moex, moment_exchange
+
+IDX = torch.tensor([1, 2, 0])
+
+
+@torch.no_grad()
+def test_a_block_of_2d_layers_needs_no_channel_dim():
+    torchvision = pytest.importorskip("torchvision")
+    net = insert_moex(torchvision.models.resnet18(num_classes=10), "layer1", norm="pono").eval()
+    (exchange,) = find_moex(net).sites
+    assert (exchange.channel_dim, exchange.norm) == (1, "pono")
+    x, seen = images("resnet10t"), []
+    net.layer2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    plain, exchanged = net(x), net(x, swap_index=IDX)
+    assert not torch.equal(plain, exchanged)
+    torch.testing.assert_close(seen[1], moment_exchange(seen[0], IDX))
+    sure = insert_moex(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.BatchNorm2d(8)), "0")
+    assert find_moex(sure).sites[0].site.channels is None
+
+
+def test_a_block_whose_channels_could_be_another_axis_is_refused():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x):
+            return self.conv(x).permute(0, 2, 3, 1)
+
+    net = insert_moex(nn.Sequential(Turned(), nn.Identity()), "0")
+    for side in (5, 8):
+        with pytest.raises(ValueError, match="not certain.*channel_dim=1 or -1"):
+            net(torch.randn(3, 3, side, side), swap_index=IDX)
+    with pytest.raises(ValueError, match="channel_dim=-1: the output of 0.*is NCHW"):
+        insert_moex(nn.Sequential(nn.Conv2d(3, 8, 1)), "0", channel_dim=-1)
