@@ -1,4 +1,4 @@
-"""Where the channels of a module are known by its class, `insert_moex` needs no `channel_dim` and refuses a wrong one."""
+"""Where a module's class tells its layout, `insert_moex` needs no `channel_dim` and refuses a wrong one."""
 
 import pytest
 import torch
