@@ -127,9 +127,30 @@ def test_recomputation_within_an_exchanging_body_and_after_it(use_reentrant, way
 def test_a_checkpointed_direct_call_is_recomputed_plainly(use_reentrant):
     results = []
     for net in nets(use_reentrant):
-        direct = net.forward(rows()).square().mean()
+        before = net.forward(rows()).square().mean()
         exchanged = net(rows(1), swap_index=INDEXES[0]).square().mean()
-        (direct + exchanged).backward()
+        after = net.forward(rows(2)).square().mean()
+        (before + exchanged + after).backward()
+        results.append(gradients(net))
+    for a, b in zip(*results):
+        torch.testing.assert_close(b, a)
+
+
+@pytest.mark.parametrize("inner", [None, 1])
+def test_a_checkpointed_call_within_another_is_recomputed_as_itself(inner):
+    results = []
+    for net in nets(False):
+        losses = []
+
+        def call(module, args, net=net, losses=losses):
+            if not losses:
+                losses.append(None)
+                index = None if inner is None else INDEXES[inner]
+                losses.append(net(rows(1), swap_index=index).square().mean())
+
+        net.c.register_forward_pre_hook(call)
+        losses.append(net(rows(), swap_index=INDEXES[0]).square().mean())
+        sum(losses[1:]).backward()
         results.append(gradients(net))
     for a, b in zip(*results):
         torch.testing.assert_close(b, a)
