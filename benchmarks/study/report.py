@@ -6,65 +6,50 @@ python -m benchmarks.study.report --write    put them between their markers
 """
 
 import argparse
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from timm_moex.hub.download import WEIGHTS
 from timm_moex.hub.manifest import MANIFEST, read_manifest, weights_dir
 
 from .._markdown import table, write_block
-from .._results import RESULTS, ROOT, read_rows
+from .._results import ROOT, read_rows
+from ._rows import (
+    GROWTH,
+    METHODS,
+    NONE,
+    by_seed,
+    cost,
+    epochs_of,
+    grouped,
+    in_order,
+    mean_by_seed,
+    presets,
+    source,
+    test_error,
+    test_loss,
+    validation_top1,
+)
 from ._statistics import format_mean, paired
+from .report_deep import deep, growth
 
 README, REPORT = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
-METHODS = {
-    "baseline": "baseline",
-    "mixup": "Mixup",
-    "cutmix": "CutMix",
-    "moex": "MoEx",
-    "moex_lam1": "MoEx, λ = 1",
-    "cutmix_moex": "CutMix + MoEx",
-    "smoothing": "Label smoothing",
-}
-CONTROLS = ("smoothing",)  # not on the front page
-NONE = "No run yet.\n"
+NOT_ON_FRONT_PAGE = ("cutmix_moex_lam05", "smoothing")
 
 
-def by_seed(rows: Sequence[dict], value: Callable[[dict], float]) -> dict[str, float]:
-    return {row["seed"]: value(row) for row in rows}
-
-
-def grouped(rows: Sequence[dict], *keys: str) -> dict[tuple[str, ...], list[dict]]:
-    """Rows by their values of `keys`, in the order of first appearance."""
-    groups = defaultdict(list)
-    for row in rows:
-        groups[tuple(row[key] for key in keys)].append(row)
-    return dict(groups)
-
-
-def in_order(methods: dict[tuple[str, ...], list[dict]]) -> list[tuple[str, list[dict]]]:
-    return [(name, methods[(name,)]) for name in METHODS if (name,) in methods]
-
-
-def test_error(row: dict) -> float:
-    return 100 - float(row["test_top1"])
-
-
-def test_loss(row: dict) -> float:
-    return float(row["test_loss"])
+def study_rows() -> list[dict]:
+    """The lines of study.csv, without the presets about the number of images."""
+    return [row for row in read_rows("study") if not row["preset"].startswith(GROWTH)]
 
 
 def study() -> str:
     """Test error by preset, net and method, the difference from the baseline of the same seed, the cost in time."""
-    presets, parts = yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text()), []
-    for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
+    settings_of, parts = presets(), []
+    for (preset, model), rows in grouped(study_rows(), "preset", "model").items():
         methods = grouped(rows, "method")
         baseline, lines = methods.get(("baseline",), []), []
         for name, own in in_order(methods):
-            settings = ", ".join(presets[preset]["methods"][name]).replace("model_kwargs.", "")
+            settings = ", ".join(settings_of[preset]["methods"][name]).replace("model_kwargs.", "")
             cells = []
             for value, digits in ((test_error, 2), (test_loss, 3)):
                 values, others = by_seed(own, value), by_seed(baseline, value)
@@ -75,31 +60,6 @@ def study() -> str:
         head.append("settings")
         parts.append(f"**{model}**, preset {preset}, {epochs_of(rows)}:\n\n{table(head, lines)}\n{source(rows)}\n")
     return "\n".join(parts) or NONE
-
-
-def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
-    """Processor time (on a GPU: wall time) of a method over the baseline's; unknown times do not count."""
-    column = "cpu_seconds" if rows[0]["device"] == "cpu" else "seconds"
-    ours, theirs = ([float(row[column]) for row in part if row[column]] for part in (rows, baseline))
-    return f"{sum(ours) / len(ours) / (sum(theirs) / len(theirs)):.2f}" if ours and theirs else "–"
-
-
-def epochs_of(rows: Sequence[dict]) -> str:
-    counts = {sum(1 for _ in (RESULTS / "curves" / row["curve"]).open()) - 1 for row in rows}
-    return f"{', '.join(str(count) for count in sorted(counts))} epochs"
-
-
-def source(rows: Sequence[dict]) -> str:
-    """One line: where and with what the rows were measured."""
-    parts = []
-    for name, word in (("processor", ""), ("torch", "torch "), ("timm", "timm "), ("commit", "commit "), ("date", "")):
-        parts.append(word + ", ".join(sorted({row[name] for row in rows if row.get(name)})))
-    threads = ", ".join(sorted({row["threads"] for row in rows}))
-    return f"({parts[0]}, {threads} thread(s) a run, {'; '.join(parts[1:])})\n"
-
-
-def validation_top1(row: dict) -> float:
-    return float(row["monitored_top1"])
 
 
 def ablation() -> str:
@@ -138,15 +98,6 @@ def robustness() -> str:
         title = f"**{model}**, preset {preset}, {images} test images, {seeds} seeds"
         parts.append(f"{title}:\n\n{table(head, lines)}\n{source(rows)}")
     return "\n".join(parts) or NONE
-
-
-def mean_by_seed(rows: Sequence[dict], column: str, corruptions: Sequence[str]) -> dict[str, float]:
-    """Seed to the mean of a column over these corruptions, all severities."""
-    values = defaultdict(list)
-    for row in rows:
-        if row["corruption"] in corruptions:
-            values[row["seed"]].append(float(row[column]))
-    return {seed: sum(numbers) / len(numbers) for seed, numbers in values.items()}
 
 
 PARTS = {
@@ -196,12 +147,12 @@ def totals() -> str:
 
 def summary() -> str:
     """For the front page: the differences that the methods make, in a line for each net or style."""
-    lines, names = [], [name for name in METHODS if name not in ("baseline", *CONTROLS)]
-    for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
+    lines, names = [], [name for name in METHODS if name not in ("baseline", *NOT_ON_FRONT_PAGE)]
+    for (preset, model), rows in grouped(study_rows(), "preset", "model").items():
         methods = {name: by_seed(own, test_error) for name, own in in_order(grouped(rows, "method"))}
         lines.append([f"{model}, Fashion-MNIST ({preset}), test error, %", *_against(methods, names, 2)])
-    study_rows = [row for row in read_rows("domain_shift") if row["phase"] == "study"]
-    for (held_out,), rows in grouped(study_rows, "held_out_style").items():
+    style_rows = [row for row in read_rows("domain_shift") if row["phase"] == "study"]
+    for (held_out,), rows in grouped(style_rows, "held_out_style").items():
         methods = {
             method.replace("+", "_"): by_seed(own, lambda row: 100 - float(row["unseen_emoji_unseen_style"]))
             for (method,), own in grouped(rows, "method").items()
@@ -213,7 +164,7 @@ def summary() -> str:
 
 def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits: int) -> list[str]:
     """The baseline's figure, and each method's difference from it."""
-    baseline = methods["baseline"]
+    baseline = methods.get("baseline", {})
     differences = [format_mean(paired(methods.get(name, {}), baseline), digits, sign=True) for name in names]
     return [format_mean(list(baseline.values()), digits), *differences, str(len(baseline))]
 
@@ -230,9 +181,28 @@ def zoo_table() -> str:
     return table(head, lines, left=2)
 
 
+def learning_curves() -> str:
+    """The pictures of the study's learning curves."""
+    return pictures("curves", "learning curves", study_rows())
+
+
+def robustness_curves() -> str:
+    """The pictures of the errors on corrupted images."""
+    return pictures("robustness", "error by severity", read_rows("robustness"))
+
+
+def pictures(kind: str, label: str, rows: Sequence[dict]) -> str:
+    """A link to the picture of each preset and net, as report_plots names them."""
+    places = grouped(rows, "preset", "model")
+    return "".join(f"![{label}](results/{kind}_{preset}_{model}.png)\n" for preset, model in places) or NONE
+
+
+MADE = (study, learning_curves, ablation, robustness, robustness_curves, domain_shift, deep, growth, totals)
+
+
 def blocks() -> dict[tuple[Path, str], str]:
     """(file, block) → content."""
-    made = {(REPORT, make.__name__): make() for make in (study, ablation, robustness, domain_shift, totals)}
+    made = {(REPORT, make.__name__): make() for make in MADE}
     return made | {(README, "study"): summary(), (README, "checkpoints"): zoo_table()}
 
 

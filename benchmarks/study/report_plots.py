@@ -3,13 +3,13 @@
 python -m benchmarks.study.report_plots
 """
 
-import csv
-
 from matplotlib.figure import Figure
 
 from .._results import RESULTS, read_rows
-from ._statistics import mean_se, paired
-from .report import METHODS, PARTS, by_seed, grouped, in_order, validation_top1
+from ._rows import METHODS, by_seed, grouped, in_order, read_curve, validation_top1
+from ._statistics import interval, mean_se, paired
+from .report import PARTS, study_rows
+from .report_deep import growth_points
 
 COLOURS = {
     "baseline": "#5f6368",
@@ -18,25 +18,21 @@ COLOURS = {
     "moex": "#00798c",
     "moex_lam1": "#7fc4ce",
     "cutmix_moex": "#d1495b",
+    "cutmix_moex_lam05": "#f2a65a",
     "smoothing": "#a3b18a",
 }
-
-
-def curve(row: dict, column: str) -> list[float]:
-    with (RESULTS / "curves" / row["curve"]).open(newline="") as file:
-        return [float(line[column]) for line in csv.DictReader(file)]
 
 
 def learning_curves() -> dict[str, Figure]:
     """Accuracy on the monitored images, and training loss, by epoch: a line for each run, a thick one for the mean."""
     figures = {}
-    for (preset, model), rows in grouped(read_rows("study"), "preset", "model").items():
+    for (preset, model), rows in grouped(study_rows(), "preset", "model").items():
         figure = Figure((10, 4), layout="constrained")
         for axes, (column, label) in zip(
             figure.subplots(1, 2), (("eval_top1", "top-1 on monitored images, %"), ("train_loss", "training loss"))
         ):
             for name, own in in_order(grouped(rows, "method")):
-                runs = [curve(row, column) for row in own]
+                runs = [read_curve(row, column) for row in own]
                 epochs = range(1, len(runs[0]) + 1)
                 for run in runs:
                     axes.plot(epochs, run, color=COLOURS[name], linewidth=0.5, alpha=0.5)
@@ -130,8 +126,29 @@ def domain_shift() -> dict[str, Figure]:
     return {"domain_shift": figure}
 
 
+def growth() -> dict[str, Figure]:
+    """MoEx minus the baseline against the baseline's gap between test and training loss: a point for each set size."""
+    points = growth_points()
+    if not points:
+        return {}
+    figure = Figure((10, 4), layout="constrained")
+    panels = (("errors", "test error, percentage points"), ("losses", "test loss"))
+    for axes, (name, label) in zip(figure.subplots(1, 2), panels):
+        for point in points:
+            values = getattr(point, name)
+            gap, mean = mean_se(point.gaps)[0], mean_se(values)[0]
+            reach = [[abs(bound - mean)] for bound in interval(values)] if len(values) > 1 else None
+            axes.errorbar([gap], [mean], yerr=reach, fmt="o", color=COLOURS["moex"], capsize=3)
+            axes.annotate(f"{point.images:,}", (gap, mean), xytext=(6, 6), textcoords="offset points", fontsize=8)
+        axes.axhline(0, color="#333333", linestyle=":")
+        axes.set(xlabel="test loss minus training loss of the baseline", ylabel=f"MoEx minus baseline: {label}")
+        axes.grid(alpha=0.3)
+    figure.suptitle("Labels: training images. Bars: 95 % intervals of the paired differences", fontsize=10)
+    return {"growth": figure}
+
+
 def main() -> None:
-    for draw in (learning_curves, ablation, robustness, domain_shift):
+    for draw in (learning_curves, ablation, robustness, domain_shift, growth):
         for name, figure in draw().items():
             figure.savefig(RESULTS / f"{name}.png", dpi=110)
             print(RESULTS / f"{name}.png")

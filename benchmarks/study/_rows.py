@@ -1,0 +1,93 @@
+"""Lines of the CSV files, grouped and read by seed; what several tables and pictures of the report share."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .._results import RESULTS
+
+METHODS = {
+    "baseline": "baseline",
+    "mixup": "Mixup",
+    "cutmix": "CutMix",
+    "moex": "MoEx",
+    "moex_lam1": "MoEx, λ = 1",
+    "cutmix_moex": "CutMix + MoEx",
+    "cutmix_moex_lam05": "CutMix + MoEx, λ = 0.5",
+    "smoothing": "Label smoothing",
+}
+GROWTH = "cpu-growth-"  # presets of this beginning have a table of their own
+NONE = "No run yet.\n"
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """What presets.yaml has under each name."""
+    return yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text())
+
+
+def by_seed(rows: Sequence[dict], value: Callable[[dict], float]) -> dict[str, float]:
+    return {row["seed"]: value(row) for row in rows}
+
+
+def grouped(rows: Sequence[dict], *keys: str) -> dict[tuple[str, ...], list[dict]]:
+    """Rows by their values of `keys`, in the order of first appearance."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    return dict(groups)
+
+
+def in_order(methods: dict[tuple[str, ...], list[dict]]) -> list[tuple[str, list[dict]]]:
+    return [(name, methods[(name,)]) for name in METHODS if (name,) in methods]
+
+
+def test_error(row: dict) -> float:
+    return 100 - float(row["test_top1"])
+
+
+def test_loss(row: dict) -> float:
+    return float(row["test_loss"])
+
+
+def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
+    """Processor time (on a GPU: wall time) of a method over the baseline's; unknown times do not count."""
+    column = "cpu_seconds" if rows[0]["device"] == "cpu" else "seconds"
+    ours, theirs = ([float(row[column]) for row in part if row[column]] for part in (rows, baseline))
+    return f"{sum(ours) / len(ours) / (sum(theirs) / len(theirs)):.2f}" if ours and theirs else "–"
+
+
+def epochs_of(rows: Sequence[dict]) -> str:
+    counts = {sum(1 for _ in (RESULTS / "curves" / row["curve"]).open()) - 1 for row in rows}
+    return f"{', '.join(str(count) for count in sorted(counts))} epochs"
+
+
+def source(rows: Sequence[dict]) -> str:
+    """One line: where and with what the rows were measured."""
+    parts = []
+    for name, word in (("processor", ""), ("torch", "torch "), ("timm", "timm "), ("commit", "commit "), ("date", "")):
+        parts.append(word + ", ".join(sorted({row[name] for row in rows if row.get(name)})))
+    threads = ", ".join(sorted({row["threads"] for row in rows}))
+    return f"({parts[0]}, {threads} thread(s) a run, {'; '.join(parts[1:])})\n"
+
+
+def validation_top1(row: dict) -> float:
+    return float(row["monitored_top1"])
+
+
+def read_curve(row: dict, column: str) -> list[float]:
+    """A column of the learning curve of a line, by epoch."""
+    with (RESULTS / "curves" / row["curve"]).open(newline="") as file:
+        return [float(line[column]) for line in csv.DictReader(file)]
+
+
+def mean_by_seed(rows: Sequence[dict], column: str, corruptions: Sequence[str]) -> dict[str, float]:
+    """Seed to the mean of a column over these corruptions, all severities."""
+    values = defaultdict(list)
+    for row in rows:
+        if row["corruption"] in corruptions:
+            values[row["seed"]].append(float(row[column]))
+    return {seed: sum(numbers) / len(numbers) for seed, numbers in values.items()}

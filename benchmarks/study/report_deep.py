@@ -1,0 +1,130 @@
+"""The report's tables of the presets that were written down before their first run: cpu-deep and cpu-growth-*.
+
+Differences are paired by seed; their intervals are exact 95 % intervals (Student's t, n - 1 degrees of freedom).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .._markdown import table
+from .._results import read_rows
+from ._rows import (
+    GROWTH,
+    METHODS,
+    NONE,
+    by_seed,
+    epochs_of,
+    grouped,
+    mean_by_seed,
+    presets,
+    read_curve,
+    source,
+    test_error,
+    test_loss,
+)
+from ._statistics import format_interval, format_mean, paired
+
+DEEP = ("cpu-deep", "cpu-deep-long")
+COMPARISONS = (  # the first is the primary one
+    ("moex", "baseline"),
+    ("moex_lam1", "baseline"),
+    ("mixup", "baseline"),
+    ("cutmix", "baseline"),
+    ("cutmix_moex", "baseline"),
+    ("cutmix_moex", "cutmix"),
+    ("cutmix_moex_lam05", "cutmix"),
+)
+CLASSES = 10  # of Fashion-MNIST: presets.yaml counts the images of a class
+Figures = dict[str, dict[str, float]]  # method → seed → figure
+
+
+def outcomes(preset: str) -> dict[str, tuple[Figures, int]]:
+    """Each outcome's figures and the digits it is written with, for what has been run of a preset."""
+    runs = grouped([row for row in read_rows("study") if row["preset"] == preset], "method")
+    looks = grouped([row for row in read_rows("robustness") if row["preset"] == preset], "method")
+    kinds = {row["corruption"] for rows in looks.values() for row in rows} - {"clean"}
+    return {
+        "test error, points": ({method: by_seed(rows, test_error) for (method,), rows in runs.items()}, 2),
+        "test loss": ({method: by_seed(rows, test_loss) for (method,), rows in runs.items()}, 3),
+        "error on corrupted images, points": (_looked_at(looks, "error", sorted(kinds)), 1),
+        "ECE on clean images, points": (_looked_at(looks, "ece", ["clean"]), 1),
+    }
+
+
+def _looked_at(looks: Mapping[tuple[str, ...], Sequence[dict]], column: str, kinds: Sequence[str]) -> Figures:
+    return {method: mean_by_seed(rows, column, kinds) for (method,), rows in looks.items()}
+
+
+def deep() -> str:
+    """Paired differences with their intervals, a table for each net of cpu-deep and cpu-deep-long."""
+    parts = []
+    for preset in DEEP:
+        rows = [row for row in read_rows("study") if row["preset"] == preset]
+        if not rows:
+            continue
+        found, lines = outcomes(preset), []
+        for method, other in COMPARISONS:
+            differences = [paired(f.get(method, {}), f.get(other, {})) for f, _ in found.values()]
+            if differences[0]:
+                cells = [format_interval(values, digits) for values, (_, digits) in zip(differences, found.values())]
+                lines.append([f"{METHODS[method]} minus {METHODS[other]}", *cells, str(len(differences[0]))])
+        models = ", ".join(dict.fromkeys(row["model"] for row in rows))
+        title = f"**{models}**, preset {preset}, {epochs_of(rows)}, mean difference [95 % interval]"
+        parts.append(f"{title}:\n\n{table(['', *found, 'seeds'], lines)}\n{source(rows)}")
+    return "\n".join(parts) or NONE
+
+
+@dataclass(frozen=True)
+class GrowthPoint:
+    """What MoEx changes with so many training images, a figure for each seed that both methods have.
+
+    Attributes:
+        images: How many the runs are trained on.
+        baseline: Test error of the baseline, in percent.
+        gaps: Test loss minus training loss of the baseline, both after the last epoch.
+        errors: Test error of MoEx minus that of the baseline, in percentage points.
+        losses: Test loss of MoEx minus that of the baseline.
+        rows: The lines of both methods.
+    """
+
+    images: int
+    baseline: list[float]
+    gaps: list[float]
+    errors: list[float]
+    losses: list[float]
+    rows: list[dict]
+
+
+def growth_points() -> list[GrowthPoint]:
+    """A point for each size of the training set that pairs of runs exist for, in order of size."""
+    points = []
+    for name, config in presets().items():
+        if name != DEEP[0] and not name.startswith(GROWTH):
+            continue
+        methods = grouped([row for row in read_rows("study") if row["preset"] == name], "method")
+        both = {row["seed"] for row in methods.get(("baseline",), [])} & {
+            row["seed"] for row in methods.get(("moex",), [])
+        }
+        plain, moex = ([row for row in methods.get((m,), []) if row["seed"] in both] for m in ("baseline", "moex"))
+        if not both:
+            continue
+        errors, losses = (paired(by_seed(moex, value), by_seed(plain, value)) for value in (test_error, test_loss))
+        gaps = [test_loss(row) - read_curve(row, "train_loss")[-1] for row in plain]
+        images = CLASSES * config["train_per_class"]
+        points.append(GrowthPoint(images, [test_error(row) for row in plain], gaps, errors, losses, plain + moex))
+    return sorted(points, key=lambda point: point.images)
+
+
+def growth() -> str:
+    """What MoEx changes, by the number of training images, with the baseline's gap between test and training loss."""
+    lines, rows = [], []
+    for point in growth_points():
+        cells = [format_mean(point.baseline), format_mean(point.gaps, 3)]
+        cells += [format_interval(point.errors), format_interval(point.losses, 3), str(len(point.errors))]
+        lines.append([f"{point.images:,}", *cells])
+        rows += point.rows
+    if not lines:
+        return NONE
+    head = ["training images", "baseline's test error, %", "its test loss minus training loss"]
+    head += ["MoEx minus baseline, test error, points [95 %]", "test loss [95 %]", "seeds"]
+    return f"{table(head, lines)}\n{source(rows)}\n![gain by gap](results/growth.png)\n"

@@ -1,0 +1,105 @@
+"""Tables of presets that have no runs yet, tested with made-up lines."""
+
+import pytest
+
+from benchmarks.study import report, report_deep
+
+FACTS = dict(model="m", device="cpu", processor="P", threads="1", torch="2", timm="1", commit="c", date="d")
+
+
+def run(preset, method, seed, top1, loss="0.5", train="0.2"):
+    return FACTS | dict(
+        preset=preset, method=method, seed=seed, test_top1=str(top1), test_loss=loss, curve=train,
+        seconds="", cpu_seconds="",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Lets a test write the lines of study.csv and robustness.csv; a curve's name is its last training loss."""
+    tables = {"study": [], "robustness": []}
+    for module in (report, report_deep):
+        monkeypatch.setattr(module, "read_rows", lambda name: tables.get(name, []))
+        monkeypatch.setattr(module, "epochs_of", lambda rows: "2 epochs")
+    monkeypatch.setattr(report_deep, "read_curve", lambda row, column: [9.0, float(row["curve"])])
+    return tables
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][2:]
+
+
+def test_reports_without_lines_name_no_figures(lines):
+    assert report_deep.deep() == report_deep.growth() == "No run yet.\n" and report_deep.growth_points() == []
+
+
+def test_differences_are_paired_and_have_exact_intervals(lines):
+    for seed, plain, moex in (("10", 87, 88), ("11", 88, 90), ("12", 86, 89)):  # errors differ by -1, -2 and -3
+        lines["study"] += [run("cpu-deep", "baseline", seed, plain), run("cpu-deep", "moex", seed, moex, "0.4")]
+    lines["study"].append(run("cpu-deep", "moex", "13", 10))  # has no baseline of its seed
+    [primary] = cells(report_deep.deep())
+    assert primary[:3] == ["MoEx minus baseline", "-2.00 [-4.48, +0.48]", "-0.100 [-0.100, -0.100]"]
+    assert primary[3:] == ["–", "–", "3"]
+
+
+def test_a_single_seed_has_no_interval_and_cutmix_is_compared_with_cutmix(lines):
+    top1 = {"baseline": 88, "cutmix": 89, "cutmix_moex": 90, "cutmix_moex_lam05": 87}
+    lines["study"] += [run("cpu-deep-long", method, "10", value) for method, value in top1.items()]
+    found = {row[0]: row[1] for row in cells(report_deep.deep())}
+    assert found == {
+        "CutMix minus baseline": "-1.00",
+        "CutMix + MoEx minus baseline": "-2.00",
+        "CutMix + MoEx minus CutMix": "-1.00",
+        "CutMix + MoEx, λ = 0.5 minus CutMix": "+2.00",
+    }
+
+
+def test_corrupted_images_and_calibration_join_when_they_were_measured(lines):
+    for seed, error in (("10", "30"), ("11", "34")):
+        lines["study"] += [run("cpu-deep", method, seed, 88) for method in ("baseline", "moex")]
+        for method, gain in (("baseline", 0), ("moex", 3)):
+            for kind, value, ece in (("clean", "11", 4), ("jpeg", error, 9), ("blur", error, 9)):
+                lines["robustness"].append(
+                    FACTS | dict(preset="cpu-deep", method=method, seed=seed, corruption=kind, severity="1",
+                                 error=str(float(value) - gain), ece=str(ece + gain))
+                )  # fmt: skip
+    assert cells(report_deep.deep())[0][3:5] == ["-3.0 [-3.0, -3.0]", "+3.0 [+3.0, +3.0]"]
+
+
+def test_growth_has_a_point_for_each_size_with_pairs_in_order_of_size(lines):
+    for preset, gain in (("cpu-growth-5000", 0), ("cpu-growth-250", 4), ("cpu-deep", 1)):
+        for seed in ("10", "11"):
+            lines["study"] += [
+                run(preset, "baseline", seed, 80, "0.9", "0.2"),
+                run(preset, "moex", seed, 80 + gain, "0.7"),
+            ]
+    lines["study"].append(run("cpu-growth-500", "moex", "10", 80))  # its baseline is still training
+    points = report_deep.growth_points()
+    assert [(point.images, point.errors) for point in points] == [(250, [-4, -4]), (2000, [-1, -1]), (5000, [0, 0])]
+    assert points[0].gaps == pytest.approx([0.7, 0.7]) and points[0].losses == pytest.approx([-0.2, -0.2])
+    first = cells(report_deep.growth())[0]
+    assert first == ["250", "20.00 ± 0.00", "0.700 ± 0.000", "-4.00 [-4.00, -4.00]", "-0.200 [-0.200, -0.200]", "2"]
+
+
+def test_growth_stays_out_of_the_studys_tables_and_the_front_page(lines):
+    lines["study"] += [run("cpu-growth-250", method, "10", 80) for method in ("baseline", "moex")]
+    assert report.study() == "No run yet.\n" and "cpu-growth" not in report.summary()
+
+
+def test_front_page_waits_for_a_baseline_that_is_missing(lines):
+    lines["study"].append(run("cpu-deep", "moex", "10", 88))
+    assert "| m, Fashion-MNIST (cpu-deep), test error, % | – |" in report.summary()
+
+
+def test_growth_is_drawn_with_and_without_intervals(lines, monkeypatch):
+    plots = pytest.importorskip("benchmarks.study.report_plots", reason="needs matplotlib", exc_type=ImportError)
+    assert plots.growth() == {}
+    for preset, seeds in (("cpu-growth-250", ("10", "11")), ("cpu-growth-500", ("10",))):
+        for seed in seeds:
+            lines["study"] += [
+                run(preset, "baseline", seed, 80, "0.9"),
+                run(preset, "moex", seed, 83 + int(seed), "0.7"),
+            ]
+    figure = plots.growth()["growth"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["250", "500"]
+    assert len(figure.axes) == 2 and all(axes.has_data() for axes in figure.axes)
