@@ -21,6 +21,7 @@ class MomentExchange(nn.Module):
         ValueError: An unknown setting.
 
     Example:
+        >>> import torch
         >>> exchange = MomentExchange(norm="in")
         >>> exchange(torch.randn(2, 3, 8, 8), torch.tensor([1, 0])).shape
         torch.Size([2, 3, 8, 8])
