@@ -21,7 +21,7 @@ def _publish(args: argparse.Namespace) -> None:
     from .hub.publish import plan, publish
 
     if args.dry_run:
-        for file in plan(args.folder, args.repo_id, args.license):
+        for file in plan(args.folder, args.repo_id, tag=args.tag, license=args.license).files:
             print(f"{file.size:>12,} bytes  sha256 {file.sha256}  {file.name}")
         print(f"would be one commit in {args.repo_id}, tagged {args.tag}; nothing was sent")
         return
@@ -39,7 +39,7 @@ def add_convert(commands: Any) -> None:
     parser = commands.add_parser("convert", help="turn a checkpoint of the official repository into a folder")
     parser.add_argument("file")
     parser.add_argument("--arch", required=True, help=", ".join(ARCHITECTURES))
-    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--license", metavar="ID", help="SPDX identifier of the weights' licence, for the card")
     parser.set_defaults(run=_convert)
 
@@ -47,5 +47,5 @@ def add_convert(commands: Any) -> None:
 def _convert(args: argparse.Namespace) -> None:
     from .hub.convert import convert
 
-    folder = convert(args.file, args.arch, args.out, license=args.license)
+    folder = convert(args.file, args.arch, args.output, license=args.license)
     print(f"timm.create_model('local-dir:{folder}', pretrained=True)")

@@ -24,9 +24,10 @@ import yaml
 from timm.data import resolve_data_config
 
 from timm_moex.hub import load_model, save_folder
-from timm_moex.hub.download import WEIGHTS, sha256_of
+from timm_moex.hub.download import WEIGHTS
 from timm_moex.hub.manifest import MANIFEST, read_manifest
 from timm_moex.hub.verify import verify_folder
+from timm_moex.utils.files import sha256_of
 
 from .._results import ROOT, read_rows
 
@@ -99,7 +100,7 @@ def main() -> None:
     for key in ("recipe", "dataset", "split", "license", "limits"):
         parser.add_argument(f"--{key}", required=True)
     for key in ("commit", "device", "origin", "base_model"):
-        parser.add_argument(f"--{key}", help="see timm_moex/hub/card.py; commit and device default to the table's")
+        parser.add_argument(f"--{key}", help="see timm_moex/hub/provenance.py; commit and device default to the table's")
     parser.add_argument("--half", action="store_true", help="parameters in float16; then give --value too")
     parser.add_argument("--value", type=float, help="top-1 of the written file by `timm-moex eval`")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
@@ -111,7 +112,7 @@ def main() -> None:
     folder = write_folder(args, runs[0], facts)
     files = {path.name: {"sha256": sha256_of(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())}
     architecture, _, tag = args.name.partition(".")
-    row = dict(name=args.name, architecture=architecture, tag=tag, files=files, recipe=args.recipe) | facts
+    row = dict(name=args.name, architecture=architecture, tag=tag, files=files, command=args.recipe) | facts
     manifest = args.weights / MANIFEST
     rows = json.loads(manifest.read_text())["checkpoints"] if manifest.is_file() else []
     rows = [other for other in rows if other["name"] != args.name] + [row | dict(hub_id=None, revision=None)]

@@ -57,7 +57,8 @@ def test_resnet50_keeps_its_logits(new_format, resnet, tmp_path):
     assert (cfg["input_size"], cfg["crop_pct"], cfg["interpolation"]) == ([3, 224, 224], 0.875, "bilinear")
     assert "license" not in cfg and "tag" not in cfg  # timm's own weights' licence is not that of these
     card = (folder / "README.md").read_text()
-    assert "top-1 79.10, as the file says" in card and "by timm_moex." in card and "github.com/Boyiliee/MoEx" in card
+    assert "top-1 79.10, as stated in the file" in card
+    assert "by timm_moex." in card and "github.com/Boyiliee/MoEx" in card
     assert not list(folder.glob("*.bin")) and not list(folder.glob("*.p*t*"))
 
 
@@ -80,8 +81,8 @@ class Surprise:
 
 
 WRONG = {
-    "foreign_key": (lambda c: c | {"amp": {}}, "holds amp beside epoch, arch"),
-    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"holds a pickled \S*print; .* refused"),
+    "foreign_key": (lambda c: c | {"amp": {}}, "holds amp besides epoch, arch"),
+    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"holds a pickled \S*print, which is refused"),
     "foreign_tensor": (lambda c: with_state(c, extra=torch.zeros(2)), "resnet50 has no place for extra$"),
     "not_a_tensor": (lambda c: with_state(c, note="hello"), r"state_dict\['note'\] is a str, not a tensor"),
     "missing": (lambda c: without(c, "module.bn1.bias"), "it lacks bn1.bias$"),
@@ -89,8 +90,8 @@ WRONG = {
     "twice": (lambda c: with_state(c, **{"bn1.bias": torch.zeros(64)}), "has 'bn1.bias' twice"),
     "nan": (lambda c: with_state(c, **{"module.bn1.bias": torch.full((64,), torch.nan)}), "bn1.bias'. is not finite"),
     "other_arch": (lambda c: c | {"arch": "moex_densenet_265"}, "not 'moex_resnet50'; give --arch densenet265"),
-    "bare_state_dict": (lambda c: c["state_dict"], "no 'state_dict' in it, but module.conv1.weight,"),
-    "no_dict": (lambda c: [c["state_dict"]], "no 'state_dict' in it, but list"),
+    "bare_state_dict": (lambda c: c["state_dict"], "it has no 'state_dict', but module.conv1.weight,"),
+    "no_dict": (lambda c: [c["state_dict"]], "it has no 'state_dict', but list"),
 }
 
 
@@ -114,7 +115,7 @@ def test_anything_else_is_refused_by_name(case, resnet, tmp_path, capsys):
 def test_a_cut_file_and_wrong_arguments_are_told(resnet, tmp_path):
     torch.save(official(resnet), tmp_path / "a.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:100_000])
-    with pytest.raises(ConvertError, match="cut.pt is cut short or no PyTorch file"):
+    with pytest.raises(ConvertError, match="cut.pt is truncated or not a PyTorch file"):
         convert(tmp_path / "cut.pt", "resnet50", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert(tmp_path / "b.pt", "resnet50", tmp_path / "out")

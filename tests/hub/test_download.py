@@ -1,7 +1,6 @@
 """What a user reads when loading fails: real clients, a loopback Hub that fails as told, a process with no cache."""
 
 import errno
-import itertools
 import json
 import multiprocessing
 import os
@@ -13,9 +12,6 @@ import pytest
 from hub_child import Child
 from hub_folders import files_of, write_folder
 from loopback_hub import TOKEN, LoopbackHub
-
-from timm_moex.hub.download import HubError
-from timm_moex.hub.folder import _is_other
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +73,13 @@ def test_wrong_token_says_how_to_log_in_and_does_not_print_it(hub, child, files)
         told = message(child("load", "hf-hub:ORG/open"))
     finally:
         child("set_token", TOKEN)
-    assert "refused the token with 401 for ORG/open. Log in anew" in told and "hf_someOldToken" not in told
+    assert "refused the token with 401 for ORG/open: log in" in told and "hf_someOldToken" not in told
 
 
-def test_server_error_is_the_servers(hub, child, files):
+def test_a_server_error_is_named_with_its_status(hub, child, files):
     hub.add("ORG/broken", files)
     hub.fail("ORG/broken", 500)
-    assert "answered 500 for ORG/broken" in message(child("load", "hf-hub:ORG/broken"))
+    assert "answered 500 for ORG/broken; try again later" in message(child("load", "hf-hub:ORG/broken"))
 
 
 def test_offline_says_so_and_what_is_cached_still_loads(hub, child, files):
@@ -114,12 +110,12 @@ def test_connection_cut_once_is_resumed(hub, child, files):
     assert sum("GET /ORG/cut-once/resolve/main/model.safetensors" in line for line in hub.log) == 2
 
 
-def test_connection_cut_for_good_leaves_nothing_half(hub, child, files):
+def test_connection_cut_for_good_leaves_no_partial_file(hub, child, files):
     hub.add("ORG/cut", files)
     hub.fail("GET /ORG/cut/resolve/main/model.safetensors", "cut")
     hub.fail("GET /ORG/cut/resolve/main/model.safetensors bytes=", "drop")
     told = message(child("load", "hf-hub:ORG/cut"))
-    assert "the connection broke, at ORG/cut" in told and "Nothing half was kept, so try again" in told
+    assert "the connection broke, at ORG/cut" in told and "No partial file was kept, so try again" in told
     assert cached(home(child), "ORG/cut") == []
     hub.faults.clear()
     assert child("load", "hf-hub:ORG/cut")["result"]["class"] == "ResNet"
@@ -129,7 +125,7 @@ def test_bytes_changed_on_the_way_are_found_by_their_hash(hub, child, files):
     hub.add("ORG/flipped", files)
     hub.fail("GET /ORG/flipped/resolve/main/model.safetensors", "corrupt", times=1)
     told = message(child("load", "hf-hub:ORG/flipped"))
-    assert len(set(re.findall(r"[0-9a-f]{64}", told))) == 2 and "taken out of the cache" in told
+    assert len(set(re.findall(r"[0-9a-f]{64}", told))) == 2 and "removed from the cache" in told
     assert "model.safetensors" not in cached(home(child), "ORG/flipped")
     assert child("load", "hf-hub:ORG/flipped")["result"]["class"] == "ResNet"
 
@@ -145,7 +141,7 @@ def test_truncated_weights_in_the_repo_itself(hub, child, files):
     [
         (dict(config_json=b"{not json"), r"config.json is not JSON \(.*line 1 column 2"),
         (dict(config_json=b"\x80\x04\x95"), "config.json is not JSON"),
-        (dict(config_json=b'{"model_type": "bert"}'), "has no 'architecture': it is of another library than timm"),
+        (dict(config_json=b'{"model_type": "bert"}'), "config.json is not a config of timm's"),
     ],
     ids=["broken", "binary", "foreign"],
 )
@@ -158,7 +154,7 @@ def test_wrong_config(changed, expected, hub, child, files, tmp_path):
 def test_missing_files(hub, child, files):
     hub.add("ORG/no-config", without(files, "config.json"))
     told = message(child("load", "hf-hub:ORG/no-config"))
-    assert "ORG/no-config@main has no config.json: it is no timm model" in told
+    assert "ORG/no-config@main has no config.json: it is not a complete timm model" in told
     hub.add("ORG/no-weights", without(files, "model.safetensors"))
     assert "ORG/no-weights@main has no model.safetensors" in message(child("load", "hf-hub:ORG/no-weights"))
 
@@ -187,7 +183,7 @@ def test_folders_on_disk(child, files, tmp_path):
     config = json.loads(files["config.json"]) | {"architecture": "resnet10t"}
     (tmp_path / "hub" / "model.safetensors").write_bytes(files["model.safetensors"])
     (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
-    assert "the weights are not of the architecture" in message(child("load", str(tmp_path / "hub")))
+    assert "the weights do not fit the architecture" in message(child("load", str(tmp_path / "hub")))
 
 
 def save_elsewhere(folder, seeds, file_size=resource.RLIM_INFINITY):
@@ -199,7 +195,7 @@ def save_elsewhere(folder, seeds, file_size=resource.RLIM_INFINITY):
         for seed in seeds:
             try:
                 write_folder(folder, seed=seed)
-            except HubError as error:
+            except OSError as error:
                 told.append(str(error))
         pipe.send(told)
 
@@ -216,7 +212,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path):
     process, pipe = save_elsewhere(folder, [1], file_size=100_000)
     [told] = pipe.recv()
     process.join()
-    assert f"{folder} could not be written" in told and "what was there before is still there" in told
+    assert str(folder) in told and "what was there before is still there" in told
     assert os.strerror(errno.EFBIG) in told
     assert files_of(folder) == old and [path.name for path in tmp_path.iterdir()] == ["hub"]
 
@@ -230,30 +226,3 @@ def test_two_processes_saving_at_once_leave_one_whole_folder(tmp_path):
         process.join()
     assert files_of(folder)["model.safetensors"] in whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "hub"]
-
-
-def test_a_folder_that_is_being_replaced_is_not_taken_for_another(tmp_path):
-    folder = write_folder(tmp_path / "hub", seed=0)
-    fork = multiprocessing.get_context("fork")
-    stop = fork.Event()
-
-    def replace_often():
-        for number in itertools.count():
-            new = tmp_path / f"new{number}"
-            new.mkdir()
-            (new / "config.json").touch()
-            folder.rename(tmp_path / f"old{number}")
-            new.rename(folder)
-            if stop.is_set():
-                return
-
-    process = fork.Process(target=replace_often)
-    process.start()
-    try:
-        while not (tmp_path / "old1000").exists():
-            assert process.is_alive() and not any(_is_other(folder) for _ in range(100))
-    finally:
-        stop.set()
-        process.join()
-    (folder / "config.json").unlink()
-    assert _is_other(folder) and not _is_other(tmp_path / "none")

@@ -69,7 +69,7 @@ def test_config_has_the_stock_name_and_no_moex_keys(saved):
     assert "drop_rate" not in config.get("model_args", {})
     assert not {"url", "hf_hub_id", "file", "tag"} & {k for k, v in config["pretrained_cfg"].items() if v}
     assert resolve_data_config({}, model=model)["input_size"] != (1, 28, 28)  # saving did not touch the model
-    files = ["README.md", "config.json", "model.safetensors", "summary.csv"]
+    files = ["README.md", "config.json", "model.safetensors", "recipe.yaml", "summary.csv"]
     assert sorted(path.name for path in folder.iterdir()) == files
 
 
@@ -128,19 +128,60 @@ def test_half_precision_halves_the_parameters_and_leaves_the_running_moments(tmp
 
 def test_only_such_a_folder_is_replaced_and_only_whole(saved, tmp_path, monkeypatch):
     model, _ = saved
-    with pytest.raises(FileExistsError, match="has no config.json; not replaced"):
-        save_folder(model, tmp_path, CONFIG)
     folder = save_folder(model, tmp_path / "hub", CONFIG)
-    (folder / "mark").touch()
+    mark = (folder / "config.json").read_text() + " "
+    (folder / "config.json").write_text(mark)
     monkeypatch.setattr("timm_moex.hub.folder.save_for_hf", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_folder(model, folder, CONFIG)
-    assert (folder / "mark").exists() and [path.name for path in tmp_path.iterdir()] == ["hub"]
+    assert (folder / "config.json").read_text() == mark and [path.name for path in tmp_path.iterdir()] == ["hub"]
     monkeypatch.undo()
     save_folder(model, folder, CONFIG)
-    assert not (folder / "mark").exists() and [path.name for path in tmp_path.iterdir()] == ["hub"]
+    assert (folder / "config.json").read_text() != mark and [path.name for path in tmp_path.iterdir()] == ["hub"]
 
 
 def test_labels_must_fit_the_model(saved, tmp_path):
     with pytest.raises(ValueError, match="label_names: 3 names for a model with num_classes=10"):
         save_folder(saved[0], tmp_path / "hub", CONFIG, label_names=list("abc"))
+
+
+FOREIGN = {
+    "a thesis beside a config of nobody's": (("config.json", "{}"), ("thesis.tex", "years of work")),
+    "another library's config": (("config.json", '{"model_type": "bert"}'),),
+    "a readme alone": (("README.md", "# mine"),),
+    "a torn config": (("config.json", '{"architecture"'),),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_folder_with_anything_that_is_not_ours_is_left_alone(case, saved, tmp_path):
+    for name, text in FOREIGN[case]:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(FileExistsError, match=f"is not replaced, because it holds .*{FOREIGN[case][-1][0]}"):
+        save_folder(saved[0], tmp_path, CONFIG)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(FOREIGN[case])
+
+
+@pytest.mark.parametrize("name", [".git", "thesis.tex", "LICENSE"])
+def test_a_saved_folder_to_which_something_was_added_is_left_alone(name, saved, tmp_path):
+    folder = save_folder(saved[0], tmp_path / "hub", CONFIG)
+    if name == "thesis.tex":
+        (folder / name).write_text("years of work")
+    else:
+        (folder / name).mkdir()
+    with pytest.raises(FileExistsError, match=f"because it holds {name}, which"):
+        save_folder(saved[0], folder, CONFIG)
+    assert (folder / name).exists()
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(saved, tmp_path):
+    model = timm.create_model("test_resnet", num_classes=10)
+    model.fc.bias.data[3] = torch.nan
+    with pytest.raises(ValueError, match="fc.bias holds values that are not finite"):
+        save_folder(model, tmp_path / "hub", CONFIG)
+    assert not (tmp_path / "hub").exists()
+
+
+def test_one_channel_is_written_where_transformers_looks(saved):
+    config = json.loads((saved[1] / "config.json").read_text())
+    assert config["model_args"]["in_chans"] == 1

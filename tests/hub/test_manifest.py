@@ -1,4 +1,4 @@
-"""weights/: the manifest, the folders, timm's registry and the cards say the same."""
+"""weights/: the manifest, the folders, timm's registry and the cards agree."""
 
 import json
 
@@ -6,14 +6,14 @@ import pytest
 from hub_folders import write_folder
 from weights_world import manifest_row
 
-from timm_moex.hub.card import FACTS, model_card, read_front_matter
+from timm_moex.hub.card import model_card, parse_card
 from timm_moex.hub.manifest import read_manifest, released_weights, weights_dir
 from timm_moex.hub.verify import verify_all
 
 MB = 2**20
 
 
-def test_every_shipped_checkpoint_is_what_it_says():
+def test_every_shipped_checkpoint_verifies():
     assert (weights_dir() / "manifest.json").is_file()
     assert {name: problems for name, problems in verify_all().items() if problems} == {}
 
@@ -26,12 +26,11 @@ def test_shipped_folders_are_small():
 
 
 @pytest.mark.parametrize("name", sorted(released_weights()))
-def test_cards_say_what_the_manifest_says(name):
+def test_cards_agree_with_the_manifest(name):
     entry = released_weights()[name]
     card = (weights_dir() / name / "README.md").read_text()
-    [index] = read_front_matter(card)["model-index"]
-    [result] = index["results"]
-    assert result["metrics"][0]["value"] == entry.top1["value"]
+    [result] = parse_card(card).data.eval_results
+    assert result.metric_value == entry.top1["value"]
     assert f"commit {entry.commit}" in card and ", ".join(map(str, entry.seeds)) in card
     assert f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}" in card or len(entry.seeds) == 1
 
@@ -68,7 +67,7 @@ def test_a_wrong_manifest_is_told(changes, message, tmp_path):
         read_manifest(write_manifest(tmp_path, **changes))
 
 
-def test_no_manifest_at_all_is_told(tmp_path):
+def test_a_file_that_is_no_manifest_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("[")
     with pytest.raises(ValueError, match="is no manifest"):
         read_manifest(tmp_path / "manifest.json")
@@ -80,28 +79,33 @@ TOP1 = {"value": 81.5, "mean": 81.0, "std": 0.5}
 
 def test_card_compares_with_the_baseline():
     facts = dict(top1=TOP1, seeds=[4, 5, 6], baseline={"mean": 80.2, "std": 0.4}, dataset="torch/fashion_mnist")
-    card = model_card(CONFIG, facts | dict(split="test", license="mit", base_model="timm/x.y", recipe={"lr": 0.1}))
-    front = read_front_matter(card)
-    assert front["datasets"] == ["zalando-datasets/fashion_mnist"] and front["base_model"] == "timm/x.y"
-    assert (front["library_name"], front["pipeline_tag"]) == ("timm", "image-classification")
-    [result] = front["model-index"][0]["results"]
-    assert result["dataset"]["split"] == "test" and result["metrics"][0]["value"] == 81.5
+    card = str(model_card(CONFIG, facts | dict(split="test", license="mit", base_model="timm/x.y", recipe={"lr": 0.1})))
+    data = parse_card(card).data
+    assert data.datasets == ["zalando-datasets/fashion_mnist"] and data.base_model == "timm/x.y"
+    assert (data.library_name, data.pipeline_tag) == ("timm", "image-classification")
+    [result] = data.eval_results
+    assert result.dataset_split == "test" and result.metric_value == 81.5
     assert "| with MoEx | 81.00 ± 0.50 |" in card and "| same recipe without MoEx | 80.20 ± 0.40 |" in card
     assert "These weights: top-1 81.50, the last epoch of seed 4." in card and "lr: 0.1" in card
 
 
-def test_card_leaves_out_where_things_lay():
-    card = model_card(CONFIG, {"recipe": {"lr": 0.1, "data_dir": "/home/me/data", "output": "/home/me/out"}})
+def test_stock_architectures_are_tagged_for_transformers():
+    assert "transformers" in model_card(CONFIG, {}).data.tags
+    assert "transformers" not in model_card(CONFIG | {"architecture": "resnet20_cifar"}, {}).data.tags
+
+
+def test_card_leaves_out_paths_of_one_machine():
+    card = model_card(CONFIG, {"recipe": {"lr": 0.1, "data_dir": "/home/me/data", "output": "/home/me/out"}}).text
     assert "lr: 0.1" in card and "/home/me" not in card
 
 
-def test_card_says_what_is_not_known():
-    card = model_card(CONFIG, dict(top1=TOP1, seeds=[0]))
-    assert "not run: the figure above does not say what MoEx brings" in card and "±" not in card
-    other = model_card(CONFIG, dict(top1={"value": 81.5}, seeds=[0], origin="Trained without an exchange."))
+def test_card_names_what_is_not_known():
+    card = model_card(CONFIG, dict(top1=TOP1, seeds=[0])).text
+    assert "not run: the figure above does not show what MoEx brings" in card and "±" not in card
+    other = model_card(CONFIG, dict(top1={"value": 81.5}, seeds=[0], origin="Trained without an exchange.")).text
     assert "| these weights | 81.50 |" in other and "without MoEx |" not in other
     bare = model_card(CONFIG, {})
-    assert "model-index" not in read_front_matter(bare) and "ImageNet-R" in bare
+    assert bare.data.eval_results is None and "MoEx does not help everywhere" in bare.text
 
 
 @pytest.mark.parametrize("architecture, needs_import", [("test_resnet", False), ("resnet20_cifar", True)])
@@ -120,4 +124,3 @@ def test_code_of_the_card_runs(architecture, needs_import, tmp_path, monkeypatch
 def test_card_refuses_a_key_it_does_not_know():
     with pytest.raises(ValueError, match="unknown key 'licence'.*did you mean 'license'"):
         model_card(CONFIG, {"licence": "mit"})
-    assert set(FACTS) > {"license", "recipe", "top1"}

@@ -88,7 +88,7 @@ def test_shipped_weights_that_changed_on_disk_are_not_used(world):
         told = child("create", f"moex_{STOCK}.shipped")
     finally:
         path.write_bytes(good)
-    assert told["error"] == "HubError" and "the manifest says" in told["message"]
+    assert told["error"] == "HubError" and "the manifest has" in told["message"]
 
 
 def test_an_architectures_default_stays_what_it_was(world):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from weights_world import manifest_row
 
 from timm_moex.cli import main
-from timm_moex.hub.card import LOCAL_SOURCE, read_front_matter
+from timm_moex.hub.card import LOCAL_SOURCE, parse_card
 from timm_moex.hub.download import HubError
 from timm_moex.hub.publish import plan
 
@@ -63,21 +63,59 @@ def test_what_does_not_verify_is_not_published(case, folder, capsys):
     assert code == 2 and "is not published" in err and message in err and err.count("\n") == 1
 
 
-def test_license_has_to_be_said_once(tmp_path):
+def test_a_license_is_stated_once(tmp_path):
     folder = write_folder(tmp_path / "hub", license=None)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"].pop("license", None)
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(HubError, match="states no license; give --license"):
         plan(folder, "ORG/NAME")
-    [card] = [file.content.decode() for file in plan(folder, "ORG/NAME", "mit") if file.name == "README.md"]
-    assert read_front_matter(card)["license"] == "mit"
-    assert "license" not in read_front_matter((folder / "README.md").read_text())
+    files = plan(folder, "ORG/NAME", license="mit").files
+    [card] = [file.content.decode() for file in files if file.name == "README.md"]
+    assert parse_card(card).data.license == "mit"
+    assert parse_card((folder / "README.md").read_text()).data.license is None
     with pytest.raises(HubError, match="license='gpl', but .* states 'mit'"):
-        plan(write_folder(tmp_path / "other"), "ORG/NAME", "gpl")
+        plan(write_folder(tmp_path / "other"), "ORG/NAME", license="gpl")
 
 
-@pytest.mark.parametrize("repo_id", ["NAME", "ORG/NAME/x", "ORG/", "hf-hub:ORG/NAME", "ORG/NAME@v1"])
+WRONG_IDS = ["NAME", "ORG/NAME/x", "ORG/", "hf-hub:ORG/NAME", "ORG/NAME@v1", "../..", "ORG/..", "./NAME", ""]
+
+
+@pytest.mark.parametrize("repo_id", WRONG_IDS)
 def test_repo_id_has_two_parts(repo_id, folder):
-    with pytest.raises(HubError, match="ORG/NAME was expected"):
+    with pytest.raises(HubError, match="repo_id=.*expected ORG/NAME"):
         plan(folder, repo_id)
+
+
+@pytest.mark.parametrize("tag", ["", "a b", "v1..2", "-v", "x.lock", "a/", "v1~", "\n"])
+def test_a_tag_is_checked_in_a_dry_run_too(tag, folder, capsys):
+    code, out, err = run(capsys, "publish", folder, "--repo-id", "ORG/NAME", f"--tag={tag}", "--dry-run")
+    assert code == 2 and "expected the name of a git tag" in err and out == ""
+
+
+def test_license_of_the_config_serves(tmp_path):
+    folder = write_folder(tmp_path / "hub", license=None)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["license"] = "apache-2.0"
+    (folder / "config.json").write_text(json.dumps(config))
+    [card] = [file.content.decode() for file in plan(folder, "ORG/NAME").files if file.name == "README.md"]
+    assert parse_card(card).data.license == "apache-2.0"
+
+
+def test_links_out_of_the_folder_are_refused_and_a_cached_snapshot_is_not(folder, tmp_path):
+    secret = tmp_path / "id_rsa"
+    secret.write_text("secret")
+    (folder / "LICENSE").symlink_to(secret)
+    with pytest.raises(HubError, match="LICENSE is a link to .*id_rsa, outside"):
+        plan(folder, "ORG/NAME")
+    (folder / "LICENSE").unlink()
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "abc", tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in folder.iterdir():
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    assert len(plan(snapshot, "ORG/NAME").files) >= 4
 
 
 def test_publishing_pins_the_manifest_and_shows_progress_but_no_token(folder, tmp_path):

@@ -85,7 +85,7 @@ def test_publishing_is_one_commit_without_a_pickle(hub, published, folders):
     repo = hub.repos[f"ORG/{OURS}"]
     assert [title for _, title, _ in repo.commits] == ["initial commit", f"Add {OURS}.v1"]
     oid, files = repo.files("v1")
-    assert oid == published[OURS] and sorted(files) == ["README.md", "config.json", "model.safetensors"]
+    assert oid == published[OURS] and sorted(files) == ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
     assert f'create_model("hf-hub:ORG/{OURS}", pretrained=True)' in files["README.md"].content.decode()
     assert files["model.safetensors"].content == (folders[OURS] / "model.safetensors").read_bytes()
     assert "pytorch_model.bin" in hub.repos["ORG/by-timm"].files("main")[1]  # the test could have seen one
@@ -102,7 +102,7 @@ def test_a_tag_does_not_move(hub, author, published, tmp_path):
     other = str(write_folder(tmp_path / "other", STOCK, seed=4))
     told = author("publish", other, f"ORG/{STOCK}")
     assert told["error"] == "HubError"
-    assert "tag 'v1' is there already, with another model.safetensors. What was published" in told["message"]
+    assert "tag 'v1' exists already, with another model.safetensors. A published tag never changes" in told["message"]
     assert len(hub.repos[f"ORG/{STOCK}"].commits) == 2
     second = author("publish", other, f"ORG/{STOCK}", tag="v2")["result"]
     refs = hub.repos[f"ORG/{STOCK}"].refs
@@ -124,7 +124,7 @@ def test_interrupted_publishing_can_be_repeated(where, hub, author, tmp_path):
 def test_private_repos_stay_private(hub, author, fresh, folders):
     author("publish", str(folders[STOCK]), "ORG/secret", private=True)
     assert hub.repos["ORG/secret"].private
-    assert "or it is private and your token may not see it" in fresh("load", "hf-hub:ORG/secret")["message"]
+    assert "or it is private: check the spelling" in fresh("load", "hf-hub:ORG/secret")["message"]
     assert author("load", "hf-hub:ORG/secret")["result"]["class"] == "ResNet"
     told = author("publish", str(folders[STOCK]), f"ORG/{STOCK}", private=True)
     assert f"ORG/{STOCK} exists and is public" in told["message"]

@@ -56,18 +56,18 @@ WRONG = {
     "moex_args": (lambda f: change_config(f, model_args={"moex_prob": 1.0}), "names a twin or MoEx settings"),
     "odd_args": (lambda f: change_config(f, model_args={"width": 3}), "timm cannot build it: .*width"),
     "no_json": (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
-    "foreign": (lambda f: (f / "config.json").write_text("{}"), "config.json has no architecture, num_classes"),
+    "foreign": (lambda f: (f / "config.json").write_text("{}"), "config.json: architecture is None, not a str"),
     "classes": (lambda f: change_config(f, num_classes=7), "fc.weight has shape .10, .*., not .7,"),
     "missing": (lambda f: change_weights(f, lambda w: w.pop("fc.bias")), "model.safetensors lacks fc.bias"),
     "extra": (lambda f: change_weights(f, lambda w: w.update(x=w["fc.bias"].clone())), "has x, for which the model"),
-    "changed": (lambda f: change_weights(f, lambda w: w["fc.bias"].add_(1)), "has .* sha256 .*, the manifest says"),
+    "changed": (lambda f: change_weights(f, lambda w: w["fc.bias"].add_(1)), "has .* sha256 .*, the manifest has"),
     "cut": (lambda f: (f / "model.safetensors").write_bytes(b"1234567890"), "truncated or corrupt"),
     "no_front": (lambda f: (f / "README.md").write_text("hello"), "README.md: no front matter"),
     "library": (lambda f: replace(f, "README.md", "_name: timm", "_name: x"), "library_name is 'x', not 'timm'"),
-    "number": (lambda f: replace(f, "README.md", "value: 81.5", "value: 99"), "model-index says .99., .* 81.5"),
+    "number": (lambda f: replace(f, "README.md", "value: 81.5", "value: 99"), "model-index has .99., .* 81.5"),
     "license": (lambda f: replace(f, "README.md", "license: mit", "license: gpl"), "license is 'gpl', not 'mit'"),
     "untagged": (lambda f: replace(f, "README.md", "- moex\n", ""), "moex is not among the tags"),
-    "stranger": (lambda f: (f / "recipe.yaml").write_text(""), "recipe.yaml is not in the manifest"),
+    "unlisted": (lambda f: (f / "LICENSE").write_text(""), "LICENSE is not in the manifest"),
 }
 
 
@@ -82,7 +82,7 @@ def test_each_thing_that_can_be_wrong_is_found(case, folder, capsys):
 
 
 def test_no_folder_is_told(tmp_path):
-    assert verify_folder(tmp_path / "nothing") == [f"{tmp_path / 'nothing'} is no folder"]
+    assert verify_folder(tmp_path / "nothing") == [f"{tmp_path / 'nothing'} is not a folder"]
 
 
 def test_stated_top1_is_measured_again(tmp_path, capsys):
@@ -94,7 +94,7 @@ def test_stated_top1_is_measured_again(tmp_path, capsys):
     for stated, code in ((top1, 0), (top1 + 5, 1)):
         config = json.loads((folder / "config.json").read_text())
         facts = dict(license="mit", top1=TOP1 | {"value": stated})
-        (folder / "README.md").write_text(model_card(config, facts))
+        (folder / "README.md").write_text(str(model_card(config, facts)))
         row = manifest_row(folder, **facts)
         (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": [row]}))
         assert main(words) == code

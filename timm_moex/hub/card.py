@@ -4,38 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.data import resolve_data_config
 from timm.models import is_model, model_entrypoint
 
-from ..utils.spelling import nearest
+from .provenance import Provenance
 
-__all__ = ["FACTS", "LOCAL_SOURCE", "model_card", "read_front_matter"]
+__all__ = ["LOCAL_SOURCE", "model_card", "parse_card", "portable_recipe"]
 
-# What stands in the code of a card for the model's name, until it is published
+# The model's name in a card's code until it is published
 LOCAL_SOURCE = "local-dir:path/to/this/folder"
-
-FACTS = {
-    "dataset": "the training data, as timm names it",
-    "split": "the part that was evaluated",
-    "results": "in words",
-    "top1": "percent on `split`: value of these weights, and where there are several seeds their mean and std",
-    "seeds": "those behind mean and std, that of these weights first",
-    "baseline": "mean and std of the same recipe and seeds without MoEx",
-    "command": "of the training",
-    "recipe": "settings of the run; those that are paths on this machine are left out",
-    "commit": "of this project's repository",
-    "device": "what it ran on",
-    "date": "of the training",
-    "license": "SPDX identifier",
-    "base_model": "Hub id of the model whose weights the training started from",
-    "origin": "a sentence on where the weights come from, if not from a training with timm_moex",
-    "limits": "a sentence, or several in a list",
-}
 
 _OF_THE_MACHINE = ("data_dir", "output", "experiment", "resume", "pretrained_path", "initial_checkpoint")
 
-# By timm's name, without the source
+# By the dataset's name in timm, without the prefix before the slash
 _HUB_DATASETS = {
     "fashion_mnist": ("zalando-datasets/fashion_mnist", "Fashion-MNIST"),
     "cifar10": ("uoft-cs/cifar10", "CIFAR-10"),
@@ -43,111 +25,127 @@ _HUB_DATASETS = {
     "imagenet-1k": ("ILSVRC/imagenet-1k", "ImageNet-1k"),
 }
 _LIMITS = (
-    "MoEx acts in training alone; what is here is a plain network of its architecture, and no more robust to what its "
-    "training data lacks than the numbers above say.",
-    "MoEx does not help everywhere: independent evaluations of its authors' ResNet-50 found an ImageNet-R error of "
-    "64.5 % against 63.9 % without, and 72.9 mIoU against 75.6 in segmentation on VOC.",
+    "MoEx acts in training only. This is a plain network of its architecture, no more robust to data unlike its "
+    "training data than the numbers above show.",
+    "MoEx does not help everywhere; the report of this project names trainings in which it did not.",
 )
 
 
-def model_card(config: Mapping[str, Any], facts: Mapping[str, Any], source: str = LOCAL_SOURCE) -> str:
+def model_card(
+    config: Mapping[str, Any], facts: Provenance | Mapping[str, Any], source: str = LOCAL_SOURCE
+) -> ModelCard:
     """README.md of a folder.
 
     Args:
         config: Its config.json.
-        facts: Values for keys of `FACTS`; all may be missing, and what is not known is not said.
+        facts: Where the weights come from; everything may be missing.
         source: timm's name of the model in the code, such as "hf-hub:ORG/NAME".
 
     Raises:
-        ValueError: A key of `facts` is not in `FACTS`.
+        ValueError: `facts` has an unknown key.
     """
-    for key in facts:
-        if key not in FACTS:
-            raise ValueError(f"card: unknown key {key!r}; it takes {', '.join(FACTS)}{nearest(key, FACTS)}")
-    facts = {key: value for key, value in facts.items() if value}
-    parts = [_front_matter(config, facts), _summary(config, facts), _usage(config["architecture"], source)]
-    if "recipe" in facts:
-        recipe = {key: value for key, value in facts["recipe"].items() if key not in _OF_THE_MACHINE}
-        parts.append(f"## Recipe\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```")
-    given = facts.get("limits", [])
+    facts = Provenance.of(facts)
+    parts = [_summary(config, facts), _usage(config["architecture"], source)]
+    if facts.recipe:
+        recipe = yaml.safe_dump(portable_recipe(facts.recipe), sort_keys=False)
+        parts.append(f"## Recipe\n\n```yaml\n{recipe}```")
+    given = facts.limits or []
     limits = [*([given] if isinstance(given, str) else given), *_LIMITS]
     parts.append("## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in limits))
-    return "\n\n".join(parts) + "\n"
+    matter = _card_data(config, facts).to_yaml().strip()
+    return ModelCard(f"---\n{matter}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
-def _front_matter(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    dataset, title = _hub_dataset(facts)
+def portable_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the settings that are paths on one machine."""
+    return {key: value for key, value in recipe.items() if key not in _OF_THE_MACHINE}
+
+
+def _card_data(config: Mapping[str, Any], facts: Provenance) -> ModelCardData:
+    dataset, title = _hub_dataset(facts.dataset)
+    architecture = config["architecture"]
     results = None
-    if "top1" in facts:
-        measured = dict(metric_type="accuracy", metric_name="Top-1 accuracy (%)", metric_value=facts["top1"]["value"])
-        where = dict(dataset_type=dataset or title, dataset_name=title, dataset_split=facts.get("split"))
-        results = [EvalResult(task_type="image-classification", **where, **measured)]
-    data = ModelCardData(
-        license=facts.get("license"),
+    if facts.top1:
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=dataset or title,
+                dataset_name=title,
+                dataset_split=facts.split,
+                metric_type="accuracy",
+                metric_name="Top-1 accuracy (%)",
+                metric_value=facts.top1["value"],
+            )
+        ]
+    # transformers loads timm's own architectures through its TimmWrapper
+    tags = ["image-classification", "timm", "moex"] + ([] if _is_ours(architecture) else ["transformers"])
+    return ModelCardData(
+        license=facts.license,
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "moex"],
+        tags=tags,
         datasets=[dataset] if dataset else None,
         metrics=["accuracy"],
-        base_model=facts.get("base_model"),
-        model_name=config["architecture"] if results else None,
+        base_model=facts.base_model,
+        model_name=architecture if results else None,
         eval_results=results,
     )
-    return f"---\n{data.to_yaml().strip()}\n---"
 
 
-def _hub_dataset(facts: Mapping[str, Any]) -> tuple[str | None, str]:
-    name = facts.get("dataset", "")
-    return _HUB_DATASETS.get(name.rpartition("/")[2].lower(), (None, name or "not said"))
+def _hub_dataset(name: str | None) -> tuple[str | None, str]:
+    """The dataset's id on the Hub, if it is known, and its title."""
+    name = name or ""
+    return _HUB_DATASETS.get(name.rpartition("/")[2].lower(), (None, name or "unknown"))
 
 
-def _summary(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+def _is_ours(architecture: str) -> bool:
+    return is_model(architecture) and model_entrypoint(architecture).__module__.startswith("timm_moex")
+
+
+def _summary(config: Mapping[str, Any], facts: Provenance) -> str:
     cfg = resolve_data_config({}, pretrained_cfg=dict(config["pretrained_cfg"]))
     names = config.get("label_names") or ()
     size = " x ".join(map(str, cfg["input_size"]))
+    title = _hub_dataset(facts.dataset)[1] if facts.dataset else None
+    evaluated = f"(evaluated on {facts.split})" if facts.split else None
     rows = {
         "Architecture": f"`{config['architecture']}`",
-        "Data": " ".join(filter(None, [_hub_dataset(facts)[1] if "dataset" in facts else "", _split(facts)])),
-        "Result": facts.get("results"),
+        "Data": " ".join(filter(None, [title, evaluated])),
+        "Result": facts.results,
         "Input": f"{size}, mean {tuple(cfg['mean'])}, std {tuple(cfg['std'])}",
         "Classes": ", ".join(map(str, names)) if 0 < len(names) <= 20 else config["num_classes"],
-        "Seeds": ", ".join(map(str, facts.get("seeds", ()))),
-        "Trained": ", ".join(filter(None, [facts.get("date"), facts.get("device")])),
-        "Command": f"`{facts['command']}`" if "command" in facts else None,
-        "Code": f"commit {facts['commit']}" if "commit" in facts else None,
+        "Seeds": ", ".join(map(str, facts.seeds or ())),
+        "Trained": ", ".join(filter(None, [facts.date, facts.device])),
+        "Command": facts.command and f"`{facts.command}`",
+        "Code": facts.commit and f"commit {facts.commit}",
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in rows.items() if value)
     trained = "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by timm_moex."
-    intro = f"{facts.get('origin', trained)} MoEx adds no weights: timm loads it."
+    intro = f"{facts.origin or trained} MoEx adds no weights: timm loads it."
     return f"# {config['architecture']}\n\n{intro}\n\n{lines}{_comparison(facts)}"
 
 
-def _split(facts: Mapping[str, Any]) -> str:
-    return f"(evaluated on {facts['split']})" if "split" in facts else ""
-
-
-def _comparison(facts: Mapping[str, Any]) -> str:
-    top1, baseline, seeds = facts.get("top1"), facts.get("baseline"), facts.get("seeds", ())
+def _comparison(facts: Provenance) -> str:
+    top1, baseline, seeds = facts.top1, facts.baseline, facts.seeds or []
     if not top1:
         return ""
     several = len(seeds) > 1
     head = f"top-1, mean ± standard deviation of {len(seeds)} seeds" if several else "top-1, one seed"
-    rows = {"these weights" if "origin" in facts else "with MoEx": _figure(top1, several)}
-    if "origin" not in facts:
-        unknown = "not run: the figure above does not say what MoEx brings"
-        rows["same recipe without MoEx"] = _figure(baseline, several) if baseline else unknown
-    table = "".join(f"\n| {name} | {figure} |" for name, figure in rows.items())
+    rows = {"these weights" if facts.origin else "with MoEx": _percent(top1, several)}
+    if not facts.origin:
+        unknown = "not run: the figure above does not show what MoEx brings"
+        rows["same recipe without MoEx"] = _percent(baseline, several) if baseline else unknown
+    table = "".join(f"\n| {name} | {percent} |" for name, percent in rows.items())
     those = f"\n\nThese weights: top-1 {top1['value']:.2f}, the last epoch of seed {seeds[0]}." if several else ""
-    return f"\n\n| {facts.get('split', 'evaluation')} | {head} |\n|---|---|{table}{those}"
+    return f"\n\n| {facts.split or 'evaluation'} | {head} |\n|---|---|{table}{those}"
 
 
-def _figure(top1: Mapping[str, float], several: bool) -> str:
+def _percent(top1: Mapping[str, float], several: bool) -> str:
     return f"{top1['mean']:.2f} ± {top1['std']:.2f}" if several else f"{top1.get('value', top1.get('mean')):.2f}"
 
 
 def _usage(architecture: str, source: str) -> str:
-    ours = is_model(architecture) and model_entrypoint(architecture).__module__.startswith("timm_moex")
-    extra = "\nimport timm_moex  # registers the architecture, which timm lacks" if ours else ""
+    extra = "\nimport timm_moex  # registers the architecture, which timm lacks" if _is_ours(architecture) else ""
     return f"""## Use
 
 ```python
@@ -166,18 +164,16 @@ model = load_twin("{source}", prob=0.5)
 ```"""
 
 
-def read_front_matter(card: str) -> dict[str, Any]:
-    """The mapping between the leading `---` lines.
+def parse_card(text: str) -> ModelCard:
+    """A model card with its front matter.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no front matter, or it is not a mapping in YAML.
     """
-    _, found, rest = card.partition("---\n")
-    matter, end, _ = rest.partition("\n---")
     try:
-        data = yaml.safe_load(matter) if found and end and card.startswith("---\n") else None
+        card = ModelCard(text, ignore_metadata_errors=False)
     except yaml.YAMLError as error:
-        raise ValueError(f"front matter is no YAML: {error}") from error
-    if not isinstance(data, dict):
+        raise ValueError(f"front matter is not YAML: {error}") from error
+    if not card.data.to_dict():
         raise ValueError("no front matter (--- … ---) at the top")
-    return data
+    return card

@@ -1,7 +1,8 @@
 """The official repository's training checkpoints, turned into folders that plain timm loads.
 
 Such a file is a dict of epoch, arch, state_dict, best_prec1 and optimizer. Its weights carry torchvision's names,
-behind the `module.` of distributed training. It is read with `weights_only=True`, and the unexpected refused by name.
+behind the `module.` of distributed training. It is read with `weights_only=True`; anything unexpected is refused by
+name.
 """
 
 import re
@@ -31,11 +32,11 @@ _DATA_CONFIG = dict(
     crop_pct=0.875,
     crop_mode="center",
 )
-# Said by timm of its own weights for the architecture, not of these
+# What timm states about its own weights for the architecture
 _OF_OTHER_WEIGHTS = ("license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 _ORIGIN = (
     "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by the [official code]"
-    "(https://github.com/Boyiliee/MoEx) or a run of it; converted by timm_moex."
+    "(https://github.com/Boyiliee/MoEx); converted by timm_moex."
 )
 _OLD_DENSENET_NAME = re.compile(r"(.*\.denselayer\d+\.(?:norm|conv))\.([12]\..*)")
 
@@ -44,17 +45,17 @@ class ConvertError(ValueError):
     """The file is not such a checkpoint; nothing was written."""
 
 
-def convert(file: str | Path, arch: str, out: str | Path, *, license: str | None = None) -> Path:
-    """Turn an official checkpoint into a folder for `timm.create_model("local-dir:OUT", pretrained=True)`.
+def convert(file: str | Path, arch: str, output: str | Path, *, license: str | None = None) -> Path:
+    """Turn an official checkpoint into a folder for `timm.create_model("local-dir:OUTPUT", pretrained=True)`.
 
     Args:
         file: checkpoint.pt, model_best.pt, … as the official training scripts write them.
         arch: A key of `ARCHITECTURES`.
-        out: The folder to write, see `save_folder`.
+        output: The folder to write, see `save_folder`.
         license: Licence of the weights, for the card. The official files come with none of their own.
 
     Returns:
-        `out`.
+        `output`.
 
     Raises:
         FileNotFoundError: No such file.
@@ -72,9 +73,9 @@ def convert(file: str | Path, arch: str, out: str | Path, *, license: str | None
     state = _state_dict(checkpoint["state_dict"], file)
     model = _load(state, arch, file)
     best = checkpoint.get("best_prec1")
-    results = None if best is None else f"top-1 {float(best):.2f}, as the file says; not measured again"
+    results = None if best is None else f"top-1 {float(best):.2f}, as stated in the file; not measured again"
     card = dict(dataset="ImageNet-1k", results=results, license=license, origin=_ORIGIN)
-    return save_folder(model, out, _DATA_CONFIG, card=card)
+    return save_folder(model, output, _DATA_CONFIG, card=card)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -82,17 +83,17 @@ def _read(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{file}: no such file")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many types, as the bytes will have it
+    except Exception as error:  # of many types, depending on the bytes
         if found := re.search(r"GLOBAL (\S+)", str(error)):
-            told = f"{file} holds a pickled {found[1]}; to build that runs code out of the file: refused"
+            message = f"{file} holds a pickled {found[1]}, which is refused: to build it would run code from the file"
         else:
-            told = f"{file} is cut short or no PyTorch file: {str(error).partition(chr(10))[0]}"
-        raise ConvertError(told) from error
+            message = f"{file} is truncated or not a PyTorch file: {str(error).partition(chr(10))[0]}"
+        raise ConvertError(message) from error
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
-        keys = _some(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
-        raise ConvertError(f"{file} is no training checkpoint: no 'state_dict' in it, but {keys}")
+        keys = _first(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+        raise ConvertError(f"{file} is not a training checkpoint: it has no 'state_dict', but {keys}")
     if foreign := [str(key) for key in checkpoint if key not in _KEYS]:
-        raise ConvertError(f"{file} holds {_some(foreign)} beside {', '.join(_KEYS)}")
+        raise ConvertError(f"{file} holds {_first(foreign)} besides {', '.join(_KEYS)}")
     return dict(checkpoint)
 
 
@@ -125,12 +126,12 @@ def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
         "it has another shape of": [n for n in expected if n in state and expected[n].shape != state[n].shape],
     }
     if any(problems.values()):
-        told = "; ".join(f"{words} {_some(names)}" for words, names in problems.items() if names)
-        raise ConvertError(f"{file} does not fit {arch}: {told}")
+        message = "; ".join(f"{words} {_first(names)}" for words, names in problems.items() if names)
+        raise ConvertError(f"{file} does not fit {arch}: {message}")
     model.load_state_dict(state)
     return model
 
 
-def _some(names: Iterable[str], count: int = 4) -> str:
+def _first(names: Iterable[str], count: int = 4) -> str:
     names = list(names)
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

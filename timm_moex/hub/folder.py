@@ -6,17 +6,18 @@ fine-tunes needs timm alone. To go on training with MoEx, `load_twin` puts it ba
 
 import copy
 import errno
-import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import yaml
+from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from timm.models import save_for_hf
@@ -24,15 +25,22 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..insertion.insert import insert_moex
-from ..utils.names import TWIN_PREFIX
-from .card import model_card
-from .download import WEIGHTS, HubError, download_weights, translate_errors
+from ..utils.files import lock_of
+from ..utils.names import TWIN_PREFIX, stock_name
+from .address import parse_address
+from .card import model_card, portable_recipe
+from .download import WEIGHTS, download_weights, translate_errors
+from .provenance import Provenance
 
-__all__ = ["load_model", "load_twin", "save_folder"]
+__all__ = ["FILES", "README", "foreign_entries", "load_model", "load_twin", "save_folder"]
+
+README, RECIPE = "README.md", "recipe.yaml"
+# All that a folder may hold
+FILES = (WEIGHTS, CONFIG_NAME, README, "summary.csv", RECIPE, "LICENSE")
 
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# What a pretrained_cfg says of the weights it came with
-_OTHERS = (
+# Keys of a pretrained_cfg that describe the weights it came with
+_OF_OTHER_WEIGHTS = (
     "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag", "custom_load", "pool_size",
     "test_input_size", "test_crop_pct", "label_names", "label_descriptions", "label_offset",
 )  # fmt: skip
@@ -46,21 +54,22 @@ def save_folder(
     label_names: Sequence[str] = (),
     model_args: Mapping[str, Any] | None = None,
     summary: str | Path | None = None,
-    card: Mapping[str, Any] | None = None,
+    card: Provenance | Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write model.safetensors, config.json, README.md and, if given, summary.csv.
+    """Write model.safetensors, config.json, README.md and, if given, recipe.yaml and summary.csv.
 
-    The folder appears whole, or the old one stays.
+    The folder appears whole, or the old one stays, also while other processes save to the same place.
 
     Args:
         model: As `timm.create_model` made it, twin or not; DDP, compiled and EMA wrappers are taken off.
-        folder: Is created, or replaced if it holds a config.json already.
+        folder: Is created, or replaced if it holds nothing but the files of an earlier `save_folder`.
         data_config: The preprocessing, as from `timm.data.resolve_data_config`: input_size, mean, std, …
         label_names: Class names in the order of the labels.
         model_args: Arguments of `create_model` that change the architecture; those of MoEx are left out.
         summary: The training run's summary.csv, to be copied.
-        card: What is known of the training, for README.md; keys as in `card.FACTS`.
+        card: Where the weights come from, for README.md: a `Provenance`, or a mapping with its attributes as keys.
+            Its `recipe` is also written to recipe.yaml.
         dtype: Of the parameters in the file, such as torch.float16, to halve its size; buffers (running means and
             variances) stay as they are. timm loads them into a float32 model. None leaves the model's own.
 
@@ -68,27 +77,60 @@ def save_folder(
         `folder`.
 
     Raises:
-        ValueError: The labels or the input's channels do not fit the model, or a parameter does not fit `dtype`.
-        FileExistsError: `folder` is something else than such a folder.
-        HubError: The disk is full, or another reason not to write.
+        ValueError: The labels do not fit the model, a weight is not finite or does not fit `dtype`, or `card` has an
+            unknown key.
+        FileExistsError: `folder` holds something that `save_folder` did not write; the message names it.
+        OSError: The disk is full, or another reason not to write; the old folder is still there.
+
+    Example:
+        >>> import tempfile, timm
+        >>> model = timm.create_model("test_resnet", num_classes=10)
+        >>> folder = save_folder(model, tempfile.mkdtemp(), timm.data.resolve_data_config({}, model=model))
+        >>> timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes
+        10
     """
     model, folder = unwrap_model(model), Path(folder)
     if label_names and len(label_names) != model.num_classes:
         raise ValueError(f"label_names: {len(label_names)} names for a model with num_classes={model.num_classes}")
-    if _is_other(folder):
-        raise FileExistsError(f"{folder} exists and has no config.json; not replaced")
+    _check_finite(model)
+    provenance = Provenance.of(card)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with lock_of(folder), _name_folder_in_errors(folder):
+        if foreign := foreign_entries(folder):
+            raise FileExistsError(
+                f"folder={str(folder)!r} is not replaced, because it holds {', '.join(foreign)}, which timm_moex did "
+                "not write; choose another folder"
+            )
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             new = Path(temporary) / "new"
             config = _write_model(new, model, data_config, label_names, model_args or {}, dtype)
-            (new / "README.md").write_text(model_card(config, card or {}))
+            (new / README).write_text(str(model_card(config, provenance)))
+            if provenance.recipe:
+                (new / RECIPE).write_text(yaml.safe_dump(portable_recipe(provenance.recipe), sort_keys=False))
             if summary is not None:
                 shutil.copyfile(summary, new / "summary.csv")
-            _replace(folder, new)
-    except (OSError, SafetensorError) as error:
-        raise HubError(f"{folder} could not be written ({error}); what was there before is still there") from error
+            if folder.exists():
+                folder.rename(Path(temporary) / "old")
+            new.rename(folder)
     return folder
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"model: {name} holds values that are not finite; such weights are not saved")
+
+
+@contextmanager
+def _name_folder_in_errors(folder: Path) -> Iterator[None]:
+    """Say in an error of the file system which folder was not written, and that the old one is still there."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None) or errno.EIO
+        raise OSError(number, f"not written ({error}); what was there before is still there", str(folder)) from error
 
 
 def _write_model(
@@ -106,59 +148,63 @@ def _write_model(
         parameter.data = parameter.data.to(dtype)
         if not torch.isfinite(parameter).all():
             raise ValueError(f"dtype={dtype}: {name} is not finite in it")
-    plain.pretrained_cfg = _pretrained_cfg(model, data_config)
+    plain.pretrained_cfg = _own_cfg(model, data_config)
     save_for_hf(plain, str(folder), model_config={"label_names": list(label_names)}, safe_serialization=True)
     # safetensors lets only its owner read the file
-    (folder / WEIGHTS).chmod((folder / "config.json").stat().st_mode)
-    config = json.loads((folder / "config.json").read_text())
+    (folder / WEIGHTS).chmod((folder / CONFIG_NAME).stat().st_mode)
+    config = json.loads((folder / CONFIG_NAME).read_text())
     config["model_args"] = _model_args({**config.get("model_args", {}), **model_args})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if (in_chans := _in_chans(config)) != 3:  # transformers builds the model from model_args alone
+        config["model_args"]["in_chans"] = in_chans
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     return config
 
 
-def _is_other(folder: Path) -> bool:
-    """Whether something without a config.json is there, also while other processes replace the folder."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        while True:
-            before = folder.stat()
-            if (folder / "config.json").is_file():
-                return False
-            after = folder.stat()
-            # Without a config.json, and it is still the same: no other process took it away between the two looks.
-            if (before.st_dev, before.st_ino, before.st_mtime_ns) == (after.st_dev, after.st_ino, after.st_mtime_ns):
-                return True
-    return False
+def foreign_entries(folder: Path) -> list[str]:
+    """Names in `folder` that keep it from being replaced: everything but the files that `save_folder` writes.
+
+    A folder whose config.json is not timm's is foreign, too; an absent or empty folder has no foreign entries.
+    """
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        return [folder.name]
+    found = list(folder.iterdir())
+    foreign = [path.name for path in found if path.name not in FILES or path.is_dir() or path.is_symlink()]
+    if found and not foreign and not _is_timm_config(folder / CONFIG_NAME):
+        foreign = [CONFIG_NAME if (folder / CONFIG_NAME).exists() else found[0].name]
+    return sorted(foreign)
 
 
-def _replace(folder: Path, new: Path) -> None:
-    """Put `new` where `folder` is, also while other processes do the same: the last one's stays."""
-    for attempt in itertools.count():
-        with suppress(FileNotFoundError):
-            folder.rename(new.with_name(f"old{attempt}"))
-        try:
-            new.rename(folder)
-            return
-        except OSError as error:  # another process was quicker
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+def _is_timm_config(path: Path) -> bool:
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"architecture", "pretrained_cfg"} <= config.keys()
 
 
-def _pretrained_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's own, under the stock name, with this training's preprocessing and no other weights' origin."""
-    cfg = {k: v for k, v in model.pretrained_cfg.items() if v is not None and k not in _OTHERS}
-    cfg["architecture"] = cfg["architecture"].removeprefix(TWIN_PREFIX)
+def _own_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's pretrained_cfg under the stock name, with this training's preprocessing, without its old origin."""
+    cfg = {k: v for k, v in model.pretrained_cfg.items() if v is not None and k not in _OF_OTHER_WEIGHTS}
+    cfg["architecture"] = stock_name(cfg["architecture"])
     cfg.update({key: data_config[key] for key in _DATA_KEYS if key in data_config})
     return cfg | {"num_classes": model.num_classes}
 
 
+def _in_chans(config: Mapping[str, Any]) -> int:
+    cfg = config["pretrained_cfg"]
+    return cfg.get("in_chans") or cfg.get("input_size", (3,))[0]
+
+
 def _model_args(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What the model must be built with again. Newer timm records all arguments, MoEx's and the training's too."""
+    """The arguments that change the architecture. Newer timm records all of them, also those of MoEx and training."""
     redundant = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate")
     return {k: v for k, v in arguments.items() if not k.startswith(TWIN_PREFIX) and k not in redundant}
 
 
 def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) -> nn.Module:
-    """`timm.create_model`, with errors that say what to do, and Hub weights checked against what the Hub said of them.
+    """`timm.create_model`, with errors that say what to do, and with the sha256 of Hub weights checked.
 
     Args:
         source: A folder, "hf-hub:ORG/NAME", "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", or a registered name.
@@ -166,31 +212,41 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
         **kwargs: Further arguments of `create_model`: num_classes, in_chans, features_only, …
 
     Raises:
-        HubError: It could not be had; the message says what to do.
+        HubError: The model could not be loaded; the message says what to do.
+
+    Example:
+        >>> import timm_moex
+        >>> timm_moex.load_model("resnet20_cifar.fmnist_sample").num_classes
+        10
     """
-    name = f"local-dir:{source}" if isinstance(source, Path) or Path(source).is_dir() else source
-    with translate_errors(name):
-        if name.startswith("hf-hub:") and pretrained:
-            repo, _, revision = name.removeprefix("hf-hub:").partition("@")
+    address = parse_address(source)
+    with translate_errors(address.timm_name):
+        if address.source == "hf-hub" and pretrained:
             try:
-                download_weights(repo, revision or None, cache_dir=kwargs.get("cache_dir"))
+                download_weights(address.place, address.revision, cache_dir=kwargs.get("cache_dir"))
             except EntryNotFoundError as error:  # no safetensors there: timm knows other files
                 if isinstance(error, LocalEntryNotFoundError):
                     raise
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
+        return timm.create_model(address.timm_name, pretrained=pretrained, **kwargs)
 
 
 def load_twin(source: str | Path, **settings: Any) -> nn.Module:
-    """Load saved weights and put MoEx in: what `create_model("moex_…")` gives for an architecture's own tags.
+    """Load saved weights and insert MoEx, as `create_model("moex_…")` does for an architecture's own tags.
 
     Args:
         source: As for `load_model`.
         **settings: As for `insert_moex`: layer, norm, prob, lam, …
 
     Returns:
-        The pretrained model, holding MoEx.
+        The pretrained model, which holds MoEx.
 
     Raises:
         HubError: See `load_model`.
+
+    Example:
+        >>> import timm_moex
+        >>> model = timm_moex.load_twin("resnet20_cifar.fmnist_sample", norm="in", prob=0.5)
+        >>> timm_moex.find_moex(model).prob
+        0.5
     """
     return insert_moex(load_model(source), **settings)

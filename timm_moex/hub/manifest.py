@@ -1,4 +1,4 @@
-"""The checkpoints this package knows: `weights/manifest.json`, and what timm's registry is told of it.
+"""The checkpoints this package knows: `weights/manifest.json`, and how they enter timm's registry.
 
 A checkpoint is a folder in the Hub's layout next to the manifest. Where its weights are too large to be shipped, the
 folder lacks model.safetensors and the manifest names the repo and commit that have it. Only what its owner has
@@ -15,8 +15,10 @@ from typing import Any
 import timm
 from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
 
+from ..utils.files import sha256_of
 from ..utils.names import stock_name
-from .download import WEIGHTS, HubError, download_weights, sha256_of, translate_errors
+from .download import WEIGHTS, HubError, download_weights, translate_errors
+from .provenance import Provenance
 
 __all__ = [
     "ReleasedWeights",
@@ -31,40 +33,34 @@ __all__ = [
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True)
-class ReleasedWeights:
+@dataclass(frozen=True, kw_only=True)
+class ReleasedWeights(Provenance):
     """One entry of the manifest.
 
     Attributes:
         name: "architecture.tag", which is also the folder's name.
-        files: Of each file in the folder (and of model.safetensors where it is on the Hub alone): sha256 and size.
-        recipe: The packaged recipe's name, or the command where there is none.
-        commit: That of this project's repository, with which it was trained.
-        seeds: Of all the runs behind `top1`; the weights are those of the first.
-        dataset: The data and the split that was evaluated.
-        top1: `value` of these weights, `mean` and `std` over `seeds`; percent.
-        baseline: `mean` and `std` of the same recipe and number of seeds without MoEx; None if not run.
-        hub_id: "ORG/NAME" once published, else None; `revision` then is the commit there.
-        license: SPDX identifier of the weights' licence.
-        date: Day of the training, "2026-01-31"; `device` it ran on.
+        files: sha256 and size of each file in the folder, and of model.safetensors where only the Hub has it.
+        hub_id: "ORG/NAME" once published, else None.
+        revision: The commit in `hub_id`.
     """
 
     name: str
     architecture: str
     tag: str
     files: dict[str, dict[str, Any]]
-    recipe: str
-    commit: str
-    seeds: list[int]
+    hub_id: str | None
+    revision: str | None
+    # of the provenance, what no released checkpoint may lack
     dataset: str
     split: str
     top1: dict[str, float]
+    seeds: list[int]
     baseline: dict[str, float] | None
-    hub_id: str | None
-    revision: str | None
-    license: str
-    date: str
+    command: str
+    commit: str
     device: str
+    date: str
+    license: str
 
     def __post_init__(self) -> None:
         if self.name != f"{self.architecture}.{self.tag}":
@@ -73,6 +69,10 @@ class ReleasedWeights:
             raise ValueError(f"{self.name}: hub_id={self.hub_id!r} and revision={self.revision!r} go together")
         if set(self.top1) != {"value", "mean", "std"} or not self.seeds:
             raise ValueError(f"{self.name}: top1 has value, mean and std over the seeds, got {self.top1}, {self.seeds}")
+
+
+_ONLY_IN_CARDS = {"recipe", "base_model", "origin", "results", "limits"}
+_REQUIRED = {field.name for field in fields(ReleasedWeights)} - _ONLY_IN_CARDS
 
 
 def weights_dir() -> Path:
@@ -85,16 +85,15 @@ def read_manifest(path: str | Path) -> list[ReleasedWeights]:
     """The entries of a manifest.
 
     Raises:
-        ValueError: It is not JSON, or an entry has a key too many or too few, or says two things.
+        ValueError: It is not JSON, an entry has a key too many or too few, or an entry contradicts itself.
     """
     try:
         rows = json.loads(Path(path).read_text())["checkpoints"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no manifest: {error!r}") from error
-    known = {field.name for field in fields(ReleasedWeights)}
     for row in rows:
-        if set(row) != known:
-            wrong = ", ".join(sorted(set(row) ^ known))
+        if set(row) != _REQUIRED:
+            wrong = ", ".join(sorted(set(row) ^ _REQUIRED))
             raise ValueError(f"{path}: entry {row.get('name')!r} lacks, or has without reason: {wrong}")
     return [ReleasedWeights(**row) for row in rows]
 
@@ -122,11 +121,11 @@ def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
         default_cfg = default_cfgs.get(entry.architecture)
         if default_cfg is not None and entry.tag not in default_cfg.cfgs:
             default_cfg.tags.append(entry.tag)
-            default_cfg.cfgs[entry.tag] = _pretrained_cfg(entry)
+            default_cfg.cfgs[entry.tag] = _cfg_of(entry)
             default_cfg.is_pretrained = True
 
 
-def _pretrained_cfg(entry: ReleasedWeights) -> PretrainedCfg:
+def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
     folder = weights_dir() / entry.name
     config = json.loads((folder / "config.json").read_text())
     known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
@@ -139,7 +138,7 @@ def _pretrained_cfg(entry: ReleasedWeights) -> PretrainedCfg:
 
 
 def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
-    """The resolved cfg; if its weights are one of ours, they are at hand and have the sha256 that the manifest says.
+    """The resolved cfg; where its weights are among ours, they lie on this machine with the manifest's sha256.
 
     Args:
         variant: An architecture, or its twin.
@@ -147,7 +146,7 @@ def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: st
         cache_dir: Of the Hub; None for the usual one.
 
     Raises:
-        HubError: Another sha256, named with the right one; or the download failed.
+        HubError: The sha256 differs (both are named), or the download failed.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
     entry = released_weights().get(f"{stock_name(variant)}.{cfg.tag}")
@@ -160,5 +159,5 @@ def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: st
         return replace(cfg, file=str(path))
     ours = weights_dir() / entry.name / WEIGHTS
     if cfg.file == str(ours) and (found := sha256_of(ours)) != expected:
-        raise HubError(f"{ours} has sha256 {found}, but the manifest says {expected}; install the package anew")
+        raise HubError(f"{ours} has sha256 {found}, but the manifest has {expected}; reinstall the package")
     return cfg

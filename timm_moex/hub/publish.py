@@ -2,25 +2,28 @@
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.constants import CONFIG_NAME
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
-from ..utils.files import write_atomically
-from .card import LOCAL_SOURCE, read_front_matter
-from .download import HubError, sha256_of, translate_errors
-from .verify import FILES, find_released, verify_folder
+from ..utils.files import sha256_of, write_atomically
+from .card import LOCAL_SOURCE, parse_card
+from .download import HubError, endpoint, translate_errors
+from .folder import FILES, README
+from .manifest import ReleasedWeights
+from .verify import find_released, verify_folder
 
-__all__ = ["File", "Published", "plan", "publish"]
+__all__ = ["File", "Plan", "Published", "plan", "publish"]
 
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is to lie on the Hub; `content` is the file here, or bytes where it is changed on the way."""
+    """A file as it will lie on the Hub; `content` is the file here, or bytes where it changes on the way."""
 
     name: str
     content: Path | bytes
@@ -41,6 +44,27 @@ class File:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """All that publishing a folder will do.
+
+    Attributes:
+        folder: The verified folder.
+        repo_id: "ORG/NAME".
+        tag: Name of this state of the repo.
+        files: What is uploaded; the card names the repo, and the licence if it had none.
+        manifest: The manifest next to the folder, if it has an entry for the folder.
+        released: That entry.
+    """
+
+    folder: Path
+    repo_id: str
+    tag: str
+    files: list[File]
+    manifest: Path | None
+    released: ReleasedWeights | None
+
+
+@dataclass(frozen=True)
 class Published:
     """What `publish` did.
 
@@ -57,29 +81,53 @@ class Published:
     manifest: Path | None
 
 
-def plan(folder: str | Path, repo_id: str, license: str | None = None) -> list[File]:
-    """All that would be uploaded; the card names the repo, and the licence if it had none.
+def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | None = None) -> Plan:
+    """Verify a folder and work out what `publish` will upload.
+
+    Args:
+        folder: In the Hub's layout, as `save_folder` writes it.
+        repo_id: "ORG/NAME".
+        tag: Name of this state of the repo.
+        license: For the card, where neither it nor config.json states one.
 
     Raises:
-        HubError: The folder does not verify, `repo_id` is none, or nobody said a licence.
+        HubError: The folder does not verify, `repo_id` or `tag` is not valid, or no licence is stated.
     """
     folder = Path(folder)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise HubError(f"repo_id={repo_id!r}: ORG/NAME was expected")
-    found = find_released(folder)
-    if problems := verify_folder(folder, found[1] if found else None):
+    _check_repo_id(repo_id)
+    _check_tag(tag)
+    manifest, released = find_released(folder) or (None, None)
+    if problems := verify_folder(folder, released):
         raise HubError(f"{folder} is not published: {'; '.join(problems)}")
-    files: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
-    card = (folder / "README.md").read_text().replace(LOCAL_SOURCE, f"hf-hub:{repo_id}")
-    stated = read_front_matter(card).get("license")
+    card = parse_card((folder / README).read_text())
+    stated = card.data.license or json.loads((folder / CONFIG_NAME).read_text())["pretrained_cfg"].get("license")
     if stated is None and license is None:
-        raise HubError(f"{folder / 'README.md'} states no license; give --license (an SPDX identifier: apache-2.0, …)")
+        raise HubError(f"{folder / README} states no license; give --license (an SPDX identifier: apache-2.0, …)")
     if stated is not None and license not in (None, stated):
-        raise HubError(f"license={license!r}, but {folder / 'README.md'} states {stated!r}")
-    if stated is None:
-        card = card.replace("---\n", f"---\nlicense: {license}\n", 1)
-    files["README.md"] = card.encode()
-    return [File(name, content) for name, content in files.items()]
+        raise HubError(f"license={license!r}, but {folder} states {stated!r}")
+    card.data.license = stated or license
+    card.text = card.text.replace(LOCAL_SOURCE, f"hf-hub:{repo_id}")
+    contents: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
+    contents[README] = str(card).encode()
+    return Plan(folder, repo_id, tag, [File(*item) for item in contents.items()], manifest, released)
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise HubError(f"repo_id={repo_id!r}: expected ORG/NAME ({error})") from error
+    if repo_id.count("/") != 1 or {".", ".."} & set(repo_id.split("/")):
+        raise HubError(f"repo_id={repo_id!r}: expected ORG/NAME")
+
+
+def _check_tag(tag: str) -> None:
+    """git's own rules for the name of a reference, as far as a tag's name can break them."""
+    forbidden = set(" ~^:?*[\\") | {chr(code) for code in range(32)} | {chr(127)}
+    parts = tag.split("/")
+    bad = forbidden & set(tag) or ".." in tag or "@{" in tag or tag.endswith(".") or tag == "@"
+    if bad or any(not part or part.startswith((".", "-")) or part.endswith(".lock") for part in parts):
+        raise HubError(f"tag={tag!r}: expected the name of a git tag, such as v1")
 
 
 def publish(
@@ -87,37 +135,37 @@ def publish(
 ) -> Published:
     """Upload a folder as one commit and tag it. A second call changes nothing; an interrupted one can be repeated.
 
-    The token is the one of `hf auth login` or HF_TOKEN.
+    The token comes from `hf auth login` or HF_TOKEN.
 
     Args:
         folder: In the Hub's layout, as `save_folder` writes it.
         repo_id: "ORG/NAME"; is created if need be.
-        private: Whether the new repo is to be private; an old one must be already.
+        private: Whether a new repo is private; an existing one must be private already.
         tag: Name of this state of the repo. A tag never moves: other files need another one.
         license: For the card, where it states none.
 
     Raises:
-        HubError: See `plan`; no token; the tag is taken by other files; the Hub refused or the connection failed.
+        HubError: See `plan`; there is no token, other files have the tag, the Hub refused, or the connection failed.
     """
-    files = plan(folder, repo_id, license)
+    planned = plan(folder, repo_id, tag=tag, license=license)
     token = get_token()
     if token is None:
-        raise HubError("there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write")
+        raise HubError("there is no token: log in with `hf auth login`, or set HF_TOKEN to a token that may write")
     api = HfApi(token=token, library_name="timm_moex")
     with translate_errors(f"hf-hub:{repo_id}"):
         _create(api, repo_id, private)
         revision = _tagged(api, repo_id, tag)
         changed = revision is None
         if revision is None:
-            add = [CommitOperationAdd(file.name, file.content) for file in files]
-            revision = api.create_commit(repo_id, add, commit_message=f"Add {Path(folder).name}").oid
+            add = [CommitOperationAdd(file.name, file.content) for file in planned.files]
+            revision = api.create_commit(repo_id, add, commit_message=f"Add {planned.folder.name}").oid
             api.create_tag(repo_id, tag=tag, revision=revision)
-        elif differing := _differing(api, repo_id, revision, files):
+        elif differing := _differing(api, repo_id, revision, planned.files):
             raise HubError(
-                f"{repo_id}: tag {tag!r} is there already, with another {', '.join(differing)}. What was published "
-                "under a tag stays; give another one with --tag"
+                f"{repo_id}: tag {tag!r} exists already, with another {', '.join(differing)}. A published tag never "
+                "changes; give another one with --tag"
             )
-    return Published(repo_id, tag, revision, changed, _pin(folder, repo_id, revision))
+    return Published(repo_id, tag, revision, changed, _pin(planned, revision))
 
 
 def _create(api: HfApi, repo_id: str, private: bool) -> None:
@@ -127,7 +175,7 @@ def _create(api: HfApi, repo_id: str, private: bool) -> None:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return
     if private and not info.private:
-        raise HubError(f"{repo_id} exists and is public; make it private at {constants.ENDPOINT}/{repo_id}/settings")
+        raise HubError(f"{repo_id} exists and is public; make it private at {endpoint()}/{repo_id}/settings")
 
 
 def _tagged(api: HfApi, repo_id: str, tag: str) -> str | None:
@@ -146,15 +194,14 @@ def _differing(api: HfApi, repo_id: str, revision: str, files: list[File]) -> li
     return [file.name for file in files if not is_same(file)]
 
 
-def _pin(folder: str | Path, repo_id: str, revision: str) -> Path | None:
+def _pin(planned: Plan, revision: str) -> Path | None:
     """Write repo and commit into the manifest next to the folder, if it has an entry."""
-    found = find_released(folder)
-    if found is None:
+    if planned.manifest is None or planned.released is None:
         return None
-    path, entry = found
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    row = next(row for row in manifest["checkpoints"] if row["name"] == entry.name)
-    if (row["hub_id"], row["revision"]) != (repo_id, revision):
-        row |= {"hub_id": repo_id, "revision": revision}
-        write_atomically(path, lambda file: file.write((json.dumps(manifest, indent=2) + "\n").encode()))
-    return path
+    manifest: dict[str, Any] = json.loads(planned.manifest.read_text())
+    row = next(row for row in manifest["checkpoints"] if row["name"] == planned.released.name)
+    if (row["hub_id"], row["revision"]) != (planned.repo_id, revision):
+        row |= {"hub_id": planned.repo_id, "revision": revision}
+        content = (json.dumps(manifest, indent=2) + "\n").encode()
+        write_atomically(planned.manifest, lambda file: file.write(content))
+    return planned.manifest

@@ -1,25 +1,27 @@
-"""Whether a folder is what it says: hashes, tensors, config and card."""
+"""Whether the hashes, tensors, config and card of a folder are right and agree with each other."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub.constants import CONFIG_NAME
 from safetensors import SafetensorError, safe_open
 from timm.models import is_model
 
+from ..utils.files import sha256_of
 from ..utils.names import TWIN_PREFIX, is_twin_name
 from ..utils.spelling import nearest
-from .card import read_front_matter
-from .download import WEIGHTS, sha256_of
+from .card import parse_card
+from .download import WEIGHTS
+from .folder import FILES, README
 from .manifest import MANIFEST, ReleasedWeights, read_manifest, released_weights, weights_dir
 
-__all__ = ["FILES", "find_released", "verify_all", "verify_folder"]
+__all__ = ["find_released", "verify_all", "verify_folder"]
 
-# All that a folder may hold
-FILES = (WEIGHTS, "config.json", "README.md", "summary.csv", "recipe.yaml", "LICENSE")
 _NEEDED = FILES[:3]
 
 
@@ -28,38 +30,60 @@ def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> l
 
     Args:
         folder: In the Hub's layout, as `save_folder` writes it.
-        entry: What the manifest says of it, if it does.
+        entry: The folder's entry in the manifest, if it has one.
 
     Returns:
-        What is wrong, a line each; empty if nothing is.
+        The problems, a line each; empty if there are none.
+
+    Example:
+        >>> verify_folder("no/such/folder")
+        ['no/such/folder is not a folder']
     """
     folder = Path(folder)
     if not folder.is_dir():
-        return [f"{folder} is no folder"]
+        return [f"{folder} is not a folder"]
     found = sorted(path.name for path in folder.iterdir())
     problems = [f"{name} does not belong here (only {', '.join(FILES)} do)" for name in found if name not in FILES]
+    problems += [f"{path.name} is a link to {os.readlink(path)}, outside" for path in outside_links(folder)]
+    if problems:
+        return problems
     remote = entry is not None and entry.hub_id is not None and WEIGHTS not in found  # too large to be shipped
     needed = [name for name in _NEEDED if not (remote and name == WEIGHTS)]
     missing = [f"{name} is missing" for name in needed if name not in found]
     if missing:
         return problems + missing
-    config = _config(folder / "config.json")
+    config = _read_config(folder / CONFIG_NAME)
     if isinstance(config, str):
         return [*problems, config]
     problems += _weights_problems(folder) if not remote else []
-    problems += _card_problems((folder / "README.md").read_text(), entry)
+    problems += _card_problems(folder / README, entry)
     return problems + (_entry_problems(folder, config, entry) if entry else [])
 
 
-def _config(path: Path) -> dict[str, Any] | str:
+def outside_links(folder: Path) -> list[Path]:
+    """Links in `folder` that lead out of it, but for those of a Hub cache's snapshot to its own blobs."""
+    folder = Path(os.path.realpath(folder))
+    allowed = [folder]
+    if folder.parent.name == "snapshots":  # models--ORG--NAME/snapshots/REVISION, with files in models--ORG--NAME/blobs
+        allowed.append(folder.parents[1] / "blobs")
+    links = [path for path in sorted(folder.iterdir()) if path.is_symlink()]
+    return [path for path in links if path.resolve().parent not in allowed]
+
+
+def _read_config(path: Path) -> dict[str, Any] | str:
     """The config, or what is wrong with it."""
     try:
         config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"config.json is not JSON: {error}"
-    missing = [key for key in ("architecture", "num_classes", "pretrained_cfg") if key not in config]
-    if missing:
-        return f"config.json has no {', '.join(missing)}"
+    if not isinstance(config, dict):
+        return f"config.json holds a {type(config).__name__}, not a mapping"
+    for key, kind in {"architecture": str, "num_classes": int, "pretrained_cfg": dict}.items():
+        if not isinstance(config.get(key), kind):
+            return f"config.json: {key} is {config.get(key)!r}, not a {kind.__name__}"
+    for key in ("model_args",):
+        if not isinstance(config.get(key, {}), dict):
+            return f"config.json: {key} is {config[key]!r}, not a dict"
     name = config["architecture"]
     if not is_model(name):
         return f"config.json: architecture {name!r} is not registered{nearest(name, timm.list_models())}"
@@ -71,8 +95,8 @@ def _config(path: Path) -> dict[str, Any] | str:
 def _weights_problems(folder: Path) -> list[str]:
     try:
         expected = timm.create_model(f"local-dir:{folder}", pretrained=False).state_dict()
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        return [f"config.json: timm cannot build it: {error}"]
+    except Exception as error:  # of any type, since timm's constructors get whatever the file holds
+        return [f"config.json: timm cannot build it: {type(error).__name__}: {error}"]
     problems = []
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -91,19 +115,19 @@ def _weights_problems(folder: Path) -> list[str]:
     return sorted(problems)
 
 
-def _card_problems(card: str, entry: ReleasedWeights | None) -> list[str]:
+def _card_problems(path: Path, entry: ReleasedWeights | None) -> list[str]:
     try:
-        data = read_front_matter(card)
-    except ValueError as error:
+        data = parse_card(path.read_text()).data
+    except (OSError, ValueError) as error:
         return [f"README.md: {error}"]
     wanted = {"library_name": "timm", "pipeline_tag": "image-classification"}
     wanted |= {"license": entry.license} if entry else {}
     problems = [f"README.md: {k} is {data.get(k)!r}, not {v!r}" for k, v in wanted.items() if data.get(k) != v]
-    if "moex" not in (data.get("tags") or ()):
+    if "moex" not in (data.tags or ()):
         problems.append("README.md: moex is not among the tags")
-    stated = [m["value"] for i in data.get("model-index", ()) for r in i["results"] for m in r["metrics"]]
+    stated = [result.metric_value for result in data.eval_results or ()]
     if entry and stated != [entry.top1["value"]]:
-        problems.append(f"README.md: model-index says {stated}, the manifest top-1 {entry.top1['value']}")
+        problems.append(f"README.md: model-index has {stated}, the manifest top-1 {entry.top1['value']}")
     return problems
 
 
@@ -115,12 +139,13 @@ def _entry_problems(folder: Path, config: Mapping[str, Any], entry: ReleasedWeig
     problems += [f"{name} is not in the manifest" for name in sorted(found - entry.files.keys())]
     for name, stated in entry.files.items():
         if name not in found:
-            problems += [] if name == WEIGHTS and entry.hub_id else [f"{name} is in the manifest alone"]
+            if name != WEIGHTS or entry.hub_id is None:
+                problems.append(f"{name} is in the manifest, but not in the folder")
             continue
         size, sha256 = (folder / name).stat().st_size, sha256_of(folder / name)
         if (size, sha256) != (stated["size"], stated["sha256"]):
-            told = f"the manifest says {stated['size']} and {stated['sha256']}"
-            problems.append(f"{name} has {size} bytes and sha256 {sha256}, {told}")
+            expected = f"the manifest has {stated['size']} and {stated['sha256']}"
+            problems.append(f"{name} has {size} bytes and sha256 {sha256}, {expected}")
     return problems
 
 
@@ -137,5 +162,5 @@ def verify_all() -> dict[str, list[str]]:
     """Problems of each checkpoint of this package by name; and of folders that the manifest does not know."""
     root = weights_dir()
     problems = {name: verify_folder(root / name, entry) for name, entry in released_weights().items()}
-    strangers = [path.name for path in root.iterdir() if path.is_dir() and path.name not in problems]
-    return problems | {name: ["not in the manifest"] for name in strangers}
+    unlisted = [path.name for path in root.iterdir() if path.is_dir() and path.name not in problems]
+    return problems | {name: ["not in the manifest"] for name in unlisted}

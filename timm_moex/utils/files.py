@@ -1,11 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and locks between processes that write the same ones."""
 
+import getpass
+import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["write_atomically"]
+from filelock import FileLock
+
+__all__ = ["lock_of", "sha256_of", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -24,3 +29,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def lock_of(path: Path, timeout: float = -1) -> FileLock:
+    """A lock that one process of this user on this machine can hold at a time for a file or folder.
+
+    Its own file lies in the system's temporary folder, so that nothing stays next to what is locked.
+
+    Args:
+        path: What is to be locked; it need not exist.
+        timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits for as long as it takes.
+    """
+    folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+    return FileLock(folder / f"{name}.lock", timeout=timeout)

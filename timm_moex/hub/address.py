@@ -1,0 +1,56 @@
+"""Addresses of models: "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", a registered name, or a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+from timm.models import parse_model_name
+
+__all__ = ["Address", "parse_address"]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a model is.
+
+    Attributes:
+        source: "hf-hub", "local-dir", or "" for a name in timm's registry.
+        place: "ORG/NAME", the folder, or the registered name.
+        revision: Commit, tag or branch of a Hub repo; None for the default branch, and elsewhere.
+    """
+
+    source: str
+    place: str
+    revision: str | None = None
+
+    @property
+    def timm_name(self) -> str:
+        """What `timm.create_model` takes."""
+        place = self.place if self.revision is None else f"{self.place}@{self.revision}"
+        return f"{self.source}:{place}" if self.source else place
+
+    def weights_address(self) -> "Address":
+        """The Hub repo that a registered name's weights come from; for all others the address itself."""
+        if self.source or not timm.models.is_model_pretrained(self.place):
+            return self
+        hub_id = timm.get_pretrained_cfg(self.place).hf_hub_id
+        return parse_address(f"hf-hub:{hub_id}") if hub_id else self
+
+
+def parse_address(name: str | Path) -> Address:
+    """Parse what a user names a model by; an existing folder counts as "local-dir".
+
+    Raises:
+        ValueError: The part before the colon is not one that timm knows.
+
+    Example:
+        >>> parse_address("hf-hub:timm/resnet18.a1_in1k@v1")
+        Address(source='hf-hub', place='timm/resnet18.a1_in1k', revision='v1')
+    """
+    if isinstance(name, Path) or Path(name).is_dir():
+        return Address("local-dir", str(name))
+    source, place = parse_model_name(name)
+    if source != "hf-hub":
+        return Address(source or "", place)
+    repo, _, revision = place.partition("@")
+    return Address("hf-hub", repo, revision or None)
