@@ -152,9 +152,7 @@ def test_non_contiguous_and_odd_input(norm):
     base = torch.randn(7, 4, 11, 13)
     x = base[::2, :, 1::3].transpose(2, 3)
     index = torch.tensor([3, 0, 1, 2])
-    torch.testing.assert_close(
-        moment_exchange(x, index, norm=norm), moment_exchange(x.contiguous(), index, norm=norm)
-    )
+    torch.testing.assert_close(moment_exchange(x, index, norm=norm), moment_exchange(x.contiguous(), index, norm=norm))
 
 
 def test_input_is_not_written_to():

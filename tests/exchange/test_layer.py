@@ -17,8 +17,9 @@ def test_module_calls_the_function_with_its_settings():
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(norm="batch"), dict(eps=-1), dict(eps=True), dict(moments="all"), dict(positive_only=1),
-                 dict(channel_dim=2)], ids=str,
+    "settings",
+    [dict(norm="batch"), dict(eps=-1), dict(eps=True), dict(moments="all"), dict(positive_only=1), dict(channel_dim=2)],
+    ids=str,
 )
 def test_bad_settings_are_refused_by_name(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}="):

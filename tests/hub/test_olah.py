@@ -48,11 +48,11 @@ def mirrored(tmp_path_factory):
 [basic]
 host = "127.0.0.1"
 port = {port}
-repos-path = "{root / 'repos'}"
+repos-path = "{root / "repos"}"
 mirror-scheme = "http"
 mirror-netloc = "127.0.0.1:{port}"
 mirror-lfs-netloc = "127.0.0.1:{port}"
-mirrors-path = ["{root / 'mirror'}"]
+mirrors-path = ["{root / "mirror"}"]
 
 [accessibility]
 offline = true
