@@ -43,10 +43,10 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize >= 4 else x.float()
 
 
-def _images(layout: Layout, *tensors: Tensor) -> Iterator[list[Tensor]]:
+def _images(layout: Layout, *tensors: Tensor) -> Iterator[tuple[list[Tensor], slice]]:
     """Walk tensors of the features' layout as images (samples, moments, elements) whose "channels" are the moments.
 
-    Yields for each block the images, and last the slice of the flat moments that they belong to.
+    Yields for each block the images, and the slice of the flat moments that they belong to.
     """
     flat = [tensor.permute(layout.order).reshape(layout.rows, layout.reduced, layout.inner) for tensor in tensors]
     if layout.inner == 1:
@@ -97,15 +97,15 @@ def combine(
     mean, a, b = (_flat(moment, layout) for moment in (mean, a, b))
     ones = torch.ones_like(mean)
     grads = () if grad is None else (_laid_out_as(x, grad),)
-    c = None if c is None else _flat(c, layout).view((-1, 1) if layout.inner == 1 else (1, -1))
+    direct = None if c is None else _flat(c, layout)
     for (image, out, *image_grads), at in _images(layout, x, y, *grads):
         moments = (a[at], b[at], mean[at], ones[at])
-        if not image_grads:
+        if direct is None:
             _scale_and_shift(image, *moments, out)
             continue
         wide = out if out.dtype == mean.dtype else torch.empty_like(out, dtype=mean.dtype)
         _scale_and_shift(_wide(image), *moments, wide)
-        wide.addcmul_(_wide(image_grads[0]), c[at] if layout.inner == 1 else c[:, at])
+        wide.addcmul_(_wide(image_grads[0]), direct[at].view((-1, 1) if layout.inner == 1 else (1, -1)))
         if wide is not out:
             out.copy_(wide)
     return y

@@ -21,10 +21,11 @@ class Layout(NamedTuple):
 
 def dense_layout(x: Tensor, dims: tuple[int, ...]) -> Layout | None:
     """`x` as rows of (reduced, inner) elements; None if it is not dense or its moments run over split axes."""
-    order = (0, *sorted(range(1, x.ndim), key=lambda d: -x.stride(d)))
+    strides = x.stride()
+    order = (0, *sorted(range(1, x.ndim), key=lambda d: -strides[d]))
     expected = 1
     for d in reversed(order):
-        if x.shape[d] > 1 and x.stride(d) != expected:
+        if x.shape[d] > 1 and strides[d] != expected:
             return None
         expected *= x.shape[d]
     long = [d for d in order[1:] if x.shape[d] != 1]

@@ -7,6 +7,7 @@ position p belongs to row p // K. Forward: `_moments` and `_exchange`; backward:
 """
 
 import os
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -129,8 +130,9 @@ def _grad(
 class _Plan:
     """Sizes, tiles and grids for a dense tensor."""
 
-    def __init__(self, x: Tensor, dims: tuple[int, ...]):
-        layout = dense_layout(x, dims)
+    def __init__(self, x: Tensor, dims: Sequence[int]):
+        layout = dense_layout(x, tuple(dims))
+        assert layout is not None, "moment_exchange_triton refuses what is not dense"
         self.R, self.K = layout.reduced, layout.inner
         self.P = layout.rows * layout.inner
         self.per_sample = self.P // max(1, x.shape[0])

@@ -51,10 +51,10 @@ def _moments(x: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Ten
             mean = features.relu().sum(dims, keepdim=True) / count
             var = (features - mean).square_().mul_(positive).sum(dims, keepdim=True).div_(count)
         elif x.device.type in _SLOW_VAR:
-            count = math.prod([x.shape[d] for d in dims])
-            mean = features.sum(dims, keepdim=True).div_(count)
+            size = math.prod([x.shape[d] for d in dims])
+            mean = features.sum(dims, keepdim=True).div_(size)
             centred = features - mean
-            var = (centred * centred).sum(dims, keepdim=True).div_(count - 1)
+            var = (centred * centred).sum(dims, keepdim=True).div_(size - 1)
         else:
             var, mean = torch.var_mean(features, dims, correction=1, keepdim=True)
         means.append(mean)
@@ -150,9 +150,9 @@ class _MomentExchange(torch.autograd.Function):
         x, swap_index, mean, std = ctx.saved_tensors
         dims, eps, positive_only, moments = ctx.settings
         if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph, torch.func.grad)
-            _, pull_back = torch.func.vjp(
+            pull_back = torch.func.vjp(
                 lambda features: moment_exchange_ref(features, swap_index, dims, eps, positive_only, moments), x
-            )
+            )[1]
             return *pull_back(grad), None, None, None, None, None
         grad_x = _exchange_grad(grad, x, swap_index, mean, std, dims, positive_only, moments)
         return grad_x, None, None, None, None, None
