@@ -1,8 +1,8 @@
 """The exchange alone, in copies: time divided by that of `y.copy_(x)` in the same round.
 
 Contenders: `x * 0.5`, which reads and writes once forward and once backward, as any operator must that returns a new
-tensor; `reference`, the formula under autograd; `closed_form` and, on CUDA, `triton`, the package's own. On the CPU four
-cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most.
+tensor; `reference`, the formula under autograd; `closed_form` and, on CUDA, `triton`, the package's own. On the CPU,
+four cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most.
 Writes benchmarks/results/op.csv.
 
     python -m benchmarks.speed.op
