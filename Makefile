@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 quickstart: $(STAMP)
 	rm -rf $(RUN)
 	$(BIN)/timm-moex train quickstart --in-memory --data-dir "$$($(BIN)/timm-moex sample)" --output $(RUN)
-	$(BIN)/timm-moex eval $(RUN)/hub --dataset torch/fashion_mnist --data-dir "$$($(BIN)/timm-moex sample)" --at-least 80
+	$(BIN)/timm-moex eval $(RUN)/hub --dataset torch/fashion_mnist --data-dir "$$($(BIN)/timm-moex sample)" --min-top1 80
 	$(BIN)/timm-moex show $(RUN)/hub --dataset torch/fashion_mnist --data-dir "$$($(BIN)/timm-moex sample)" \
 		--output $(RUN)/predictions.png
 

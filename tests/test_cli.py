@@ -9,7 +9,7 @@ import yaml
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.cli import main
-from timm_moex.training.data import sample_dir
+from timm_moex.training.datasets import sample_dir
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_folder_evaluates_to_what_training_said(trained, capsys):
     assert code == 0 and f"top-1 {float(row['eval_top1']):.2f}, " in out
     assert f"loss {float(row['eval_loss']):.4f}" in out
     assert f"timm.create_model('local-dir:{folder / 'hub'}', pretrained=True)" in out
-    assert run(capsys, "eval", folder / "hub", *where, "--at-least", "101")[0] == 1
+    assert run(capsys, "eval", folder / "hub", *where, "--min-top1", "100")[0] == 1
 
 
 def test_show_writes_a_picture(trained, capsys):
@@ -84,7 +84,7 @@ def test_errors_are_one_line_and_exit_with_2(trained, tmp_path, capsys):
 
 
 def test_interrupt_exits_with_130(trained, monkeypatch, capsys):
-    monkeypatch.setattr("timm_moex.training.data.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("timm_moex.cli.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     code, _, err = run(capsys, "sample")
     assert code == 130 and "interrupted" in err
 

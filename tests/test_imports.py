@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "timm_moex"
 
 # A room may import the rooms before it. Within a room, modules may import each other, but never in a circle.
 ROOMS = ("utils", "exchange", "insertion", "hub", "models", "training")
-FRONT = ("__init__", "plugin", "cli_hub", "cli", "__main__")  # the modules beside the rooms: they may import every room
+FRONT = ("__init__", "plugin", "cli", "__main__")  # the modules beside the rooms: they may import every room
 ONLY_IN = {"triton": {"exchange._triton"}, "matplotlib": {"training.plots"}, "pickle": set()}
 
 

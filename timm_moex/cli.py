@@ -1,14 +1,31 @@
 """The command line: `timm-moex` or `python -m timm_moex`. One small function per subcommand."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .cli_hub import add_convert, add_publish
+import timm
+import torch
+from timm.data import resolve_data_config
+
+from .hub.convert import ARCHITECTURES, convert
 from .hub.download import HubError
-from .utils.spelling import nearest
+from .hub.folder import load_model
+from .hub.publish import plan, publish
+from .hub.verify import find_released, verify_all, verify_folder
+from .insertion.sites import moex_sites
+from .training.datasets import label_names, open_dataset, sample_dir, unreadable_files
+from .training.evaluate import SUBSETS, evaluate, imagenet_subset, write_per_class
+from .training.loaders import create_eval_loader
+from .training.loop import train
+from .training.plots import prediction_grid
+from .training.recipe import load_recipe, packaged_recipes
+from .utils.devices import pick_device
+from .utils.messages import nearest, one_line
+from .utils.names import check_model_name
 
 __all__ = ["main"]
 
@@ -26,9 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `timm-moex list | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except _OUR_ERRORS as error:
-        print(f"timm-moex: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"timm-moex: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("timm-moex: interrupted", file=sys.stderr)
@@ -39,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_list, _add_sites, _add_sample, _add_train, _add_eval, _add_show, _add_verify, add_publish, add_convert
+        _add_list, _add_sites, _add_sample, _add_train, _add_eval, _add_show, _add_verify, _add_publish, _add_convert
     ):  # fmt: skip
         add(commands)
     return parser
@@ -53,10 +75,6 @@ def _add_list(commands: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    import timm
-
-    from .training.recipe import packaged_recipes
-
     recipes = [f"{name:24} {path}" for name, path in packaged_recipes().items()]
     print("\n".join(recipes if args.recipes else timm.list_models(args.filter)))
 
@@ -68,11 +86,6 @@ def _add_sites(commands: Any) -> None:
 
 
 def _sites(args: argparse.Namespace) -> None:
-    import timm
-
-    from .insertion.sites import moex_sites
-    from .training.setup import check_model_name
-
     check_model_name(args.model)
     for site in moex_sites(timm.create_model(args.model)).values():
         print(f"{site.name:10} {site.hook_on:6} of {site.module:24} {site.layout}")
@@ -84,8 +97,6 @@ def _add_sample(commands: Any) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from .training.data import sample_dir
-
     print(sample_dir())
 
 
@@ -100,13 +111,11 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--output", metavar="DIR", help="where to write (default: output/NAME)")
     parser.add_argument("--in-memory", action="store_true", help="keep the set on the device, crop and flip there")
     parser.add_argument("--pad", type=int, default=4, metavar="N", help="border of that crop in pixels (default: 4)")
+    _add_skip_unreadable(parser)
     parser.set_defaults(run=_train)
 
 
 def _train(args: argparse.Namespace) -> None:
-    from .training.loop import train
-    from .training.recipe import load_recipe
-
     recipe = load_recipe(args.recipe).override(
         args.set,
         data_dir=args.data_dir,
@@ -115,7 +124,7 @@ def _train(args: argparse.Namespace) -> None:
         torchcompile="inductor" if args.compile else None,
     )
     folder = args.output or (Path(args.resume).parent if args.resume else None)
-    result = train(recipe, folder, in_memory=args.in_memory, pad=args.pad)
+    result = train(recipe, folder, in_memory=args.in_memory, pad=args.pad, skip_unreadable=args.skip_unreadable)
     print(f"last epoch: {_words(result.metrics)}")
     print(f"{result.folder / 'hub'} loads as timm.create_model('local-dir:{result.folder / 'hub'}', pretrained=True)")
 
@@ -123,16 +132,13 @@ def _train(args: argparse.Namespace) -> None:
 def _add_eval(commands: Any) -> None:
     parser = commands.add_parser("eval", help="top-1, top-5 and loss of a model")
     _add_model_and_data(parser)
-    parser.add_argument("--at-least", type=float, metavar="TOP1", help="exit with 1 if top-1 is lower")
+    parser.add_argument("--min-top1", type=_percent, metavar="TOP1", help="exit with 1 if top-1 is lower")
     parser.add_argument("--subset", metavar="SET", help="imagenet-a or -r: DIR has synset folders, of 200 classes")
     parser.add_argument("--per-class", metavar="FILE.csv", help="write images and top-1 of each class")
     parser.set_defaults(run=_eval)
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from .training.data import label_names
-    from .training.evaluate import evaluate, write_per_class
-
     subset = _subset(args)
     model, loader, device, name = _model_and_loader(args, subset)
     columns = list(subset.values()) if subset else None
@@ -141,13 +147,11 @@ def _eval(args: argparse.Namespace) -> int:
     if args.per_class:
         write_per_class(args.per_class, list(subset) or label_names(loader.dataset) or range(10**6), metrics)
         print(args.per_class)
-    return int(args.at_least is not None and metrics["top1"] < args.at_least)
+    return int(args.min_top1 is not None and metrics["top1"] < args.min_top1)
 
 
 def _subset(args: argparse.Namespace) -> dict[str, int]:
     """Synset: column of the logits; empty for all classes."""
-    from .training.evaluate import SUBSETS, imagenet_subset
-
     if args.subset is None:
         return {}
     if args.subset not in SUBSETS:
@@ -172,11 +176,6 @@ def _add_show(commands: Any) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    import torch
-
-    from .training.data import label_names
-    from .training.plots import prediction_grid
-
     model, loader, device, _ = _model_and_loader(args)
     dataset = loader.dataset
     step = max(1, len(dataset) // args.count)
@@ -196,8 +195,6 @@ def _add_verify(commands: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from .hub.verify import find_released, verify_all, verify_folder
-
     if args.model is None:
         problems = verify_all()
     else:
@@ -210,17 +207,54 @@ def _verify(args: argparse.Namespace) -> int:
     if not problems:
         print("this package was installed without checkpoints")
     for name, lines in problems.items():
-        print(f"{name}: " + ("\n  ".join(["", *lines]).lstrip(" ") if lines else "as it says"))
+        print(f"{name}: " + ("\n  ".join(["", *lines]).lstrip(" ") if lines else "sound"))
     return int(any(problems.values()))
 
 
 def _top1_problems(args: argparse.Namespace, stated: float) -> list[str]:
-    from .training.evaluate import evaluate
-
     model, loader, device, _ = _model_and_loader(args)
     top1 = evaluate(model, loader, device)["top1"]
     print(f"top-1 {top1:.2f}, stated {stated:.2f}")
     return [f"top-1 is {top1:.2f}, the manifest says {stated:.2f}"] if abs(top1 - stated) > 0.051 else []
+
+
+def _add_publish(commands: Any) -> None:
+    parser = commands.add_parser("publish", help="put a folder on the Hub, as one commit with a tag")
+    parser.add_argument("folder", help="as training leaves it (…/hub)")
+    parser.add_argument("--repo-id", required=True, metavar="ORG/NAME")
+    parser.add_argument("--private", action="store_true", help="create the repo as a private one")
+    parser.add_argument("--tag", default="v1", help="name of this state of the repo (default: v1)")
+    parser.add_argument("--license", metavar="ID", help="SPDX identifier, where the card states none")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
+    parser.set_defaults(run=_publish)
+
+
+def _publish(args: argparse.Namespace) -> None:
+    if args.dry_run:
+        for file in plan(args.folder, args.repo_id, tag=args.tag, license=args.license).files:
+            print(f"{file.size:>12,} bytes  sha256 {file.sha256}  {file.name}")
+        print(f"would be one commit in {args.repo_id}, tagged {args.tag}; nothing was sent")
+        return
+    how = dict(private=args.private, tag=args.tag, license=args.license)
+    done = publish(args.folder, args.repo_id, **how)
+    there = "" if done.changed else ": was there already, as it is here"
+    print(f"{done.repo_id}@{done.revision}, tag {done.tag}{there}")
+    print(f"timm.create_model('hf-hub:{done.repo_id}@{done.revision}', pretrained=True)")
+    print(f"pinned in {done.manifest}" if done.manifest else "no manifest next to the folder to pin it in")
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser("convert", help="turn a checkpoint of the official repository into a folder")
+    parser.add_argument("file")
+    parser.add_argument("--arch", required=True, help=", ".join(ARCHITECTURES))
+    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--license", metavar="ID", help="SPDX identifier of the weights' licence, for the card")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    folder = convert(args.file, args.arch, args.output, license=args.license)
+    print(f"timm.create_model('local-dir:{folder}', pretrained=True)")
 
 
 def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
@@ -235,16 +269,22 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
+    _add_skip_unreadable(parser)
+
+
+def _add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+
+
+def _percent(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text}: expected a percentage from 0 to 100")
+    return value
 
 
 def _model_and_loader(args: argparse.Namespace, subset: dict[str, int] | None = None) -> tuple[Any, Any, Any, str]:
     """Model, loader, device, and the name that timm knows the model by."""
-    from timm.data import resolve_data_config
-
-    from .hub.folder import load_model
-    from .training.data import create_eval_loader, open_dataset
-    from .training.setup import check_model_name, pick_device
-
     device, name, folder = pick_device(args.device), args.model, Path(args.model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -261,7 +301,11 @@ def _model_and_loader(args: argparse.Namespace, subset: dict[str, int] | None = 
         if model.num_classes != 1000:
             raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {model.num_classes}")
         shape |= dict(num_classes=len(subset), class_map={synset: i for i, synset in enumerate(subset)})
-    dataset = open_dataset(args.dataset, args.data_dir, args.split, **shape)
+    dataset = open_dataset(
+        args.dataset, args.data_dir, args.split, unreadable="drop" if args.skip_unreadable else "error", **shape
+    )
+    if unreadable := unreadable_files(dataset):
+        print(f"{len(unreadable)} images cannot be read and are left out, such as {unreadable[0]}")
     loader = create_eval_loader(dataset, config, args.batch_size, device=device, workers=args.workers)
     return model, loader, device, name
 

@@ -22,7 +22,7 @@ from torch import nn
 from timm_moex.hub import load_model
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import Recipe
-from timm_moex.training.setup import pick_device
+from timm_moex.utils.devices import pick_device
 
 from .._results import append_row, environment
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 
-from timm_moex.utils.spelling import nearest
+from timm_moex.utils.messages import nearest
 
 ELASTIC_SMOOTHNESS = 0.1  # standard deviation of the blur that makes white noise a smooth field, of the shorter side
 OCCLUDED = 127  # grey level

@@ -32,10 +32,11 @@ import torch
 from timm.data import resolve_data_config
 from torch import nn
 
-from timm_moex.training.data import create_eval_loader, open_dataset
+from timm_moex.training.datasets import open_dataset
 from timm_moex.training.evaluate import evaluate
+from timm_moex.training.loaders import create_eval_loader
 from timm_moex.training.recipe import Recipe, load_recipe
-from timm_moex.training.setup import pick_device
+from timm_moex.utils.devices import pick_device
 
 from .._results import RESULTS, read_rows
 from ._runs import Job, run_jobs

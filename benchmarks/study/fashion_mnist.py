@@ -23,11 +23,12 @@ import yaml
 from timm.data import resolve_data_config
 from torch import nn
 
-from timm_moex.training.data import create_eval_loader, open_dataset
+from timm_moex.training.datasets import open_dataset
 from timm_moex.training.evaluate import evaluate
+from timm_moex.training.loaders import create_eval_loader
 from timm_moex.training.recipe import load_recipe
-from timm_moex.training.setup import pick_device
-from timm_moex.utils.spelling import nearest
+from timm_moex.utils.devices import pick_device
+from timm_moex.utils.messages import nearest
 
 from .._results import RESULTS, ROOT
 from ._idx import draw, read_split, write_split

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from timm_moex.hub import load_model
 from timm_moex.training.evaluate import evaluate
-from timm_moex.training.setup import pick_device
-from timm_moex.utils.spelling import nearest
+from timm_moex.utils.devices import pick_device
+from timm_moex.utils.messages import nearest
 
 from .._results import RESULTS, ROOT, append_row, environment, read_rows
 from ._idx import draw, read_split

@@ -9,8 +9,9 @@ import torch
 from timm.data import resolve_data_config
 
 from timm_moex.hub import load_model
-from timm_moex.training.data import create_eval_loader, open_dataset, sample_dir
+from timm_moex.training.datasets import open_dataset, sample_dir
 from timm_moex.training.evaluate import evaluate
+from timm_moex.training.loaders import create_eval_loader
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from timm_moex.training.data import sample_dir
+from timm_moex.training.datasets import sample_dir
 from timm_moex.training.recipe import Recipe
 
 

@@ -10,15 +10,9 @@ from timm.data import create_dataset, resolve_data_config
 from tinydata import tiny_recipe, write_tiny
 
 from benchmarks.study import make_sample
-from timm_moex.training.data import (
-    DataError,
-    InMemoryLoader,
-    create_eval_loader,
-    create_loaders,
-    label_names,
-    open_dataset,
-    sample_dir,
-)
+from timm_moex.training.datasets import DataError, label_names, open_dataset, sample_dir
+from timm_moex.training.in_memory import InMemoryLoader
+from timm_moex.training.loaders import create_eval_loader, create_loaders
 
 CPU = torch.device("cpu")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

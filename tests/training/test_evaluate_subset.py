@@ -73,7 +73,7 @@ def stand_in(tmp_path, monkeypatch):
         for i, shade in enumerate(shades):
             Image.new("RGB", (32, 32), (shade, 9, 9)).save(tmp_path / synsets[number] / f"{i}.png")
     model = Shade(list(subset.values()))
-    monkeypatch.setattr("timm_moex.hub.folder.load_model", lambda name: model)
+    monkeypatch.setattr("timm_moex.cli.load_model", lambda name: model)
     return tmp_path, synsets
 
 

@@ -26,7 +26,7 @@ from tinydata import write_tiny
 
 from timm_moex.cli import main
 from timm_moex.training import task
-from timm_moex.training.data import DataError, open_dataset
+from timm_moex.training.datasets import DataError, open_dataset
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import load_recipe, packaged_recipes
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..utils.spelling import nearest
+from ..utils.messages import nearest
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from ..utils.files import sha256_of
-from ..utils.spelling import nearest
+from ..utils.messages import nearest
 from .address import Address, parse_address
 
 __all__ = ["WEIGHTS", "HubError", "download_weights", "endpoint", "translate_errors"]

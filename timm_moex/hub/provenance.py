@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..utils.spelling import nearest
+from ..utils.messages import nearest
 
 __all__ = ["Provenance"]
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from timm.models import is_model
 
 from ..utils.files import sha256_of
+from ..utils.messages import nearest
 from ..utils.names import TWIN_PREFIX, is_twin_name
-from ..utils.spelling import nearest
 from .card import parse_card
 from .download import WEIGHTS
 from .folder import FILES, README

@@ -9,7 +9,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..utils.checks import check_fraction, check_model
-from ..utils.spelling import nearest
+from ..utils.messages import nearest
 from .find import find_moex, holds_moex
 from .moex import MoEx, SiteExchange
 from .sites import KnownSites, Site, known_sites

@@ -27,8 +27,8 @@ from torch import nn
 from ..hub.manifest import add_released_tags, resolve_verified_cfg
 from ..insertion.features import insert_into_features
 from ..insertion.insert import insert_moex
+from ..utils.messages import nearest
 from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
-from ..utils.spelling import nearest
 
 __all__ = ["SETTINGS", "register_twin", "register_twins"]
 

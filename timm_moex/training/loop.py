@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..hub.folder import save_folder
 from ..utils.files import write_atomically
 from .checkpoint import load_checkpoint, save_checkpoint
-from .data import label_names
+from .datasets import label_names, unreadable_files
 from .evaluate import evaluate
 from .recipe import Recipe, RecipeError
 from .setup import TrainingSetup, set_up_training
@@ -57,6 +57,7 @@ def train(
     *,
     in_memory: bool = False,
     pad: int = 4,
+    skip_unreadable: bool = False,
     log: Callable[[str], None] = print,
     progress: bool = True,
 ) -> Result:
@@ -70,6 +71,7 @@ def train(
         folder: Where to write; default `output`/`experiment` of the recipe, else output/<recipe's name>.
         in_memory: Keep the whole dataset on the device, with the augmentation of `InMemoryLoader`.
         pad: Of its crop, in pixels.
+        skip_unreadable: Leave out evaluation images that cannot be read, instead of an error.
         log: Gets one line per epoch.
         progress: Show a bar where stderr is a terminal.
 
@@ -84,7 +86,8 @@ def train(
     last = folder / "last.pth.tar"
     if last.exists() and not args.resume:
         raise FileExistsError(f"{folder} holds a run already; go on with --resume {last}, or choose another --output")
-    run = set_up_training(args, pad if in_memory else None)
+    run = set_up_training(args, pad if in_memory else None, skip_unreadable)
+    args = run.args
     settings = vars(args) | {"in_memory": in_memory, "pad": pad if in_memory else None}
     start, best = _resume(run, settings) if args.resume else (0, {})
     _open_folder(folder, recipe, settings, start)
@@ -110,6 +113,9 @@ def train(
             f"epoch {epoch + 1}/{run.epochs}  train loss {train_metrics['loss']:.4f}  eval loss {metrics['loss']:.4f}  "
             f"top-1 {metrics['top1']:.2f}  lr {lr:.3g}  {time.time() - began:.1f} s"
         )
+        for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
+            if unreadable := unreadable_files(loader.dataset):
+                log(f"{len(unreadable)} {part} images could not be read and were left out, such as {unreadable[0]}")
 
     model = unwrap_model(run.task.get_eval_model(ema=run.task.has_ema()))
     save_folder(

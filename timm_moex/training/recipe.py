@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..utils.spelling import nearest
+from ..utils.messages import nearest
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
 

@@ -19,12 +19,14 @@ from timm.task import TrainingTask
 from timm.utils import NativeScaler, random_seed
 from torch import Tensor, nn
 
-from ..utils.spelling import nearest
-from .data import create_loaders
+from ..utils.devices import pick_device
+from ..utils.messages import nearest
+from ..utils.names import check_model_name
+from .loaders import create_loaders
 from .recipe import RecipeError
 from .task import create_task
 
-__all__ = ["TrainingSetup", "set_up_training", "check_model_name", "create_model", "pick_device"]
+__all__ = ["TrainingSetup", "create_model", "set_up_training"]
 
 
 @dataclass
@@ -76,12 +78,13 @@ class TrainingSetup:
         return (images, target) if self.mixup is None else self.mixup(images, target)
 
 
-def set_up_training(args: argparse.Namespace, pad: int | None = None) -> TrainingSetup:
+def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unreadable: bool = False) -> TrainingSetup:
     """Seed everything and make the parts of a run.
 
     Args:
-        args: `Recipe.arguments()`; `lr` and `num_classes` are filled in.
+        args: `Recipe.arguments()`; left as it is.
         pad: None for timm's loaders; else the dataset is kept on the device, see `InMemoryLoader`.
+        skip_unreadable: See `create_loaders`.
 
     Raises:
         RecipeError: Unknown model, optimizer or device, or settings that do not go together.
@@ -100,12 +103,12 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None) -> Trainin
         raise RecipeError(f"amp: true with model_dtype: {args.model_dtype}: choose one of them")
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     model = create_model(args)
-    args.num_classes = model.num_classes
+    args = argparse.Namespace(**vars(args) | {"lr": _learning_rate(args), "num_classes": model.num_classes})
     data_config = resolve_data_config(vars(args), model=model)
     model.to(device=device, dtype=dtype)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    train_loader, eval_loader = create_loaders(args, data_config, device, dtype, pad)
+    train_loader, eval_loader = create_loaders(args, data_config, device, dtype, pad, skip_unreadable)
     mixup = _create_mixup(args)
     task = create_task(model, _create_criterion(args, mixup), device=device, dtype=dtype, verbose=False)
     optimizer = _create_optimizer(args, model)
@@ -121,30 +124,6 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None) -> Trainin
         args, device, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
         scaler, mixup, amp_dtype, dtype,
     )  # fmt: skip
-
-
-def pick_device(name: str) -> torch.device:
-    """`torch.device(name)`, if it is there.
-
-    Raises:
-        RecipeError: It is not; nothing else is chosen in its place.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"device: {name!r} is not available here; try --device cpu ({error})") from error
-    return device
-
-
-def check_model_name(name: str) -> None:
-    """See that timm knows a model's name; one with a source ("local-dir:…") is left to timm.
-
-    Raises:
-        RecipeError: It does not; the message has the nearest name.
-    """
-    if ":" not in name and not timm.is_model(name):
-        raise RecipeError(f"model: {name!r} is not registered{nearest(name.split('.')[0], timm.list_models())}")
 
 
 def create_model(args: argparse.Namespace) -> nn.Module:
@@ -217,9 +196,14 @@ def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim
     known = list_optimizers()
     if args.opt.lower().removeprefix("lookahead_") not in known:
         raise RecipeError(f"opt: {args.opt!r} is unknown to timm{nearest(args.opt, known)}")
-    if not args.lr:
-        ratio = args.batch_size * args.grad_accum_steps / args.lr_base_size
-        adaptive = any(word in args.opt.lower() for word in ("ada", "lamb"))
-        scaling = args.lr_base_scale or ("sqrt" if adaptive else "linear")
-        args.lr = args.lr_base * (ratio**0.5 if scaling == "sqrt" else ratio)
     return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+
+
+def _learning_rate(args: argparse.Namespace) -> float:
+    """train.py's: `lr`, or where there is none, `lr_base` scaled by the batch size."""
+    if args.lr:
+        return args.lr
+    ratio = args.batch_size * args.grad_accum_steps / args.lr_base_size
+    adaptive = any(word in args.opt.lower() for word in ("ada", "lamb"))
+    scaling = args.lr_base_scale or ("sqrt" if adaptive else "linear")
+    return args.lr_base * (ratio**0.5 if scaling == "sqrt" else ratio)

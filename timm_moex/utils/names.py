@@ -1,6 +1,10 @@
-"""Names of twins: `moex_resnet50` is the twin of the stock architecture `resnet50`."""
+"""Names of models: `moex_resnet50` is the twin of the stock architecture `resnet50`."""
 
-__all__ = ["TWIN_PREFIX", "is_twin_name", "stock_name", "twin_name"]
+import timm
+
+from .messages import nearest
+
+__all__ = ["TWIN_PREFIX", "check_model_name", "is_twin_name", "stock_name", "twin_name"]
 
 TWIN_PREFIX = "moex_"
 
@@ -33,3 +37,19 @@ def stock_name(name: str) -> str:
         ('resnet50', 'resnet50')
     """
     return name.removeprefix(TWIN_PREFIX)
+
+
+def check_model_name(name: str) -> None:
+    """See that timm knows a model's name; one with a source ("local-dir:…") is left to timm.
+
+    Raises:
+        ValueError: It does not; the message has the nearest name.
+
+    Example:
+        >>> check_model_name("restnet18")
+        Traceback (most recent call last):
+        ...
+        ValueError: model: 'restnet18' is not registered; did you mean 'resnet18'?
+    """
+    if ":" not in name and not timm.is_model(name):
+        raise ValueError(f"model: {name!r} is not registered{nearest(name.split('.')[0], timm.list_models())}")

@@ -1,0 +1,99 @@
+"""A small dataset kept on the device, cropped and flipped there."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+
+from .images import DataError
+
+__all__ = ["InMemoryLoader", "check_in_memory"]
+
+
+def check_in_memory(args: argparse.Namespace) -> None:
+    """See that `InMemoryLoader` can serve the augmentation that a recipe asks for.
+
+    Raises:
+        DataError: It cannot; the message names the keys.
+    """
+    if args.no_aug:
+        return
+    wanted = ("vflip", "color_jitter", "grayscale_prob", "gaussian_blur_prob", "aa")
+    asked = [f"{key}={getattr(args, key)!r}" for key in wanted if getattr(args, key)]
+    if asked:
+        raise DataError(
+            f"--in-memory crops, flips and erases only; it cannot serve {', '.join(asked)}. Set to 0 (aa: null) or "
+            "leave out --in-memory"
+        )
+
+
+class InMemoryLoader:
+    """A small dataset, decoded once, on the device as bytes; random crop and horizontal flip are done batch-wise there.
+
+    The crop is the one of the CIFAR papers: `pad` zero pixels on every side, then a window of the original size. It
+    stands in for train.py's `train_crop_mode`, `scale` and `ratio`, which resize: with the same recipe the two ways of
+    loading augment alike but not equally. Evaluation is bit-equal to timm's loader.
+
+    Args:
+        loader: timm's loader over the set with the evaluation transform (`create_eval_loader`).
+        training: Shuffle, augment, leave out the last short batch.
+        pad: Width of the zero border that the crop may reach into, in pixels.
+        hflip: Probability of a horizontal flip.
+        erasing: timm's random erasing, applied to the normalised batch.
+        seed: Of the loader's own generator (order, crops, flips), which lives on the CPU.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        training: bool = False,
+        pad: int = 0,
+        hflip: float = 0.0,
+        erasing: RandomErasing | None = None,
+        seed: int = 42,
+    ):
+        batches = list(loader.loader)  # what the prefetcher takes from the workers: uint8 images, labels
+        images = torch.cat([images for images, _ in batches]).to(loader.device)
+        self.height, self.width = images.shape[-2:]
+        self.images = F.pad(images, (pad, pad, pad, pad))  # (N, C, H + 2 pad, W + 2 pad), uint8
+        self.targets = torch.cat([targets for _, targets in batches]).to(loader.device)
+        self.mean, self.std, self.dtype = loader.mean, loader.std, loader.img_dtype
+        self.batch_size, self.training = loader.loader.batch_size, training
+        self.pad, self.hflip, self.erasing = pad, hflip, erasing
+        self.dataset = loader.dataset
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.targets), self.batch_size)
+        return whole + (rest > 0 and not self.training)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self.targets)
+        order = torch.randperm(count, generator=self.generator) if self.training else torch.arange(count)
+        for index in order[: len(self) * self.batch_size].split(self.batch_size):
+            images = self._window(index) if self.training else self.images[index.to(self.images.device)]
+            images = images.to(self.dtype).sub_(self.mean).div_(self.std)
+            if self.erasing is not None:
+                images = self.erasing(images)
+            yield images, self.targets[index.to(self.targets.device)]
+
+    def _window(self, index: Tensor) -> Tensor:
+        """Images `index`, each cropped and flipped at random: one gather from the padded set. (B, C, H, W), uint8."""
+        device, count = self.images.device, len(index)
+        top, left = torch.randint(2 * self.pad + 1, (2, count, 1), generator=self.generator)
+        flip = torch.rand(count, 1, generator=self.generator) < self.hflip
+        rows = top + torch.arange(self.height)  # (B, H)
+        cols = torch.arange(self.width)
+        cols = left + torch.where(flip, cols.flip(0), cols)  # (B, W)
+        channels = torch.arange(self.images.shape[1], device=device)
+        return self.images[
+            index.to(device)[:, None, None, None],
+            channels[None, :, None, None],
+            rows.to(device)[:, None, :, None],
+            cols.to(device)[:, None, None, :],
+        ]

@@ -1,0 +1,137 @@
+"""Loaders of the built-in trainer: timm's, with train.py's arguments, or a small set kept on the device."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.data import create_loader
+from timm.data.random_erasing import RandomErasing
+from torch.utils.data import Dataset
+
+from .datasets import DataError, open_dataset
+from .in_memory import InMemoryLoader, check_in_memory
+
+__all__ = ["create_eval_loader", "create_loaders"]
+
+
+def create_loaders(
+    args: argparse.Namespace,
+    data_config: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    pad: int | None,
+    skip_unreadable: bool = False,
+) -> tuple[Any, Any]:
+    """Training and evaluation loader; both yield images (B, C, H, W), normalised, and labels (B,), on `device`.
+
+    Args:
+        args: `Recipe.arguments()`.
+        data_config: What `timm.data.resolve_data_config` says for the model.
+        device: Where the images are to be.
+        dtype: Their type.
+        pad: None for timm's loader; else the whole set is kept on `device`, see `InMemoryLoader`.
+        skip_unreadable: Whether to leave out evaluation images that cannot be read, which are an error otherwise. In
+            training another image takes the place of such a one, as in train.py, and it is counted.
+
+    Raises:
+        DataError: See `open_dataset`; fewer training images than `batch_size`; `pad` with augmentation it cannot serve.
+    """
+    common = dict(
+        download=args.dataset_download,
+        class_map=args.class_map,
+        input_img_mode=args.input_img_mode or ("RGB" if data_config["input_size"][0] == 3 else "L"),
+        input_key=args.input_key,
+        target_key=args.target_key,
+        num_classes=args.num_classes,
+    )
+    train_set = open_dataset(
+        args.dataset, args.data_dir, args.train_split, is_training=True, unreadable="replace", **common
+    )
+    eval_set = open_dataset(
+        args.dataset, args.data_dir, args.val_split, unreadable="drop" if skip_unreadable else "error", **common
+    )
+    if len(train_set) < args.batch_size:
+        raise DataError(f"batch_size={args.batch_size} is more than the {len(train_set)} training images")
+    shared = dict(device=device, dtype=dtype, workers=args.workers, pin_memory=args.pin_mem)
+    eval_loader = create_eval_loader(eval_set, data_config, args.validation_batch_size or args.batch_size, **shared)
+    if pad is None:
+        return _augmenting_loader(train_set, args, data_config, device, dtype), eval_loader
+    check_in_memory(args)
+    augment = {}
+    if not args.no_aug:
+        erasing = RandomErasing(args.reprob, mode=args.remode, max_count=args.recount, device=device)
+        augment = dict(pad=pad, hflip=args.hflip, erasing=erasing if args.reprob else None)
+    train_loader = create_eval_loader(train_set, data_config, args.batch_size, **shared)
+    return InMemoryLoader(train_loader, training=True, seed=args.seed, **augment), InMemoryLoader(eval_loader)
+
+
+def create_eval_loader(
+    dataset: Dataset,
+    data_config: Mapping[str, Any],
+    batch_size: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Any:
+    """timm's loader with the evaluation transform: every image once, in order, the last batch as short as it is.
+
+    Workers live for one epoch, see `_augmenting_loader`.
+    """
+    return create_loader(
+        dataset,
+        data_config["input_size"],
+        batch_size,
+        interpolation=data_config["interpolation"],
+        mean=data_config["mean"],
+        std=data_config["std"],
+        crop_pct=data_config["crop_pct"],
+        crop_mode=data_config["crop_mode"],
+        num_workers=workers,
+        pin_memory=pin_memory,
+        img_dtype=dtype,
+        device=device,
+        persistent_workers=False,
+    )
+
+
+def _augmenting_loader(
+    dataset: Dataset, args: argparse.Namespace, data_config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> Any:
+    """timm's training loader with train.py's arguments.
+
+    Workers live for one epoch: their seeds then come from torch's generator each time, which a checkpoint can restore.
+    """
+    interpolation = data_config["interpolation"] if args.no_aug else args.train_interpolation
+    return create_loader(
+        dataset,
+        data_config["input_size"],
+        args.batch_size,
+        is_training=True,
+        no_aug=args.no_aug,
+        re_prob=args.reprob,
+        re_mode=args.remode,
+        re_count=args.recount,
+        train_crop_mode=args.train_crop_mode,
+        scale=args.scale,
+        ratio=args.ratio,
+        hflip=args.hflip,
+        vflip=args.vflip,
+        color_jitter=args.color_jitter,
+        color_jitter_prob=args.color_jitter_prob,
+        grayscale_prob=args.grayscale_prob,
+        gaussian_blur_prob=args.gaussian_blur_prob,
+        auto_augment=args.aa,
+        interpolation=interpolation or data_config["interpolation"],
+        mean=data_config["mean"],
+        std=data_config["std"],
+        num_workers=args.workers,
+        pin_memory=args.pin_mem,
+        img_dtype=dtype,
+        device=device,
+        use_prefetcher=not args.no_prefetcher,
+        persistent_workers=False,
+        worker_seeding=args.worker_seeding,
+    )
