@@ -145,7 +145,11 @@ def _eval(args: argparse.Namespace) -> int:
     metrics = evaluate(model, loader, device, columns=columns, per_class=args.per_class is not None)
     print(f"timm.create_model('{name}', pretrained=True): {_words(metrics)}")
     if args.per_class:
-        write_per_class(args.per_class, list(subset) or label_names(loader.dataset) or range(10**6), metrics)
+        write_per_class(
+            args.per_class,
+            list(subset) or label_names(loader.dataset) or [str(i) for i in range(model.num_classes)],
+            metrics,
+        )
         print(args.per_class)
     return int(args.min_top1 is not None and metrics["top1"] < args.min_top1)
 
@@ -296,7 +300,7 @@ def _model_and_loader(args: argparse.Namespace, subset: dict[str, int] | None = 
     model = load_model(name).to(device)
     config = resolve_data_config({}, model=model)
     mode = "RGB" if config["input_size"][0] == 3 else "L"
-    shape = dict(num_classes=model.num_classes, input_img_mode=mode)
+    shape: dict[str, Any] = dict(num_classes=model.num_classes, input_img_mode=mode)
     if subset:
         if model.num_classes != 1000:
             raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {model.num_classes}")

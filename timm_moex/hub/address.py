@@ -33,7 +33,8 @@ class Address:
         """The Hub repo that a registered name's weights come from; for all others the address itself."""
         if self.source or not timm.models.is_model_pretrained(self.place):
             return self
-        hub_id = timm.get_pretrained_cfg(self.place).hf_hub_id
+        cfg = timm.get_pretrained_cfg(self.place)
+        hub_id = cfg.hf_hub_id if cfg else None
         return parse_address(f"hf-hub:{hub_id}") if hub_id else self
 
 

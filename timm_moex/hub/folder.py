@@ -143,7 +143,7 @@ def _write_model(
 ) -> dict[str, Any]:
     """Write model.safetensors and config.json; returns the config."""
     # safetensors takes contiguous tensors only, and a model trained in channels_last has others.
-    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    plain: Any = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     for name, parameter in plain.named_parameters() if dtype else ():
         parameter.data = parameter.data.to(dtype)
         if not torch.isfinite(parameter).all():
@@ -186,7 +186,8 @@ def _is_timm_config(path: Path) -> bool:
 
 def _own_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[str, Any]:
     """The model's pretrained_cfg under the stock name, with this training's preprocessing, without its old origin."""
-    cfg = {k: v for k, v in model.pretrained_cfg.items() if v is not None and k not in _OF_OTHER_WEIGHTS}
+    given: Any = model.pretrained_cfg
+    cfg = {k: v for k, v in given.items() if v is not None and k not in _OF_OTHER_WEIGHTS}
     cfg["architecture"] = stock_name(cfg["architecture"])
     cfg.update({key: data_config[key] for key in _DATA_KEYS if key in data_config})
     return cfg | {"num_classes": model.num_classes}

@@ -105,7 +105,7 @@ def released_weights() -> dict[str, ReleasedWeights]:
     return {entry.name: entry for entry in read_manifest(path)} if path.is_file() else {}
 
 
-def generate_default_cfgs(cfgs: dict[str, dict[str, Any]]) -> dict[str, DefaultCfg]:
+def generate_default_cfgs(cfgs: dict[str, dict[str, Any] | PretrainedCfg]) -> dict[str, DefaultCfg]:
     """timm's function of that name, with the tags of this package's checkpoints added."""
     default_cfgs = timm.models.generate_default_cfgs(cfgs)
     add_released_tags(default_cfgs)
@@ -153,7 +153,7 @@ def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: st
     if entry is None or cfg.source:  # local-dir or hf-hub: not out of the registry
         return cfg
     expected = entry.files[WEIGHTS]["sha256"]
-    if cfg.hf_hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
+    if entry.hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
         with translate_errors(f"hf-hub:{cfg.hf_hub_id}"):
             path = download_weights(entry.hub_id, entry.revision, expected, cache_dir)
         return replace(cfg, file=str(path))

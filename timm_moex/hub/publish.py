@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from ..utils.files import sha256_of, write_atomically
@@ -100,12 +101,12 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     if problems := verify_folder(folder, released):
         raise HubError(f"{folder} is not published: {'; '.join(problems)}")
     card = parse_card((folder / README).read_text())
-    stated = card.data.license or json.loads((folder / CONFIG_NAME).read_text())["pretrained_cfg"].get("license")
+    stated = card.data.get("license") or json.loads((folder / CONFIG_NAME).read_text())["pretrained_cfg"].get("license")
     if stated is None and license is None:
         raise HubError(f"{folder / README} states no license; give --license (an SPDX identifier: apache-2.0, …)")
     if stated is not None and license not in (None, stated):
         raise HubError(f"license={license!r}, but {folder} states {stated!r}")
-    card.data.license = stated or license
+    card.data["license"] = stated or license
     card.text = card.text.replace(LOCAL_SOURCE, f"hf-hub:{repo_id}")
     contents: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
     contents[README] = str(card).encode()
@@ -185,7 +186,8 @@ def _tagged(api: HfApi, repo_id: str, tag: str) -> str | None:
 
 def _differing(api: HfApi, repo_id: str, revision: str, files: list[File]) -> list[str]:
     """Names of the files that are not in the repo as they are here."""
-    there = {info.path: info for info in api.get_paths_info(repo_id, [file.name for file in files], revision=revision)}
+    infos = api.get_paths_info(repo_id, [file.name for file in files], revision=revision)
+    there = {info.path: info for info in infos if isinstance(info, RepoFile)}
 
     def is_same(file: File) -> bool:
         info = there.get(file.name)

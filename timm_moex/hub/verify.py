@@ -123,9 +123,9 @@ def _card_problems(path: Path, entry: ReleasedWeights | None) -> list[str]:
     wanted = {"library_name": "timm", "pipeline_tag": "image-classification"}
     wanted |= {"license": entry.license} if entry else {}
     problems = [f"README.md: {k} is {data.get(k)!r}, not {v!r}" for k, v in wanted.items() if data.get(k) != v]
-    if "moex" not in (data.tags or ()):
+    if "moex" not in (data.get("tags") or ()):
         problems.append("README.md: moex is not among the tags")
-    stated = [result.metric_value for result in data.eval_results or ()]
+    stated = [result.metric_value for result in data.get("eval_results") or ()]
     if entry and stated != [entry.top1["value"]]:
         problems.append(f"README.md: model-index has {stated}, the manifest top-1 {entry.top1['value']}")
     return problems

@@ -19,11 +19,11 @@ __all__ = ["get_rng_state", "load_checkpoint", "save_checkpoint", "set_rng_state
 
 def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     """State of every source of randomness: torch on CPU and CUDA, NumPy, Python, the data loader's own generator."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (name, keys.tolist(), position, has_gauss, cached),
+        "numpy": (name, np.asarray(keys).tolist(), position, has_gauss, cached),
         "python": random.getstate(),
         "loader": None if generator is None else generator.get_state(),
     }

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from timm.data import ImageDataset, create_dataset
-from torch.utils.data import Dataset
 
 from .images import CheckedImages, DataError
 
@@ -28,7 +27,7 @@ def open_dataset(
     num_classes: int | None = None,
     unreadable: str = "error",
     **kwargs: Any,
-) -> Dataset:
+) -> Any:
     """`timm.data.create_dataset`, after a look at what it would silently take for something else.
 
     Args:
@@ -64,7 +63,7 @@ def open_dataset(
     return CheckedImages(dataset, unreadable) if isinstance(dataset, ImageDataset) else dataset
 
 
-def unreadable_files(dataset: Dataset) -> list[str]:
+def unreadable_files(dataset: Any) -> list[str]:
     """Names of the images of a dataset of `open_dataset` that could not be read so far."""
     return dataset.unreadable_files() if isinstance(dataset, CheckedImages) else []
 
@@ -87,7 +86,7 @@ def _check_folder(root: str | Path | None, split: str, torch_name: str) -> None:
         raise DataError(f"data_dir={str(root)!r} has no folder {split!r} for this split; found {found or 'no folders'}")
 
 
-def label_names(dataset: Dataset) -> list[str]:
+def label_names(dataset: Any) -> list[str]:
     """Class names in the order of the labels; empty where the dataset does not know them."""
     mapping = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
     return [str(name) for name in sorted(mapping, key=mapping.get)] if mapping else []

@@ -72,7 +72,12 @@ def evaluate(
     loss, top5 = (torch.stack(parts).cpu().double().sum().item() for parts in (losses, hits5))
     hit1, target = torch.cat(hits1).cpu(), torch.cat(labels).cpu()
     top1 = hit1.sum().item()
-    metrics = {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count, "count": count}
+    metrics: dict[str, Any] = {
+        "loss": loss / count,
+        "top1": 100 * top1 / count,
+        "top5": 100 * top5 / count,
+        "count": count,
+    }
     if per_class:
         counts = (target.bincount(minlength=output.shape[1]), target[hit1].bincount(minlength=output.shape[1]))
         metrics |= {"images": counts[0].tolist(), "correct": counts[1].tolist()}
@@ -86,7 +91,9 @@ def imagenet_subset(name: str) -> dict[str, int]:
         name: A key of `SUBSETS`.
     """
     column = {synset: i for i, synset in enumerate(ImageNetInfo().label_names())}
-    synsets = pkgutil.get_data("timm.data", SUBSETS[name]).decode().split()
+    listed = pkgutil.get_data("timm.data", SUBSETS[name])
+    assert listed is not None, "timm.data has its files on disk"
+    synsets = listed.decode().split()
     return {synset: column[synset] for synset in sorted(synsets)}
 
 

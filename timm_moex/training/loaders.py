@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from timm.data import create_loader
 from timm.data.random_erasing import RandomErasing
-from torch.utils.data import Dataset
 
 from .datasets import DataError, open_dataset
 from .in_memory import InMemoryLoader, check_in_memory
@@ -67,7 +66,7 @@ def create_loaders(
 
 
 def create_eval_loader(
-    dataset: Dataset,
+    dataset: Any,
     data_config: Mapping[str, Any],
     batch_size: int,
     *,
@@ -98,7 +97,7 @@ def create_eval_loader(
 
 
 def _augmenting_loader(
-    dataset: Dataset, args: argparse.Namespace, data_config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    dataset: Any, args: argparse.Namespace, data_config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
 ) -> Any:
     """timm's training loader with train.py's arguments.
 

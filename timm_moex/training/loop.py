@@ -117,7 +117,7 @@ def train(
             if unreadable := unreadable_files(loader.dataset):
                 log(f"{len(unreadable)} {part} images could not be read and were left out, such as {unreadable[0]}")
 
-    model = unwrap_model(run.task.get_eval_model(ema=run.task.has_ema()))
+    model = unwrap_model(run.eval_model)
     save_folder(
         model, folder / "hub", run.data_config, label_names=label_names(run.eval_loader.dataset),
         model_args=_architecture_args(args), summary=folder / "summary.csv", card=_card(recipe, run, metrics),
@@ -140,7 +140,7 @@ def _resume(run: TrainingSetup, settings: dict[str, Any]) -> tuple[int, dict[str
 def _train_one_epoch(run: TrainingSetup, epoch: int, progress: bool) -> dict[str, float]:
     """One pass over the training set; returns the mean loss and, for a MoEx model, the share of exchanged batches."""
     args, task, optimizer = run.args, run.task, run.optimizer
-    task.get_trainable_module().train()
+    run.model.train()
     if run.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
         run.mixup.mixup_enabled = False
     steps, updates = len(run.train_loader), epoch * run.updates_per_epoch
@@ -190,7 +190,8 @@ class _Losses:
     """The losses of an epoch, read from the device only now and then: reading each one would make it wait."""
 
     def __init__(self, epoch: int):
-        self.epoch, self.total, self.count, self.unread = epoch, 0.0, 0, []
+        self.epoch, self.total, self.count = epoch, 0.0, 0
+        self.unread: list[tuple[int, Tensor, int, float]] = []
 
     def add(self, step: int, loss: Tensor, size: int, lr: float) -> None:
         self.unread.append((step, loss.detach(), size, lr))
@@ -215,9 +216,8 @@ def _not_finite(what: str, epoch: int, lr: float) -> str:
 
 
 def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
-    model = run.task.get_eval_model(ema=run.task.has_ema())
     metrics = evaluate(
-        model, run.eval_loader, run.device,
+        run.eval_model, run.eval_loader, run.device,
         amp_dtype=run.amp_dtype, dtype=run.dtype, channels_last=run.args.channels_last,
     )  # fmt: skip
     if not math.isfinite(metrics["loss"]):

@@ -18,7 +18,7 @@ from ..utils.messages import nearest
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
 
-_TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
+_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
 _TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3 and 1.0e3 for text
 
@@ -178,7 +178,7 @@ def _known(key: Any) -> StockKey:
 def _checked(key: str, value: Any) -> Any:
     """`value`, of the type that train.py's argument has."""
     row = _known(key)
-    kind, many = re.fullmatch(r"([a-z]+)([+\d]*)", row.type).groups()
+    kind, many = row.type.rstrip("+0123456789"), row.type.lstrip("abcdefghijklmnopqrstuvwxyz")
     if value is None and row.default is None:
         return None
     if not many:

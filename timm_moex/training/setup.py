@@ -61,6 +61,20 @@ class TrainingSetup:
     dtype: torch.dtype
 
     @property
+    def model(self) -> nn.Module:
+        """The model that is trained, compiled where the recipe compiles."""
+        model = self.task.get_trainable_module()
+        assert model is not None
+        return model
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """The model that is evaluated and saved: the EMA where the recipe keeps one."""
+        model = self.task.get_eval_model(ema=self.task.has_ema())
+        assert model is not None
+        return model
+
+    @property
     def generator(self) -> torch.Generator | None:
         """The training loader's own generator; None for timm's loader, which draws from torch's."""
         return getattr(self.train_loader, "generator", None)
@@ -126,7 +140,7 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
     )  # fmt: skip
 
 
-def create_model(args: argparse.Namespace) -> nn.Module:
+def create_model(args: argparse.Namespace) -> Any:
     """The recipe's model, as train.py creates it.
 
     Raises:
@@ -137,7 +151,7 @@ def create_model(args: argparse.Namespace) -> nn.Module:
     overlay = {"file": args.pretrained_path, "num_classes": -1} if args.pretrained_path else None
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
     try:
-        model = timm.create_model(
+        model: Any = timm.create_model(
             args.model,
             pretrained=args.pretrained,
             pretrained_cfg_overlay=overlay,
