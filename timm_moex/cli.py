@@ -110,7 +110,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--resume", metavar="PATH", help="go on from this last.pth.tar, in its folder")
     parser.add_argument("--output", metavar="DIR", help="where to write (default: output/NAME)")
     parser.add_argument("--in-memory", action="store_true", help="keep the set on the device, crop and flip there")
-    parser.add_argument("--pad", type=int, default=4, metavar="N", help="border of that crop in pixels (default: 4)")
+    parser.add_argument(
+        "--pad", type=int, metavar="N", help="with --in-memory: border of that crop in pixels (default: 4)"
+    )
     _add_skip_unreadable(parser)
     parser.set_defaults(run=_train)
 
@@ -123,8 +125,11 @@ def _train(args: argparse.Namespace) -> None:
         resume=args.resume,
         torchcompile="inductor" if args.compile else None,
     )
+    if args.pad is not None and not args.in_memory:
+        raise ValueError(f"--pad {args.pad} is of the crop that --in-memory does; give both or neither")
+    pad = 4 if args.pad is None else args.pad
     folder = args.output or (Path(args.resume).parent if args.resume else None)
-    result = train(recipe, folder, in_memory=args.in_memory, pad=args.pad, skip_unreadable=args.skip_unreadable)
+    result = train(recipe, folder, in_memory=args.in_memory, pad=pad, skip_unreadable=args.skip_unreadable)
     print(f"last epoch: {_words(result.metrics)}")
     print(f"{result.folder / 'hub'} loads as timm.create_model('local-dir:{result.folder / 'hub'}', pretrained=True)")
 
@@ -174,7 +179,9 @@ def _subset(args: argparse.Namespace) -> dict[str, int]:
 def _add_show(commands: Any) -> None:
     parser = commands.add_parser("show", help="picture of test images with the model's predictions")
     _add_model_and_data(parser)
-    parser.add_argument("--count", type=int, default=32, help="number of images, spread over the set (default: 32)")
+    parser.add_argument(
+        "--count", type=_positive, default=32, help="number of images, spread over the set (default: 32)"
+    )
     parser.add_argument("--output", default="predictions.png", metavar="FILE", help="default: predictions.png")
     parser.set_defaults(run=_show)
 
@@ -278,6 +285,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return value
 
 
 def _percent(text: str) -> float:

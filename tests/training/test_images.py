@@ -80,3 +80,17 @@ def test_eval_names_it_or_counts_it(folder, tmp_path, capsys):
     assert main([*words, "--skip-unreadable"]) == 0
     out = capsys.readouterr().out
     assert "1 images cannot be read and are left out" in out and " 5 images" in out
+
+
+def test_readable_when_dropping_and_gone_later_is_an_error(folder):
+    root, _ = folder
+    dataset = open_dataset("", root, "validation", unreadable="drop")
+    later = root / "validation" / "b" / "2.png"
+    later.write_bytes(b"")
+    with pytest.raises(DataError, match=str(later)):
+        labels_of(dataset)
+
+
+def test_unknown_way_is_refused(folder):
+    with pytest.raises(ValueError, match="unreadable='dropp': expected one of error, replace, drop"):
+        open_dataset("", folder[0], "validation", unreadable="dropp")

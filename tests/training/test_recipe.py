@@ -143,3 +143,18 @@ def test_table_equals_the_parser_of_a_timm_clone():
     theirs = json.loads(done.stdout.splitlines()[-1])
     assert {key: [row.type, row.default] for key, row in stock_keys().items()} == theirs
     assert {row.trainer for row in stock_keys().values()} == {"both", "stock"}
+
+
+def test_a_few_lines_that_stand_for_gigabytes_give_a_short_message(tmp_path):
+    levels = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol]"]
+    levels += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 9)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("model_kwargs: {" + ", ".join(levels) + "}\nlr: *a8\n")
+    with pytest.raises(RecipeError, match="^lr: .*expected a number") as caught:
+        load_recipe(path)
+    assert len(str(caught.value)) < 20_000
+
+
+def test_set_that_is_no_yaml_is_named():
+    with pytest.raises(RecipeError, match=r"--set lr=\[1: not readable as YAML"):
+        Recipe("x", {}).override(["lr=[1"])

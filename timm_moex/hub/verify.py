@@ -81,9 +81,8 @@ def _read_config(path: Path) -> dict[str, Any] | str:
     for key, kind in {"architecture": str, "num_classes": int, "pretrained_cfg": dict}.items():
         if not isinstance(config.get(key), kind):
             return f"config.json: {key} is {config.get(key)!r}, not a {kind.__name__}"
-    for key in ("model_args",):
-        if not isinstance(config.get(key, {}), dict):
-            return f"config.json: {key} is {config[key]!r}, not a dict"
+    if not isinstance(config.get("model_args", {}), dict):
+        return f"config.json: model_args is {config['model_args']!r}, not a dict"
     name = config["architecture"]
     if not is_model(name):
         return f"config.json: architecture {name!r} is not registered{nearest(name, timm.list_models())}"

@@ -8,7 +8,9 @@ from timm.data import ImageDataset
 
 from ..utils.messages import one_line
 
-__all__ = ["CheckedImages", "DataError"]
+__all__ = ["UNREADABLE", "CheckedImages", "DataError"]
+
+UNREADABLE = ("error", "replace", "drop")
 
 
 class DataError(ValueError):
@@ -23,11 +25,16 @@ class CheckedImages(ImageDataset):
         unreadable: "error" raises a `DataError` with the file's name. "replace" takes the next image, as timm does, and
             counts. "drop" reads every image once beforehand, leaves out the unreadable ones, and counts.
 
+    Raises:
+        ValueError: `unreadable` is none of these.
+
     Attributes:
         is_unreadable: (N,), bool: what was found to be unreadable so far; workers share it.
     """
 
     def __init__(self, dataset: ImageDataset, unreadable: str = "error"):
+        if unreadable not in UNREADABLE:
+            raise ValueError(f"unreadable={unreadable!r}: expected one of {', '.join(UNREADABLE)}")
         super().__init__(
             root=None,
             reader=dataset.reader,
@@ -41,22 +48,21 @@ class CheckedImages(ImageDataset):
         self.is_unreadable = torch.zeros(len(self.reader), dtype=torch.bool).share_memory_()
         self.kept = list(range(len(self.reader)))
         if unreadable == "drop":
-            for index in self.kept:
-                self._try_to_read(index)
-            self.kept = [index for index in self.kept if not self.is_unreadable[index]]
+            self.kept = [index for index in self.kept if self._sample_or_none(index) is not None]
             if not self.kept:
-                raise DataError(f"none of the {len(self.reader)} images can be read; the first is {self._name(0)}")
+                raise self._none_readable()
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def __getitem__(self, index: int) -> tuple:
-        first = self.kept[index]
-        for position in (*range(first, len(self.reader)), *range(first)):
-            sample = self._try_to_read(position)
+        if self.unreadable != "replace":  # of "drop", too: what could be read before is an error now
+            return self._transformed(*self._sample(self.kept[index]))
+        for position in (*range(index, len(self)), *range(index)):
+            sample = self._sample_or_none(position)
             if sample is not None:
                 return self._transformed(*sample)
-        raise DataError(f"none of the {len(self.reader)} images can be read; the first is {self._name(0)}")
+        raise self._none_readable()
 
     def unreadable_files(self) -> list[str]:
         """Names of the images that were found to be unreadable so far."""
@@ -65,8 +71,11 @@ class CheckedImages(ImageDataset):
     def _name(self, index: int) -> str:
         return str(self.reader.filename(index, absolute=True))
 
-    def _try_to_read(self, index: int) -> tuple | None:
-        """Image (or its bytes), target and features; None if the image is unreadable and that is no error."""
+    def _none_readable(self) -> DataError:
+        return DataError(f"none of the {len(self.reader)} images can be read; the first is {self._name(0)}")
+
+    def _sample(self, index: int) -> tuple:
+        """Image (or its bytes), target and features."""
         try:
             image, *rest = self.reader[index]
             if self.load_bytes:
@@ -77,8 +86,13 @@ class CheckedImages(ImageDataset):
             image.load()  # decodes it: only then does a truncated file show
             return image, *rest
         except Exception as error:  # PIL raises many kinds: OSError, SyntaxError, ValueError, its own
-            if self.unreadable == "error":
-                raise DataError(f"{self._name(index)} cannot be read as an image: {one_line(error)}") from error
+            raise DataError(f"{self._name(index)} cannot be read as an image: {one_line(error)}") from error
+
+    def _sample_or_none(self, index: int) -> tuple | None:
+        """The sample; None where its image is unreadable, which is written down."""
+        try:
+            return self._sample(index)
+        except DataError:
             self.is_unreadable[index] = True
             return None
 

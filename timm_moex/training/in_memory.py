@@ -45,6 +45,9 @@ class InMemoryLoader:
         hflip: Probability of a horizontal flip.
         erasing: timm's random erasing, applied to the normalised batch.
         seed: Of the loader's own generator (order, crops, flips), which lives on the CPU.
+
+    Raises:
+        ValueError: `pad` is negative.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class InMemoryLoader:
         erasing: RandomErasing | None = None,
         seed: int = 42,
     ):
+        if pad < 0:
+            raise ValueError(f"pad={pad}: expected a width of at least 0 pixels")
         batches = list(loader.loader)  # what the prefetcher takes from the workers: uint8 images, labels
         images = torch.cat([images for images, _ in batches]).to(loader.device)
         self.height, self.width = images.shape[-2:]

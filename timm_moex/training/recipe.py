@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..utils.messages import nearest
+from ..utils.messages import nearest, short_repr
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
 
@@ -104,7 +104,10 @@ class Recipe:
             if not equals:
                 raise RecipeError(f"--set {assignment}: expected key=value")
             key, dot, inner = key.strip().partition(".")
-            value = yaml.load(text, _StrictLoader)
+            try:
+                value = yaml.load(text, _StrictLoader)
+            except yaml.YAMLError as error:
+                raise RecipeError(f"--set {assignment}: not readable as YAML: {error}") from error
             if dot:
                 if _known(key).type != "dict":
                     raise RecipeError(f"--set {assignment}: {key} is not a mapping, it has no {inner}")
@@ -132,7 +135,7 @@ class Recipe:
         for key, choices in _CHOICES.items():
             if values[key] not in choices:
                 served = ", ".join(repr(choice) for choice in choices) + nearest(values[key], choices)
-                raise RecipeError(f"{key}: {values[key]!r}: the built-in trainer serves {served}")
+                raise RecipeError(f"{key}: {short_repr(values[key])}: the built-in trainer serves {served}")
         for key in _AT_LEAST_ONE:
             if values[key] is not None and values[key] < 1:
                 raise RecipeError(f"{key}: {values[key]}: expected at least 1")
@@ -171,7 +174,7 @@ def _known(key: Any) -> StockKey:
     table = stock_keys()
     if key not in table:
         hint = nearest(str(key).replace("-", "_"), table)
-        raise RecipeError(f"unknown key {key!r}: recipe keys are the argument names of timm's train.py{hint}")
+        raise RecipeError(f"unknown key {short_repr(key)}: recipe keys are the argument names of timm's train.py{hint}")
     return table[key]
 
 
@@ -184,9 +187,11 @@ def _checked(key: str, value: Any) -> Any:
     if not many:
         return _scalar(key, kind, value)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RecipeError(f"{key}: {value!r}: expected a list, e.g. [{', '.join(['…'] * (3 if many == '3' else 2))}]")
+        raise RecipeError(
+            f"{key}: {short_repr(value)}: expected a list, e.g. [{', '.join(['…'] * (3 if many == '3' else 2))}]"
+        )
     if many != "+" and len(value) != int(many):
-        raise RecipeError(f"{key}: {value!r}: expected {many} values, got {len(value)}")
+        raise RecipeError(f"{key}: {short_repr(value)}: expected {many} values, got {len(value)}")
     for item in value:
         if _is_scientific(kind, item):  # train.py's parser converts such a text, but not in a list
             raise RecipeError(f"{key}: YAML reads {item} in a list as a text; write {float(item)!r}")
@@ -201,5 +206,5 @@ def _scalar(key: str, kind: str, value: Any) -> Any:
     if _is_scientific(kind, value):
         return float(value)
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-        raise RecipeError(f"{key}: {value!r}: expected {_TYPE_WORDS[kind]}, got {type(value).__name__}")
+        raise RecipeError(f"{key}: {short_repr(value)}: expected {_TYPE_WORDS[kind]}, got {type(value).__name__}")
     return value

@@ -20,7 +20,7 @@ from timm.utils import NativeScaler, random_seed
 from torch import Tensor, nn
 
 from ..utils.devices import pick_device
-from ..utils.messages import nearest
+from ..utils.messages import nearest, short_repr
 from ..utils.names import check_model_name
 from .loaders import create_loaders
 from .recipe import RecipeError
@@ -167,7 +167,7 @@ def create_model(args: argparse.Namespace) -> Any:
             **args.model_kwargs,
         )
     except TypeError as error:
-        raise RecipeError(f"model {args.model} with model_kwargs {args.model_kwargs}: {error}") from error
+        raise RecipeError(f"model {args.model} with model_kwargs {short_repr(args.model_kwargs)}: {error}") from error
     if args.grad_checkpointing:
         model.set_grad_checkpointing(enable=True)
     return model
