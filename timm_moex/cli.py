@@ -8,23 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from timm.data import resolve_data_config
 
 from .hub.convert import ARCHITECTURES, convert
 from .hub.download import HubError
-from .hub.folder import load_model
 from .hub.publish import plan, publish
 from .hub.verify import find_released, verify_all, verify_folder
 from .insertion.sites import moex_sites
-from .training.datasets import label_names, open_dataset, sample_dir, unreadable_files
-from .training.evaluate import SUBSETS, evaluate, imagenet_subset, write_per_class
-from .training.loaders import create_eval_loader
+from .training.datasets import sample_dir
+from .training.evaluate import evaluate, write_per_class
+from .training.inference import Inference, open_inference, predict_samples
 from .training.loop import train
 from .training.plots import prediction_grid
 from .training.recipe import load_recipe, packaged_recipes
-from .utils.devices import pick_device
-from .utils.messages import nearest, one_line
+from .training.subsets import locate_subset
+from .utils.messages import one_line
 from .utils.names import check_model_name
 
 __all__ = ["main"]
@@ -144,36 +141,15 @@ def _add_eval(commands: Any) -> None:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    subset = _subset(args)
-    model, loader, device, name = _model_and_loader(args, subset)
-    columns = list(subset.values()) if subset else None
-    metrics = evaluate(model, loader, device, columns=columns, per_class=args.per_class is not None)
-    print(f"timm.create_model('{name}', pretrained=True): {_words(metrics)}")
+    columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
+    opened = _open(args, split=split, columns=columns)
+    chosen = list(columns.values()) or None
+    metrics = evaluate(opened.model, opened.loader, opened.device, columns=chosen, per_class=args.per_class is not None)
+    print(f"timm.create_model('{opened.name}', pretrained=True): {_words(metrics)}")
     if args.per_class:
-        write_per_class(
-            args.per_class,
-            list(subset) or label_names(loader.dataset) or [str(i) for i in range(model.num_classes)],
-            metrics,
-        )
+        write_per_class(args.per_class, list(columns) or opened.class_names, metrics)
         print(args.per_class)
     return int(args.min_top1 is not None and metrics["top1"] < args.min_top1)
-
-
-def _subset(args: argparse.Namespace) -> dict[str, int]:
-    """Synset: column of the logits; empty for all classes."""
-    if args.subset is None:
-        return {}
-    if args.subset not in SUBSETS:
-        raise ValueError(f"--subset {args.subset!r}: one of {', '.join(SUBSETS)}{nearest(args.subset, SUBSETS)}")
-    if not args.data_dir or not Path(args.data_dir).is_dir():
-        raise ValueError(f"--data-dir {args.data_dir!r}: no such folder")
-    if not any((Path(args.data_dir) / split).is_dir() for split in (args.split, "val")):
-        args.split = ""  # these sets come without splits
-    subset = imagenet_subset(args.subset)
-    found = [path.name for path in (Path(args.data_dir) / args.split).iterdir() if path.is_dir()]
-    if strangers := [name for name in found if name not in subset]:
-        raise ValueError(f"--data-dir {args.data_dir!r}: {', '.join(strangers[:5])} is no synset of {args.subset}")
-    return subset
 
 
 def _add_show(commands: Any) -> None:
@@ -187,15 +163,8 @@ def _add_show(commands: Any) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    model, loader, device, _ = _model_and_loader(args)
-    dataset = loader.dataset
-    step = max(1, len(dataset) // args.count)
-    picked = [dataset[i] for i in range(0, len(dataset), step)][: args.count]
-    images = torch.stack([torch.as_tensor(image) for image, _ in picked])  # (B, C, H, W), uint8
-    with torch.inference_mode():
-        guesses = model.eval()((images.to(device).float() - loader.mean) / loader.std).argmax(1)
-    names = label_names(dataset) or [str(i) for i in range(model.num_classes)]
-    print(prediction_grid(images / 255, torch.tensor([label for _, label in picked]), guesses, names, args.output))
+    opened = _open(args)
+    print(prediction_grid(*predict_samples(opened, args.count), opened.class_names, args.output))
 
 
 def _add_verify(commands: Any) -> None:
@@ -223,8 +192,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _top1_problems(args: argparse.Namespace, stated: float) -> list[str]:
-    model, loader, device, _ = _model_and_loader(args)
-    top1 = evaluate(model, loader, device)["top1"]
+    opened = _open(args)
+    top1 = evaluate(opened.model, opened.loader, opened.device)["top1"]
     print(f"top-1 {top1:.2f}, stated {stated:.2f}")
     return [f"top-1 is {top1:.2f}, the manifest says {stated:.2f}"] if abs(top1 - stated) > 0.051 else []
 
@@ -301,31 +270,13 @@ def _percent(text: str) -> float:
     return value
 
 
-def _model_and_loader(args: argparse.Namespace, subset: dict[str, int] | None = None) -> tuple[Any, Any, Any, str]:
-    """Model, loader, device, and the name that timm knows the model by."""
-    device, name, folder = pick_device(args.device), args.model, Path(args.model)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            hint = f"; did you mean {folder / 'hub'}?" if (folder / "hub" / "config.json").is_file() else ""
-            raise ValueError(f"{folder} has no config.json, so timm cannot load it{hint}")
-        name = f"local-dir:{folder}"
-    else:
-        check_model_name(name)
-    model = load_model(name).to(device)
-    config = resolve_data_config({}, model=model)
-    mode = "RGB" if config["input_size"][0] == 3 else "L"
-    shape: dict[str, Any] = dict(num_classes=model.num_classes, input_img_mode=mode)
-    if subset:
-        if model.num_classes != 1000:
-            raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {model.num_classes}")
-        shape |= dict(num_classes=len(subset), class_map={synset: i for i, synset in enumerate(subset)})
-    dataset = open_dataset(
-        args.dataset, args.data_dir, args.split, unreadable="drop" if args.skip_unreadable else "error", **shape
-    )
-    if unreadable := unreadable_files(dataset):
-        print(f"{len(unreadable)} images cannot be read and are left out, such as {unreadable[0]}")
-    loader = create_eval_loader(dataset, config, args.batch_size, device=device, workers=args.workers)
-    return model, loader, device, name
+def _open(args: argparse.Namespace, **overrides: Any) -> Inference:
+    """Model and data of the options that `_add_model_and_data` added."""
+    keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
+    opened = open_inference(args.model, args.data_dir, **{key: getattr(args, key) for key in keys} | overrides)
+    if opened.unreadable:
+        print(f"{len(opened.unreadable)} images cannot be read and are left out, such as {opened.unreadable[0]}")
+    return opened
 
 
 def _words(metrics: dict[str, Any]) -> str:

@@ -18,7 +18,8 @@ from torch import nn
 
 from timm_moex.cli import main
 from timm_moex.hub import save_folder
-from timm_moex.training.evaluate import SUBSETS, evaluate, imagenet_subset
+from timm_moex.training.evaluate import evaluate
+from timm_moex.training.subsets import SUBSETS, imagenet_subset
 
 CLONE = os.environ.get("TIMM_MOEX_TIMM_CLONE")
 needs_clone = pytest.mark.skipif(not CLONE, reason="validate.py: set TIMM_MOEX_TIMM_CLONE to a clone of timm")
@@ -73,7 +74,7 @@ def stand_in(tmp_path, monkeypatch):
         for i, shade in enumerate(shades):
             Image.new("RGB", (32, 32), (shade, 9, 9)).save(tmp_path / synsets[number] / f"{i}.png")
     model = Shade(list(subset.values()))
-    monkeypatch.setattr("timm_moex.cli.load_model", lambda name: model)
+    monkeypatch.setattr("timm_moex.training.inference.load_model", lambda name: model)
     return tmp_path, synsets
 
 
@@ -91,7 +92,7 @@ def test_synset_folders_meet_the_right_logits(stand_in, capsys):
     ]
 
 
-def test_what_cannot_be_evaluated_on_a_subset_is_told(stand_in, capsys):
+def test_what_cannot_be_evaluated_on_a_subset_is_named(stand_in, capsys):
     folder, _ = stand_in
     words = ("eval", "test_resnet", "--data-dir", folder, "--subset")
     assert "did you mean 'imagenet-a'" in run(capsys, *words, "imagenet-aa")[2]

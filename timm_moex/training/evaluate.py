@@ -1,7 +1,6 @@
-"""Top-1, top-5 and loss of a model, exact over every sample; over all its classes or a subset of ImageNet's."""
+"""Top-1, top-5 and loss of a model, exact over every sample, in total and per class."""
 
 import csv
-import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,13 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-__all__ = ["SUBSETS", "evaluate", "imagenet_subset", "write_per_class"]
-
-# Test sets of 200 of ImageNet's classes, and where timm lists their synsets
-SUBSETS = {"imagenet-a": "_info/imagenet_a_synsets.txt", "imagenet-r": "_info/imagenet_r_synsets.txt"}
+__all__ = ["evaluate", "write_per_class"]
 
 
 @torch.inference_mode()
@@ -82,19 +77,6 @@ def evaluate(
         counts = (target.bincount(minlength=output.shape[1]), target[hit1].bincount(minlength=output.shape[1]))
         metrics |= {"images": counts[0].tolist(), "correct": counts[1].tolist()}
     return metrics
-
-
-def imagenet_subset(name: str) -> dict[str, int]:
-    """Synset: column among the 1,000 logits, for each class of a subset, in the order of the synsets.
-
-    Args:
-        name: A key of `SUBSETS`.
-    """
-    column = {synset: i for i, synset in enumerate(ImageNetInfo().label_names())}
-    listed = pkgutil.get_data("timm.data", SUBSETS[name])
-    assert listed is not None, "timm.data has its files on disk"
-    synsets = listed.decode().split()
-    return {synset: column[synset] for synset in sorted(synsets)}
 
 
 def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str, Any]) -> None:

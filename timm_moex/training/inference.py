@@ -1,0 +1,130 @@
+"""A saved model with the data to evaluate it on, opened together, since each must fit the other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from ..hub.folder import load_model
+from ..utils.devices import pick_device
+from ..utils.names import check_model_name
+from .datasets import label_names, open_dataset, unreadable_files
+from .loaders import create_eval_loader
+
+__all__ = ["Inference", "open_inference", "predict_samples"]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A model and the test set it is to see.
+
+    Attributes:
+        name: The name that timm knows the model by.
+        model: On `device`, in the mode it was loaded in.
+        loader: Yields images (B, C, H, W), normalised, and labels (B,), on `device`.
+        device: Where both are.
+    """
+
+    name: str
+    model: nn.Module
+    loader: Any
+    device: torch.device
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the dataset, in the order of its labels; numbers where it knows no names."""
+        num_classes: Any = self.model.num_classes
+        return label_names(self.loader.dataset) or [str(i) for i in range(num_classes)]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Names of the images that were left out because they cannot be read."""
+        return unreadable_files(self.loader.dataset)
+
+
+def open_inference(
+    model: str,
+    data_dir: str | Path | None,
+    *,
+    dataset: str = "",
+    split: str = "validation",
+    batch_size: int = 256,
+    workers: int = 0,
+    device: str = "cpu",
+    skip_unreadable: bool = False,
+    columns: Mapping[str, int] | None = None,
+) -> Inference:
+    """Load a model and open the dataset as the model needs it: size, channels, normalisation.
+
+    Args:
+        model: A folder that timm loads (…/hub), or a model's name.
+        data_dir: The data.
+        dataset: As timm names it; "" for a folder of images.
+        split: Part of the data.
+        batch_size: Images in a batch.
+        workers: Processes that load images.
+        device: "cpu", "cuda", …
+        skip_unreadable: Whether to leave out images that cannot be read, which are an error otherwise.
+        columns: Synset folders and their columns among ImageNet's 1,000 logits, see `imagenet_subset`.
+
+    Raises:
+        ValueError: No such model or device, or `columns` for a model of other classes than ImageNet's.
+        DataError: See `open_dataset`.
+        HubError: See `load_model`.
+
+    Example:
+        >>> from timm_moex.training.datasets import sample_dir
+        >>> opened = open_inference("resnet20_cifar.fmnist_sample", sample_dir(), dataset="torch/fashion_mnist")
+        >>> opened.class_names[-1], len(opened.loader.dataset)
+        ('Ankle boot', 1000)
+    """
+    where, name = pick_device(device), _timm_name(model)
+    loaded = load_model(name).to(where)
+    config = resolve_data_config({}, model=loaded)
+    mode = "RGB" if config["input_size"][0] == 3 else "L"
+    shape: dict[str, Any] = dict(num_classes=loaded.num_classes, input_img_mode=mode)
+    if columns:
+        if loaded.num_classes != 1000:
+            raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {loaded.num_classes}")
+        shape |= dict(num_classes=len(columns), class_map={synset: i for i, synset in enumerate(columns)})
+    unreadable = "drop" if skip_unreadable else "error"
+    opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, **shape)
+    return Inference(
+        name, loaded, create_eval_loader(opened, config, batch_size, device=where, workers=workers), where
+    )
+
+
+def _timm_name(model: str) -> str:
+    folder = Path(model)
+    if not folder.is_dir():
+        check_model_name(model)
+        return model
+    if not (folder / "config.json").is_file():
+        hint = f"; did you mean {folder / 'hub'}?" if (folder / "hub" / "config.json").is_file() else ""
+        raise ValueError(f"{folder} has no config.json, so timm cannot load it{hint}")
+    return f"local-dir:{folder}"
+
+
+@torch.inference_mode()
+def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Classify images spread evenly over the test set.
+
+    Args:
+        opened: The model, left in eval mode, and its data.
+        count: Number of images, at least 1; all of a smaller set.
+
+    Returns:
+        Images (B, C, H, W) with values in [0, 1], as they are before normalisation; true classes (B,); predicted
+        classes (B,). All on the CPU.
+    """
+    dataset, loader = opened.loader.dataset, opened.loader
+    step = max(1, len(dataset) // count)
+    picked = [dataset[i] for i in range(0, len(dataset), step)][:count]
+    images = torch.stack([torch.as_tensor(image) for image, _ in picked])  # uint8
+    normalised = (images.to(opened.device).float() - loader.mean) / loader.std
+    predictions = opened.model.eval()(normalised).argmax(1)
+    return images / 255, torch.tensor([label for _, label in picked]), predictions.cpu()
