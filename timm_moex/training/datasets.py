@@ -1,4 +1,4 @@
-"""Datasets by timm's names, after a look at what timm would silently take for something else."""
+"""Datasets by timm's names, after a check of what timm would silently take for something else."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ _SINGLE_FOLDER = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")  # 
 
 
 def sample_dir() -> Path:
-    """Folder of the packaged Fashion-MNIST sample, for `dataset: torch/fashion_mnist`: 6,000 + 1,000 images, MIT."""
+    """Return the folder of the packaged Fashion-MNIST sample, for `dataset: torch/fashion_mnist`.
+
+    It holds 6,000 training and 1,000 test images, under the MIT licence.
+
+    Example:
+        >>> sorted(path.name for path in sample_dir().rglob("*images*"))
+        ['t10k-images-idx3-ubyte', 'train-images-idx3-ubyte']
+    """
     return Path(__file__).parent / "sample"
 
 
@@ -28,14 +35,14 @@ def open_dataset(
     unreadable: str = "error",
     **kwargs: Any,
 ) -> Any:
-    """`timm.data.create_dataset`, after a look at what it would silently take for something else.
+    """`timm.data.create_dataset`, after a check of what it would silently take for something else.
 
     Args:
         name: "" for a folder of images, "torch/fashion_mnist", "hfds/…", as timm names them.
         root: The data folder.
         split: Name of the part; `train` and `validation` have timm's synonyms.
         num_classes: Number of classes the model has; checked where the dataset knows its own.
-        unreadable: What becomes of an image that cannot be read, see `CheckedImages`; a set of torchvision's raises its
+        unreadable: How an image that cannot be read is treated, see `CheckedImages`; torchvision's datasets raise their
             own error.
         **kwargs: Further arguments of `create_dataset`.
 
@@ -64,14 +71,19 @@ def open_dataset(
 
 
 def unreadable_files(dataset: Any) -> list[str]:
-    """Names of the images of a dataset of `open_dataset` that could not be read so far."""
+    """List the images of a dataset of `open_dataset` that could not be read so far.
+
+    Example:
+        >>> unreadable_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
+        []
+    """
     return dataset.unreadable_files() if isinstance(dataset, CheckedImages) else []
 
 
 def _check_folder(root: str | Path | None, split: str, torch_name: str) -> None:
     if not root:
         raise DataError(
-            "data_dir is not set; give --data-dir DIR (`timm-moex sample` prints that of the packaged Fashion-MNIST)"
+            "data_dir is not set; give --data-dir DIR (`timm-moex sample` prints the packaged Fashion-MNIST's folder)"
         )
     root = Path(root)
     if not root.exists():
@@ -87,6 +99,11 @@ def _check_folder(root: str | Path | None, split: str, torch_name: str) -> None:
 
 
 def label_names(dataset: Any) -> list[str]:
-    """Class names in the order of the labels; empty where the dataset does not know them."""
+    """List the class names in the order of the labels; none where the dataset does not know them.
+
+    Example:
+        >>> label_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))[:3]
+        ['T-shirt/top', 'Trouser', 'Pullover']
+    """
     mapping = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
     return [str(name) for name in sorted(mapping, key=mapping.get)] if mapping else []

@@ -25,7 +25,7 @@ def evaluate(
     columns: Sequence[int] | None = None,
     per_class: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a classifier. Counts, not averages of averages: a short last batch weighs what it should.
+    """Evaluate a classifier. Samples are counted, so that a short last batch has its due weight.
 
     Args:
         model: Maps images (B, C, H, W) to logits (B, classes); left in eval mode.
@@ -34,7 +34,7 @@ def evaluate(
         amp_dtype: Type for autocast; None for none.
         dtype: Type of the images; None leaves the loader's.
         channels_last: Whether the images are given in that memory format.
-        columns: The logits to choose among, for labels that count these; None for all.
+        columns: The logits to choose among; the labels then are positions in this list. None for all.
         per_class: Whether to count per class too.
 
     Returns:
@@ -43,6 +43,12 @@ def evaluate(
 
     Raises:
         ValueError: The loader is empty.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
+        >>> metrics = evaluate(nn.Identity(), [(logits, labels)], "cpu")
+        >>> metrics["top1"], metrics["count"]
+        (50.0, 2)
     """
     device = torch.device(device)
     autocast = nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
@@ -80,12 +86,19 @@ def evaluate(
 
 
 def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str, Any]) -> None:
-    """A CSV with a row for each class that has images: class, images, correct, top1 (percent).
+    """Write a CSV with a row for each class that has images: class, images, correct, top1 (percent).
 
     Args:
         path: The file.
         names: Class names in the order of the labels.
-        metrics: What `evaluate` returned with `per_class=True`.
+        metrics: The result of `evaluate` with `per_class=True`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "per_class.csv"
+        >>> write_per_class(path, ["cat", "dog"], {"images": [4, 0], "correct": [3, 0]})
+        >>> path.read_text().splitlines()
+        ['class,images,correct,top1', 'cat,4,3,75.00']
     """
     with open(path, "w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")

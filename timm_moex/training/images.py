@@ -1,4 +1,4 @@
-"""Image files that cannot be read: an error by name, or counted, where timm's dataset quietly takes the next image."""
+"""Image files that cannot be read raise an error by name, or are counted; timm's dataset takes the next in silence."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ UNREADABLE = ("error", "replace", "drop")
 
 
 class DataError(ValueError):
-    """The data folder, a split of it, its classes or one of its images are not what they should be."""
+    """The data folder, one of its splits, its classes or one of its images are not as expected."""
 
 
 class CheckedImages(ImageDataset):
-    """timm's `ImageDataset`, with a say in what happens to an image that cannot be read.
+    """timm's `ImageDataset`, with a choice of how to treat an image that cannot be read.
 
     Args:
         dataset: timm's, whose files these are.
@@ -29,7 +29,7 @@ class CheckedImages(ImageDataset):
         ValueError: `unreadable` is none of these.
 
     Attributes:
-        is_unreadable: (N,), bool: what was found to be unreadable so far; workers share it.
+        is_unreadable: (N,), bool: the images found to be unreadable so far; workers share the tensor.
     """
 
     def __init__(self, dataset: ImageDataset, unreadable: str = "error"):

@@ -15,7 +15,10 @@ __all__ = ["InMemoryLoader", "check_in_memory"]
 
 
 def check_in_memory(args: argparse.Namespace) -> None:
-    """See that `InMemoryLoader` can serve the augmentation that a recipe asks for.
+    """Check that `InMemoryLoader` can serve the augmentation that a recipe asks for.
+
+    Args:
+        args: `Recipe.arguments()`.
 
     Raises:
         DataError: It cannot; the message names the keys.
@@ -40,14 +43,26 @@ class InMemoryLoader:
 
     Args:
         loader: timm's loader over the set with the evaluation transform (`create_eval_loader`).
-        training: Shuffle, augment, leave out the last short batch.
+        training: Whether to shuffle, augment, and leave out the last short batch.
         pad: Width of the zero border that the crop may reach into, in pixels.
         hflip: Probability of a horizontal flip.
         erasing: timm's random erasing, applied to the normalised batch.
-        seed: Of the loader's own generator (order, crops, flips), which lives on the CPU.
+        seed: Seed of the loader's own generator (order, crops, flips), which lives on the CPU.
 
     Raises:
         ValueError: `pad` is negative.
+
+    Example:
+        >>> from timm_moex.training.datasets import open_dataset, sample_dir
+        >>> from timm_moex.training.loaders import create_eval_loader
+        >>> config = dict(input_size=(1, 28, 28), interpolation="bilinear", crop_pct=1.0, crop_mode="center")
+        >>> config |= dict(mean=(0.286,), std=(0.353,))
+        >>> dataset = open_dataset("torch/fashion_mnist", sample_dir(), "validation", num_classes=10)
+        >>> loader = create_eval_loader(dataset, config, batch_size=256, device=torch.device("cpu"))
+        >>> batches = InMemoryLoader(loader, training=True, pad=2, hflip=0.5, seed=0)
+        >>> images, labels = next(iter(batches))
+        >>> len(batches), images.shape, labels.shape
+        (3, torch.Size([256, 1, 28, 28]), torch.Size([256]))
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pictures for people. matplotlib is an extra: `pip install timm-moex[plots]`."""
+"""Pictures of a model's predictions. matplotlib is an extra: `pip install timm-moex[plots]`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +23,14 @@ def _figure(width: float, height: float) -> Any:
 def prediction_grid(
     images: Tensor, labels: Tensor, predictions: Tensor, names: Sequence[str], path: str | Path, *, columns: int = 8
 ) -> Path:
-    """Save test images with what the model takes them for; wrong ones in red, with the true class.
+    """Save test images with the predicted class in the title; a wrong one is red and names the true class.
 
     Args:
         images: (B, C, H, W) with 1 or 3 channels, values in [0, 1].
         labels: True classes, (B,).
         predictions: Predicted classes, (B,).
         names: Class names.
-        path: The picture to write; its suffix says the format.
+        path: The picture to write; its suffix chooses the format.
         columns: Images in a row.
 
     Returns:
@@ -38,7 +38,7 @@ def prediction_grid(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: Shapes that do not fit.
+        ValueError: The shapes do not fit.
     """
     count = len(images)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not count == len(labels) == len(predictions):

@@ -8,24 +8,36 @@ __all__ = ["check_fraction", "check_model"]
 
 
 def check_fraction(name: str, value: float) -> None:
-    """See that a value is a number in [0, 1].
+    """Check that a value is a number in [0, 1].
 
     Args:
-        name: Of the argument, for the message.
+        name: Name of the argument, for the message.
         value: Its value.
 
     Raises:
-        ValueError: It is something else, such as nan or a bool.
+        ValueError: The value is something else, such as nan or a bool.
+
+    Example:
+        >>> check_fraction("prob", 1.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: prob=1.5: expected a number in [0, 1]
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name}={value!r}: expected a number in [0, 1]")
 
 
 def check_model(model: Any) -> None:
-    """See that `model` is a module.
+    """Check that `model` is a module.
 
     Raises:
-        TypeError: It is something else, such as a model's name.
+        TypeError: `model` is something else, such as a model's name.
+
+    Example:
+        >>> check_model("resnet50")
+        Traceback (most recent call last):
+        ...
+        TypeError: model must be an nn.Module, got str
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")

@@ -19,6 +19,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Args:
         path: The file.
         write: Called with the open temporary file, which lies in the same folder.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "greeting.txt"
+        >>> write_atomically(path, lambda file: file.write(b"hello"))
+        >>> path.read_text()
+        'hello'
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -32,7 +38,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """Compute the sha256 of a file, in hexadecimal.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp()) / "empty"
+        >>> path.touch()
+        >>> sha256_of(path)[:16]
+        'e3b0c44298fc1c14'
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -41,13 +54,18 @@ def sha256_of(path: str | Path) -> str:
 
 
 def lock_of(path: Path, timeout: float = -1) -> FileLock:
-    """A lock that one process of this user on this machine can hold at a time for a file or folder.
+    """Return a lock on a file or folder that one process of this user on this machine can hold at a time.
 
-    Its own file lies in the system's temporary folder, so that nothing stays next to what is locked.
+    The lock's own file lies in the system's temporary folder, so that nothing stays next to the locked path.
 
     Args:
-        path: What is to be locked; it need not exist.
+        path: The file or folder to lock; it need not exist.
         timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits for as long as it takes.
+
+    Example:
+        >>> with lock_of(Path("output/run"), timeout=0) as lock:
+        ...     lock.is_locked
+        True
     """
     folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -40,10 +40,10 @@ def stock_name(name: str) -> str:
 
 
 def check_model_name(name: str) -> None:
-    """See that timm knows a model's name; one with a source ("local-dir:…") is left to timm.
+    """Check that timm knows a model's name; a name with a source ("local-dir:…") is left to timm.
 
     Raises:
-        ValueError: It does not; the message has the nearest name.
+        ValueError: timm does not know it; the message has the nearest name.
 
     Example:
         >>> check_model_name("restnet18")
