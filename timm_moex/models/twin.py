@@ -105,10 +105,10 @@ def register_twin(arch: str) -> str:
     Example:
         >>> is_model("moex_resnet18")  # the import of timm_moex has registered the twins of timm's own architectures
         True
-        >>> register_twin("my_resnet")  # call it after your own @register_model
+        >>> register_twin("my_own_network")  # call it after your own @register_model
         Traceback (most recent call last):
         ...
-        ValueError: arch='my_resnet' is not a registered timm architecture
+        ValueError: arch='my_own_network' is not a registered timm architecture
     """
     if is_twin_name(arch):
         raise ValueError(f"arch={arch!r} is a twin already")

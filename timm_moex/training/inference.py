@@ -93,9 +93,7 @@ def open_inference(
         shape |= dict(num_classes=len(columns), class_map={synset: i for i, synset in enumerate(columns)})
     unreadable = "drop" if skip_unreadable else "error"
     opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, **shape)
-    return Inference(
-        name, loaded, create_eval_loader(opened, config, batch_size, device=where, workers=workers), where
-    )
+    return Inference(name, loaded, create_eval_loader(opened, config, batch_size, device=where, workers=workers), where)
 
 
 def _timm_name(model: str) -> str:
