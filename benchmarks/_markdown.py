@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table whose first `left` columns are aligned left, the others right."""
+    """Format a table whose first `left` columns are aligned left, the others right."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *lines)) + "\n"
 

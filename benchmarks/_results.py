@@ -15,11 +15,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def environment(device: torch.device, *code: str) -> dict[str, str]:
-    """Device, threads, versions and commit, as columns.
+    """Name the device, threads, versions and commit, as columns of a CSV.
 
     Args:
-        device: Where it was measured.
-        *code: What was measured, relative to the repository; default: the operator.
+        device: The device measured on.
+        *code: Files that were measured, relative to the repository; default: the operator's.
     """
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
@@ -35,7 +35,7 @@ def environment(device: torch.device, *code: str) -> dict[str, str]:
 
 
 def _commit(code: tuple[str, ...]) -> str:
-    """Short hash, with a + where the code under test is not what was committed."""
+    """Return the short hash, with a + where the code under test has changes that are not committed."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=ROOT)
     return commit.stdout.strip() + "+" * changed.returncode if commit.returncode == 0 else ""
@@ -56,7 +56,7 @@ def read_rows(name: str, folder: Path = RESULTS) -> list[dict[str, str]]:
 
 
 def write_rows(name: str, rows: list[dict], device: torch.device, folder: Path) -> None:
-    """Write `<folder>/<name>.csv`: these rows in place of all earlier ones of the same kind of device."""
+    """Write `<folder>/<name>.csv`: these rows replace all earlier ones of the same kind of device."""
     rows = [row | environment(device) for row in rows]
     others = [row for row in read_rows(name, folder) if row["device"] != device.type]
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: interleaved timing and command-line options."""
+"""Interleaved timing and command-line options, shared by the speed benchmarks."""
 
 import argparse
 import ctypes
@@ -16,7 +16,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def arguments(doc: str) -> argparse.ArgumentParser:
-    """Parser with the options every benchmark takes."""
+    """Create a parser with the options that every benchmark takes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seconds", type=float, default=3.0, help="time spent on each case, at least five rounds")
@@ -41,7 +41,7 @@ def set_up(options: argparse.Namespace) -> torch.device:
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Let glibc reuse large freed blocks (`keep`) or hand them back to the system at once, its default above 32 MB.
+    """Let glibc reuse large freed blocks (`keep`) or return them to the system at once, its default above 32 MB.
 
     By default every new tensor of 50 MB is paid for in page faults, many copies' worth on a virtual machine. Training
     jobs avoid that with tcmalloc or jemalloc; here the same is done from within, for every contender alike.

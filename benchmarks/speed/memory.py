@@ -1,4 +1,4 @@
-"""Bytes an exchange keeps for backward, in sizes of its input. Writes benchmarks/memory.csv.
+"""Bytes an exchange keeps for backward, in sizes of its input. Writes benchmarks/results/memory.csv.
 
 On CUDA the peak of one forward and backward is measured as well, above the input, its gradient and the given gradient.
 
@@ -15,7 +15,7 @@ SHAPE = (64, 64, 56, 56)
 
 
 def kept(function, x, swap_index) -> int:
-    """Bytes of the distinct storages that autograd saves, the input's included."""
+    """Count the bytes of the distinct storages that autograd saves, including the input's."""
     storages = {}
 
     def pack(tensor):

@@ -1,4 +1,4 @@
-"""Draw every CSV of a folder: `<name>_<device>.png` beside it. Needs matplotlib.
+"""Draw every CSV of a folder: `<name>_<device>.png` next to it. Needs matplotlib.
 
 python -m benchmarks.speed.plots
 """

@@ -1,4 +1,4 @@
-"""How the exchange grows with batch, side and channels: forward and backward, PONO. Writes benchmarks/scaling.csv.
+"""Time of the exchange by batch, side and channels: forward and backward, PONO. Writes benchmarks/results/scaling.csv.
 
 python -m benchmarks.speed.scaling
 python -m benchmarks.speed.scaling --device cuda

@@ -1,4 +1,4 @@
-"""The performance block of README.md, made from the CSV files of this folder.
+"""The performance tables of README.md, made from the CSV files in benchmarks/results.
 
 python -m benchmarks.speed.tables            print it
 python -m benchmarks.speed.tables --write    put it between the markers in README.md
@@ -15,7 +15,7 @@ SHAPE = "64x64x56x56"
 
 
 def _pick(rows: list[dict], column: str, **wanted: str) -> str:
-    """The one figure whose row has these values; raises if the CSV has none or several."""
+    """Return the one figure whose row has these values; an error if the CSV has none or several."""
     found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
     if len(found) != 1:
         raise LookupError(f"{len(found)} rows with {wanted}; run the benchmarks again")

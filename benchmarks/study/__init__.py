@@ -1,1 +1,1 @@
-"""What MoEx does to accuracy: trainings, evaluations, reports."""
+"""The effect of MoEx on accuracy: trainings, evaluations, reports."""

@@ -9,7 +9,7 @@ PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
 def read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
-    """Shape and data of an IDX file of unsigned bytes, gzipped or not."""
+    """Read the shape and data of an IDX file of unsigned bytes, gzipped or not."""
     raw = path.read_bytes()
     raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
     ndim = raw[3]
@@ -22,7 +22,7 @@ def write_idx(path: Path, shape: tuple[int, ...], data: bytes) -> None:
 
 
 def read_split(source: Path, split: str) -> tuple[tuple[int, int], bytes, bytes]:
-    """(height, width), pixels and labels of `train` or `t10k` in a folder of IDX files.
+    """Read (height, width), pixels and labels of `train` or `t10k` in a folder of IDX files.
 
     Raises:
         FileNotFoundError: Neither the plain nor the gzipped file is there.
@@ -51,7 +51,7 @@ def write_split(
 
 
 def draw(labels: bytes, per_class: int, rng: random.Random, without: frozenset[int] = frozenset()) -> list[int]:
-    """Indices of `per_class` samples of every class, none of them in `without`, in the order of the full set."""
+    """Draw `per_class` samples of every class, none in `without`; returns indices in the order of the full set."""
     chosen = []
     for label in sorted(set(labels)):
         of_class = [i for i, value in enumerate(labels) if value == label and i not in without]

@@ -1,4 +1,4 @@
-"""Lines of the CSV files, grouped and read by seed; what several tables and pictures of the report share."""
+"""Lines of the CSV files, grouped and read by seed, for the tables and pictures of the report."""
 
 import csv
 from collections import defaultdict
@@ -25,7 +25,7 @@ NONE = "No run yet.\n"
 
 
 def presets() -> dict[str, dict[str, Any]]:
-    """What presets.yaml has under each name."""
+    """Read presets.yaml: the settings under each name."""
     return yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text())
 
 
@@ -34,7 +34,7 @@ def by_seed(rows: Sequence[dict], value: Callable[[dict], float]) -> dict[str, f
 
 
 def grouped(rows: Sequence[dict], *keys: str) -> dict[tuple[str, ...], list[dict]]:
-    """Rows by their values of `keys`, in the order of first appearance."""
+    """Group rows by their values of `keys`, in the order of first appearance."""
     groups = defaultdict(list)
     for row in rows:
         groups[tuple(row[key] for key in keys)].append(row)
@@ -54,7 +54,7 @@ def test_loss(row: dict) -> float:
 
 
 def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
-    """Processor time (on a GPU: wall time) of a method over the baseline's; unknown times do not count."""
+    """Divide the processor time (on a GPU: wall time) of a method by the baseline's; unknown times are left out."""
     column = "cpu_seconds" if rows[0]["device"] == "cpu" else "seconds"
     ours, theirs = ([float(row[column]) for row in part if row[column]] for part in (rows, baseline))
     return f"{sum(ours) / len(ours) / (sum(theirs) / len(theirs)):.2f}" if ours and theirs else "–"
@@ -66,7 +66,7 @@ def epochs_of(rows: Sequence[dict]) -> str:
 
 
 def source(rows: Sequence[dict]) -> str:
-    """One line: where and with what the rows were measured."""
+    """Describe in one line the devices and versions that the rows were measured with."""
     parts = []
     for name, word in (("processor", ""), ("torch", "torch "), ("timm", "timm "), ("commit", "commit "), ("date", "")):
         parts.append(word + ", ".join(sorted({row[name] for row in rows if row.get(name)})))
@@ -79,13 +79,13 @@ def validation_top1(row: dict) -> float:
 
 
 def read_curve(row: dict, column: str) -> list[float]:
-    """A column of the learning curve of a line, by epoch."""
+    """Read a column of a run's learning curve, by epoch."""
     with (RESULTS / "curves" / row["curve"]).open(newline="") as file:
         return [float(line[column]) for line in csv.DictReader(file)]
 
 
 def mean_by_seed(rows: Sequence[dict], column: str, corruptions: Sequence[str]) -> dict[str, float]:
-    """Seed to the mean of a column over these corruptions, all severities."""
+    """Map each seed to the mean of a column over these corruptions, all severities."""
     values = defaultdict(list)
     for row in rows:
         if row["corruption"] in corruptions:

@@ -1,7 +1,7 @@
 """Trainings side by side, each in a process of its own; resumable; one line per run in a CSV.
 
-A run is one call of the built-in trainer. What lies in its folder decides what is left to do: nothing, the rest of the
-epochs, or all. The CSV has a line only for a run that reached its last epoch and was evaluated, once.
+A run is one call of the built-in trainer. The content of its folder decides how much is left to do:
+nothing, the rest of the epochs, or all of them. The CSV has a line only for a run that reached its last epoch and was evaluated, once.
 """
 
 import csv
@@ -26,7 +26,7 @@ from timm_moex.utils.devices import pick_device
 
 from .._results import append_row, environment
 
-# Where things lie and how fast they go: not part of what was trained
+# Paths and speed, which do not change the trained model
 _NOT_SETTINGS = frozenset(
     {
         "data_dir",
@@ -45,12 +45,12 @@ _NOT_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class Job:
-    """A training to be done.
+    """A training to run.
 
     Attributes:
-        columns: What tells it from all others, first columns of its line.
-        recipe: All of it: data_dir, device and seed too.
-        folder: The run's own.
+        columns: The values that identify it, which become the first columns of its line.
+        recipe: The whole recipe, including data_dir, device and seed.
+        folder: Folder of the run.
         pad: None for timm's loader; else --in-memory, with a crop out of the image padded by so many pixels.
     """
 
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def settings(self) -> str:
-        """Eight hexadecimal digits that stand for everything trained with, but for the seed."""
+        """Hash everything that was trained with, except the seed, to eight hexadecimal digits."""
         settings = {k: v for k, v in self.recipe.settings.items() if k not in _NOT_SETTINGS} | {"pad": self.pad}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -74,14 +74,14 @@ def run_jobs(
     parallel: int = 1,
     threads: int | None = None,
 ) -> None:
-    """Do the jobs that the table has no line for, and append their lines.
+    """Run the jobs that have no line in the table yet, and append their lines.
 
     Args:
-        jobs: In the order wanted.
+        jobs: The jobs, in the order to run them.
         evaluate: A module's function: the trained model, as its folder loads, to the result's columns. Called once.
-        table: The CSV; curves are copied into the folder `curves` beside it.
-        parallel: Processes at a time.
-        threads: PyTorch's threads in each.
+        table: The CSV; curves are copied into the folder `curves` next to it.
+        parallel: Number of processes at a time.
+        threads: Number of PyTorch threads in each process.
 
     Raises:
         ValueError: The table has a line of the same run with other settings, or other columns.
@@ -119,7 +119,7 @@ def _is_done(job: Job, rows: list[dict[str, str]], table: Path) -> bool:
 
 
 def _do(job: Job, evaluate: Callable, curves: Path, threads: int | None) -> dict[str, Any]:
-    """Train as far as needed, evaluate; runs in the job's own process."""
+    """Train the remaining epochs and evaluate; runs in the job's own process."""
     if threads:
         torch.set_num_threads(threads)
     training = job.folder / "training.json"

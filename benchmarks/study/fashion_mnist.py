@@ -4,10 +4,10 @@
     python -m benchmarks.study run --preset cpu-small --parallel 2 --threads 1       # the test images, once per run
     python -m benchmarks.study run --preset full --device cuda --parallel 12         # on one GPU
 
-`presets.yaml` says what is trained. Both go on where they were stopped. The result is the last epoch's. Lines go to
-ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) into curves/ (all in
-benchmarks/results). In cpu-small
-the monitored images are the validation images; where all training images are trained on, some of those.
+`presets.yaml` has the settings. Both commands resume where they were stopped. The result is the last epoch's. Lines
+go to ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) into curves/ (all in
+benchmarks/results). In cpu-small the monitored images are the validation images; where all training images are trained
+on, they are some of those.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def prepare(source: Path, folder: Path, train_per_class: int, validation_per_cla
 
 
 def evaluate_test(model: nn.Module, job: Job) -> dict[str, float]:
-    """The test images, all of them: top-1 in percent and cross-entropy."""
+    """Evaluate all test images: top-1 in percent and cross-entropy."""
     args = job.recipe.arguments()
     device = pick_device(args.device)
     dataset = open_dataset(args.dataset, Path(args.data_dir).with_name("test"), "validation", input_img_mode="L")
@@ -90,7 +90,7 @@ def evaluate_test(model: nn.Module, job: Job) -> dict[str, float]:
 
 
 def evaluate_nothing(model: nn.Module, job: Job) -> dict[str, float]:
-    """For choosing settings: the monitored validation images are enough, the test images stay unseen."""
+    """Evaluate nothing: the monitored validation images are enough to choose settings; the test images stay unseen."""
     return {}
 
 
@@ -152,10 +152,10 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
 
 
 def selected(jobs: list[Job], options: argparse.Namespace) -> list[Job]:
-    """The jobs that --models, --seeds and --only leave.
+    """Keep the jobs that match --models, --seeds and --only.
 
     Raises:
-        ValueError: One of their words fits none of the preset's runs.
+        ValueError: One of these words matches none of the preset's runs.
     """
     for flag, words, columns in (
         ("models", options.models, ("model",)),

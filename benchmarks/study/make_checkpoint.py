@@ -6,10 +6,9 @@
         --recipe "python -m benchmarks.study run --preset cpu-small" \
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
-The runs are folders of `timm-moex train`, one per seed. Their top-1 is that of the last epoch on the evaluation part of
-the data, or with --table a column of a CSV in benchmarks/results, where
-that is of other images. The weights are those of the
-run with the median top-1 (of two, the lower one), never of the best.
+The runs are folders of `timm-moex train`, one per seed. Their top-1 is measured after the last epoch on the evaluation
+part of the data, or with --table read from a column of a CSV in benchmarks/results, which is measured on other images.
+The weights are those of the run with the median top-1 (of two, the lower one), never of the best.
 """
 
 import argparse
@@ -61,17 +60,17 @@ def median_first(runs: list[Path], values: list[float]) -> list[Path]:
 
 
 def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
-    """What card and manifest both say."""
+    """Collect the facts that card and manifest share."""
     values, others = ([top1_of(run, args.table, args.column) for run in part] for part in (runs, sorted(args.baseline)))
-    said = {key: getattr(args, key) for key in ("dataset", "split", "license", "commit", "device")}
+    facts = {key: getattr(args, key) for key in ("dataset", "split", "license", "commit", "device")}
     if args.table:
         rows = [row_of(run, args.table) for run in runs]
-        said["commit"] = said["commit"] or ", ".join(sorted({row["commit"] for row in rows}))
-        said["device"] = said["device"] or f"{rows[0]['processor']}, {rows[0]['threads']} thread(s)"
+        facts["commit"] = facts["commit"] or ", ".join(sorted({row["commit"] for row in rows}))
+        facts["device"] = facts["device"] or f"{rows[0]['processor']}, {rows[0]['threads']} thread(s)"
     trained = date.fromtimestamp((runs[0] / "summary.csv").stat().st_mtime).isoformat()
     top1 = {"value": round(values[0] if args.value is None else args.value, 2)} | figures(values)
     seeds = [settings_of(run).get("seed", 42) for run in runs]
-    return said | dict(top1=top1, baseline=figures(others) if others else None, seeds=seeds, date=trained)
+    return facts | dict(top1=top1, baseline=figures(others) if others else None, seeds=seeds, date=trained)
 
 
 def write_folder(args: argparse.Namespace, first: Path, facts: dict[str, object]) -> Path:

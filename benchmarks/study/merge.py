@@ -34,7 +34,7 @@ Row = dict[str, str]
 
 @dataclass
 class Merge:
-    """What is to be done: lines to append, by table, and curves to copy, by their path in the folder `curves`."""
+    """The work to do: lines to append, by table, and curves to copy, by their path in the folder `curves`."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     curves: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ def read_translated(name: str, folder: Path) -> list[Row]:
 
 
 def new_rows(name: str, theirs: list[Row], ours: list[Row]) -> list[Row]:
-    """Those of `theirs` whose run is not among `ours`, with the columns in the order of `ours`.
+    """Select the rows of `theirs` whose run is not among `ours`, with the columns in the order of `ours`.
 
     Raises:
         ValueError: The columns differ, or a run is in both with other settings or another result.
@@ -71,7 +71,7 @@ def new_rows(name: str, theirs: list[Row], ours: list[Row]) -> list[Row]:
 
 
 def new_curves(rows: list[Row], source: Path, results: Path) -> list[str]:
-    """The curves that these lines name and that `results` lacks.
+    """List the curves that these lines name and that `results` lacks.
 
     Raises:
         ValueError: A curve is missing from `source`, or another one of its name is in `results`.
@@ -89,7 +89,7 @@ def new_curves(rows: list[Row], source: Path, results: Path) -> list[str]:
 
 
 def plan(source: Path, results: Path) -> Merge:
-    """What `source` has and `results` lacks; writes nothing.
+    """Plan the merge of everything that `source` has and `results` lacks; writes nothing.
 
     Raises:
         ValueError: `source` has none of the tables, or see `new_rows` and `new_curves`.

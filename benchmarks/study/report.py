@@ -134,7 +134,7 @@ PHASES = {
 
 
 def totals() -> str:
-    """How many runs, seeds and hours stand behind the tables."""
+    """Count the runs, seeds and hours behind the tables."""
     lines = []
     for name in ("study", "ablation", "domain_shift"):
         for (device, processor), rows in grouped(read_rows(name), "device", "processor").items():
@@ -146,7 +146,7 @@ def totals() -> str:
 
 
 def summary() -> str:
-    """For the front page: the differences that the methods make, in a line for each net or style."""
+    """Format the front page's table: the differences that the methods make, in a line for each net or style."""
     lines, names = [], [name for name in METHODS if name not in ("baseline", *NOT_ON_FRONT_PAGE)]
     for (preset, model), rows in grouped(study_rows(), "preset", "model").items():
         methods = {name: by_seed(own, test_error) for name, own in in_order(grouped(rows, "method"))}

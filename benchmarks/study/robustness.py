@@ -5,7 +5,7 @@
 
 `--runs` holds the folders that `benchmarks.study run` writes, `<preset>-<model>-<method>-<seed>`; those without `hub/`
 are not trained yet and left out. The images are as many of each class, drawn once with a fixed seed from the preset's
-test images (`data-<preset>-*/test` beside the runs), the same for all its checkpoints; so the error on clean ones is
+test images (`data-<preset>-*/test` next to the runs), the same for all its checkpoints; so the error on clean ones is
 near, not equal to, the study's over all. Lines that are there are not measured again. Error and ECE are in percent;
 `clean` has severity 0; `weights` are the first digits of the weights' SHA-256. corruptions.py has the corruptions,
 and the CSV lies in benchmarks/results.
@@ -130,12 +130,12 @@ def checkpoints(runs: Path, only: Collection[str] = ()) -> list[tuple[dict[str, 
 
 
 def lines_of(columns: dict[str, str], rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The CSV's lines of one checkpoint."""
+    """Return the CSV's lines of one checkpoint."""
     return [row for row in rows if all(row[key] == value for key, value in columns.items())]
 
 
 def waiting(columns: dict[str, str], facts: dict[str, str], rows: list[dict[str, str]]) -> list[tuple[str, int]]:
-    """The conditions that a checkpoint has no line for.
+    """List the conditions for which a checkpoint has no line.
 
     Args:
         columns: Of the checkpoint.
@@ -159,7 +159,7 @@ def waiting(columns: dict[str, str], facts: dict[str, str], rows: list[dict[str,
 def robustness(
     found: Iterable[tuple[dict[str, str], Path]], images: Tensor, target: Tensor, device: torch.device, results: Path
 ) -> None:
-    """Measure what is missing of every checkpoint and append it to `<results>/robustness.csv`, line by line.
+    """Measure the missing conditions of every checkpoint and append them to `<results>/robustness.csv`, line by line.
 
     Args:
         found: From `checkpoints`.
@@ -229,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     output = ROOT / "output" / "study"
     parser.add_argument("--runs", type=Path, default=output / "run", help="of benchmarks.study; default: %(default)s")
-    parser.add_argument("--data", type=Path, help="the test images; default: data-<preset>-*/test beside --runs")
+    parser.add_argument("--data", type=Path, help="the test images; default: data-<preset>-*/test next to --runs")
     parser.add_argument("--images", type=int, help=f"as many of each class; default: {IMAGES}, or all if fewer")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV")
     parser.add_argument("--only", nargs="+", default=[], help="only these presets, models, methods or seeds")
@@ -242,7 +242,7 @@ def main() -> None:
     for preset, found in itertools.groupby(checkpoints(options.runs, options.only), lambda run: run[0]["preset"]):
         data = options.data or next(iter(sorted(options.runs.parent.glob(f"data-{preset}-*/test"))), None)
         if data is None:
-            parser.error(f"no data-{preset}-*/test beside {options.runs}; give --data FOLDER")
+            parser.error(f"no data-{preset}-*/test next to {options.runs}; give --data FOLDER")
         images, target = balanced_images(data, options.images)
         if options.picture:
             return picture(images[[(target == label).nonzero()[0].item() for label in SHOWN]], options.picture)
