@@ -1,7 +1,8 @@
 """Trainings side by side, each in a process of its own; resumable; one line per run in a CSV.
 
 A run is one call of the built-in trainer. The content of its folder decides how much is left to do:
-nothing, the rest of the epochs, or all of them. The CSV has a line only for a run that reached its last epoch and was evaluated, once.
+nothing, the rest of the epochs, or all of them. The CSV has a line
+only for a run that reached its last epoch and was evaluated, once.
 """
 
 import csv

@@ -14,7 +14,7 @@ fluent styles: such a pair is held out together. After the last epoch, and only 
 
 The settings (among `MOEX_CANDIDATES` and `CUTMIX_CANDIDATES`) were chosen by `--select`: trained on noto, noto-v1,
 fluent-emoji and fluent-emoji-flat, judged by unseen emoji in twemoji, with two seeds of their own; the setting with the
-most images right was taken. The three with IN were equal, so the first in the list was taken; none reached the baseline.
+most images right was taken. The three with IN were equal, so the first of them was taken; none reached the baseline.
 So twemoji, as a held-out style, is no blind test; noto and fluent were trained on then, but not judged by. openmoji had
 no part in the choice. It had been held out in a rough trial before, which made IN look better than PONO there; the
 choice was open again here, but the list of candidates was written after that trial.

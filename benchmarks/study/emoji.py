@@ -14,8 +14,9 @@ The drawings come from the npm packages @iconify-json/NAME, whose sources and li
 
 They are checked against the hashes below and rendered by resvg, 96x96 on white: OUTPUT/STYLE/seen|unseen/CLASS/NAME.png
 The classes are the categories of noto's metadata. The set has the 1,164 emoji that all six have, without
-flags and skin tones; the four whose drawing one style also gives to an emoji of another class are left out. In every class the names
-are split 70/30 into seen and unseen by a fixed seed. Versions of one picture go to the same side: names that
+flags and skin tones; the four whose drawing one style also gives to an emoji of another class are left out.
+In every class the names are split 70/30 into seen and unseen by a fixed seed. Versions of one picture go to
+the same side: names that
 share a drawing in some style, man-, woman- and person-, the clock faces.
 
 Next to them lies initial.safetensors: EfficientNet-Lite0 as trained on ImageNet-1k (PyPI:
