@@ -20,7 +20,7 @@ __all__ = ["combine", "layout", "sums"]
 
 # Elements, in all and in a row, from which a fused pass is quicker than the chain of operators.
 MIN_NUMEL = 2**16
-MIN_ROW = 2**11
+MIN_ROW = 2**16
 # Elements of a block per thread: a float32 block, and one temporary of its size, stay in a core's level 2 cache.
 _BLOCK = 2**17
 
