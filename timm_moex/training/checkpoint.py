@@ -4,6 +4,7 @@ timm's `load_checkpoint`, `resume_task_checkpoint` and train.py's --resume read 
 """
 
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from timm.task import TrainingTask
 from timm.utils import NativeScaler
 
 from ..utils.files import write_atomically
+from ..utils.messages import one_line
 
 __all__ = ["get_rng_state", "load_checkpoint", "save_checkpoint", "set_rng_state"]
+
+# Keys of every checkpoint that `save_checkpoint` writes for a run
+_KEYS = {"epoch", "args", "state_dict", "optimizer", "rng", "best"}
 
 
 def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
@@ -97,26 +102,44 @@ def load_checkpoint(
         The checkpoint: `epoch`, and what was given as extra.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not a checkpoint of the built-in trainer, or of a run with other settings.
+        ValueError: The file is damaged, is no checkpoint of the built-in trainer, or is of a run with other settings.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"resume={str(path)!r}: no such file")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if "rng" not in state:
-        raise ValueError(
-            f"resume={str(path)!r} was not written by the built-in trainer; to start from its weights, give "
-            "initial_checkpoint instead"
-        )
+    state = _read(path)
     changed = [k for k in args if k not in may_differ and args[k] != state["args"].get(k)]
     if changed:
         values = ", ".join(f"{key}={args[key]!r} (was {state['args'].get(key)!r})" for key in changed)
         raise ValueError(f"resume={str(path)!r} is of a run with other settings: {values}")
+    try:
+        _restore(state, task, optimizer, scaler)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"resume={str(path)!r} does not fit this run: {one_line(error)}") from error
+    set_rng_state(state["rng"], generator)
+    return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load would not compare the checksums
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile, zlib and torch raise many kinds for a file that is damaged or of another kind
+        raise ValueError(f"resume={str(path)!r} is no whole checkpoint: {one_line(error)}") from error
+    if not isinstance(state, dict) or not _KEYS <= state.keys():
+        raise ValueError(
+            f"resume={str(path)!r} was not written by the built-in trainer; to start from its weights, give "
+            "initial_checkpoint instead"
+        )
+    return state
+
+
+def _restore(
+    state: dict[str, Any], task: TrainingTask, optimizer: torch.optim.Optimizer, scaler: NativeScaler | None
+) -> None:
     task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
     if task.has_ema():
         task.load_checkpoint_state(state["state_dict_ema"], state.get("task_state_ema"), ema=True)
     optimizer.load_state_dict(state["optimizer"])
     if scaler is not None:
         scaler.load_state_dict(state[scaler.state_dict_key])
-    set_rng_state(state["rng"], generator)
-    return state

@@ -2,36 +2,26 @@
 
 import argparse
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import yaml
-from timm.utils import dispatch_clip_grad, unwrap_model, update_summary
+from timm.utils import dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..hub.folder import save_folder
-from ..utils.files import write_atomically
-from .checkpoint import load_checkpoint, save_checkpoint
 from .datasets import label_names, unreadable_files
 from .evaluate import evaluate
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe
+from .run_folder import Progress, RunFolder
 from .setup import TrainingSetup, set_up_training
 from .task import MoExTask
 
 __all__ = ["Result", "train"]
-
-# Settings that a resumed run may change: where things lie and how fast they go. Bit-exact only on the same device
-# and, without --in-memory, with the same number of workers.
-_MAY_DIFFER = frozenset(
-    {"resume", "output", "experiment", "data_dir", "workers", "log_interval", "pin_mem", "device", "device_modules"}
-)
 
 
 @dataclass
@@ -63,8 +53,8 @@ def train(
 ) -> Result:
     """Train a model by a recipe.
 
-    The last epoch is the result; the best is kept beside it. With `resume` in the recipe a run goes on where the
-    checkpoint left it, on the CPU bit for bit.
+    The last epoch is the result; the best one is kept as well. With `resume` in the recipe a run goes on where its
+    last.pth.tar left it, on the CPU bit for bit; of a finished run the files that are missing are written.
 
     Args:
         recipe: What to train, see `load_recipe`.
@@ -78,66 +68,59 @@ def train(
     Raises:
         RecipeError: The recipe asks for something that is not there.
         DataError: Likewise of the data.
-        FileExistsError: `folder` holds a run already and `resume` is not given.
+        FileExistsError: `folder` holds a run already and `resume` is not given, it holds files that would be lost, or
+            another training writes to it.
+        ValueError: `resume` is not the folder's own last.pth.tar, or is damaged, or of other settings.
         FloatingPointError: The loss is not finite; the checkpoint of the epoch before stays.
     """
     args = recipe.arguments()
-    folder = Path(folder or Path(args.output or "output") / (args.experiment or recipe.name))
-    last = folder / "last.pth.tar"
-    if last.exists() and not args.resume:
-        raise FileExistsError(f"{folder} holds a run already; go on with --resume {last}, or choose another --output")
-    run = set_up_training(args, pad if in_memory else None, skip_unreadable)
-    args = run.args
-    settings = vars(args) | {"in_memory": in_memory, "pad": pad if in_memory else None}
-    start, best = _resume(run, settings) if args.resume else (0, {})
-    _open_folder(folder, recipe, settings, start)
+    place = RunFolder(folder or Path(args.output or "output") / (args.experiment or recipe.name))
+    with place.locked():
+        place.check(args.resume)
+        run = set_up_training(args, pad if in_memory else None, skip_unreadable)
+        settings = {key: value for key, value in vars(run.args).items() if key != "resume"}
+        settings |= {"in_memory": in_memory, "pad": pad if in_memory else None}
+        state = place.resume(run, settings) if args.resume else Progress()
+        place.start(recipe, in_memory)
+        while state.epochs_done < run.epochs:
+            began = time.time()
+            _run_epoch(run, state, show_bar=progress)
+            place.record(run, settings, state)
+            _log_epoch(run, state, time.time() - began, log)
+        if not place.hub.exists():
+            _write_hub(place, recipe, run, state)
+    return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
 
-    for epoch in range(start, run.epochs):
-        began = time.time()
-        train_metrics = _train_one_epoch(run, epoch, progress)
-        lr = run.lr
-        metrics = _evaluate(run, epoch)
-        run.scheduler.step(epoch + 1, metrics[args.eval_metric])
-        is_best = _is_better(args.eval_metric, metrics, best)
-        if is_best:
-            best = {"epoch": epoch, args.eval_metric: metrics[args.eval_metric]}
-        summary = folder / "summary.csv"
-        update_summary(epoch, train_metrics, metrics, str(summary), lr=lr, write_header=not summary.exists())
-        save_checkpoint(
-            last, run.task, run.optimizer, run.scaler, epoch=epoch, args=settings, generator=run.generator,
-            metric=metrics[args.eval_metric], best=best, eval_metrics=metrics,
-        )  # fmt: skip
-        if is_best:
-            write_atomically(folder / "model_best.pth.tar", lambda file: shutil.copyfileobj(last.open("rb"), file))
-        log(
-            f"epoch {epoch + 1}/{run.epochs}  train loss {train_metrics['loss']:.4f}  eval loss {metrics['loss']:.4f}  "
-            f"top-1 {metrics['top1']:.2f}  lr {lr:.3g}  {time.time() - began:.1f} s"
-        )
-        for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
-            if unreadable := unreadable_files(loader.dataset):
-                log(f"{len(unreadable)} {part} images could not be read and were left out, such as {unreadable[0]}")
 
-    model = unwrap_model(run.eval_model)
+def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool) -> None:
+    """Train and evaluate an epoch, set the learning rate of the next one, and add it to `state`."""
+    epoch, key = state.epochs_done, run.args.eval_metric
+    train_metrics = _train_one_epoch(run, epoch, show_bar)
+    lr = run.lr
+    metrics = _evaluate(run, epoch)
+    run.scheduler.step(epoch + 1, metrics[key])
+    state.add(train_metrics, metrics, lr, key)
+
+
+def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callable[[str], None]) -> None:
+    row = state.history[-1]
+    log(
+        f"epoch {state.epochs_done}/{run.epochs}  train loss {row['train']['loss']:.4f}  "
+        f"eval loss {row['eval']['loss']:.4f}  top-1 {row['eval']['top1']:.2f}  lr {row['lr']:.3g}  {seconds:.1f} s"
+    )
+    for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
+        if unreadable := unreadable_files(loader.dataset):
+            log(f"{len(unreadable)} {part} images could not be read and were left out, such as {unreadable[0]}")
+
+
+def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
     save_folder(
-        model, folder / "hub", run.data_config, label_names=label_names(run.eval_loader.dataset),
-        model_args=_architecture_args(args), summary=folder / "summary.csv", card=_card(recipe, run, metrics),
+        unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.eval_loader.dataset),
+        model_args=_architecture_args(run.args), summary=folder.summary, card=_card(recipe, run, state.metrics),
     )  # fmt: skip
-    return Result(model, metrics, best, folder)
 
 
-def _resume(run: TrainingSetup, settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Put the run back where its checkpoint left it; returns the epoch to go on with, and the best so far."""
-    state = load_checkpoint(
-        Path(run.args.resume), run.task, run.optimizer, run.scaler,
-        args=settings, may_differ=_MAY_DIFFER, generator=run.generator,
-    )  # fmt: skip
-    start = state["epoch"] + 1
-    if start >= run.epochs:
-        raise RecipeError(f"resume: {run.args.resume} has all {run.epochs} epochs already")
-    return start, state["best"]
-
-
-def _train_one_epoch(run: TrainingSetup, epoch: int, progress: bool) -> dict[str, float]:
+def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str, float]:
     """One pass over the training set; returns the mean loss and, for a MoEx model, the share of exchanged batches."""
     args, task, optimizer = run.args, run.task, run.optimizer
     run.model.train()
@@ -147,7 +130,7 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, progress: bool) -> dict[str
     last_group = steps - steps % args.grad_accum_steps  # the steps from here on make a shorter group
     losses, exchanged = _Losses(epoch), []
     optimizer.zero_grad()
-    bar = tqdm(run.train_loader, f"epoch {epoch + 1}/{run.epochs}", leave=False, disable=None if progress else True)
+    bar = tqdm(run.train_loader, f"epoch {epoch + 1}/{run.epochs}", leave=False, disable=None if show_bar else True)
     for step, batch in enumerate(bar):
         images, target = run.prepare(*batch)
         with torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None):
@@ -224,24 +207,6 @@ def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
         what = f"evaluation loss is {metrics['loss']} after epoch {epoch}"
         raise FloatingPointError(_not_finite(what, epoch, run.lr))
     return metrics
-
-
-def _is_better(key: str, metrics: dict[str, Any], best: dict[str, Any]) -> bool:
-    if not best:
-        return True
-    return metrics[key] < best[key] if key == "loss" else metrics[key] > best[key]
-
-
-def _open_folder(folder: Path, recipe: Recipe, settings: dict[str, Any], start: int) -> None:
-    """Make the folder, write down what is run, and drop the summary's rows from epoch `start` on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    versions = f"timm {timm.__version__}, torch {torch.__version__}"
-    note = f"# timm-moex train, in_memory: {settings['in_memory']}, {versions}\n"
-    (folder / "recipe.yaml").write_text(note + yaml.safe_dump(recipe.settings, sort_keys=False))
-    summary = folder / "summary.csv"
-    if summary.exists():
-        header, *rows = summary.read_bytes().splitlines(keepends=True)
-        summary.write_bytes(header + b"".join(row for row in rows if int(row.split(b",")[0]) < start))
 
 
 def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,225 @@
+"""A run's folder: what a new run refuses, what a resumed run mends, and which checkpoints it takes."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+import yaml
+from tinydata import tiny_recipe, write_tiny
+
+from timm_moex.cli import main
+from timm_moex.training.loop import train
+from timm_moex.training.run_folder import Progress, RunFolder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return run(tiny_recipe(data, epochs=2), folder).folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def run(recipe, folder, **kwargs):
+    return train(recipe, folder, log=lambda line: None, progress=False, in_memory=True, **kwargs)
+
+
+def resume(data, folder, **settings):
+    return run(tiny_recipe(data, epochs=2, resume=str(folder / "last.pth.tar"), **settings), folder)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def remove_hub(folder):
+    shutil.rmtree(folder / "hub")
+
+
+DAMAGE = {
+    "nothing": lambda folder: None,
+    "hub is missing": remove_hub,
+    "summary is empty": lambda folder: (folder / "summary.csv").write_bytes(b""),
+    "summary is missing": lambda folder: (folder / "summary.csv").unlink(),
+    "summary is cut off": lambda folder: (folder / "summary.csv").write_bytes(b"epoch,tra"),
+    "recipe is missing": lambda folder: (folder / "recipe.yaml").unlink(),
+    "temporary files": lambda folder: [
+        (folder / f"{name}.tmp").write_bytes(b"half") for name in ("last.pth.tar", "summary.csv", "recipe.yaml")
+    ],
+    "temporary hub": lambda folder: shutil.copytree(folder / "hub", folder / ".hub-abc_1234" / "new"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_finished_run_resumed_completes_what_is_missing(damage, data, finished, folder):
+    DAMAGE[damage](folder)
+    result = resume(data, folder)
+    assert files(folder) == files(finished)
+    assert result.metrics == torch.load(folder / "last.pth.tar", weights_only=True)["eval_metrics"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"of an earlier epoch")])
+def test_the_best_checkpoint_is_made_right_where_the_last_epoch_is_the_best(damage, data, tmp_path):
+    recipe = tiny_recipe(data, epochs=1)
+    folder = run(recipe, tmp_path / "run").folder
+    best, before = folder / "model_best.pth.tar", files(folder)
+    damage(best)
+    run(recipe.override(resume=str(folder / "last.pth.tar")), folder)
+    assert best.is_file() and files(folder) == before
+
+
+def test_files_that_are_not_temporary_stay(data, folder):
+    (folder / "notes.tmp").write_text("mine")
+    (folder / ".hub-notes").mkdir()
+    resume(data, folder)
+    assert (folder / "notes.tmp").read_text() == "mine" and (folder / ".hub-notes").is_dir()
+
+
+def test_the_recipe_does_not_name_the_checkpoint_it_was_resumed_from(data, folder):
+    resume(data, folder)
+    assert "resume" not in yaml.safe_load((folder / "recipe.yaml").read_text())
+
+
+def old_kind(folder):
+    """A checkpoint of the version before: without the rows of summary.csv."""
+    state = torch.load(folder / "last.pth.tar", weights_only=True)
+    del state["history"]
+    torch.save(state, folder / "last.pth.tar")
+
+
+def test_a_checkpoint_without_history_takes_the_rows_from_the_summary(data, finished, folder):
+    old_kind(folder)
+    resume(data, folder)
+    assert (folder / "summary.csv").read_bytes() == (finished / "summary.csv").read_bytes()
+
+
+@pytest.mark.parametrize("rows", [b"", b"epoch,lr\n0,abc\n", None])
+def test_a_checkpoint_without_history_needs_a_summary(rows, data, folder):
+    old_kind(folder)
+    (folder / "summary.csv").unlink() if rows is None else (folder / "summary.csv").write_bytes(rows)
+    with pytest.raises(ValueError, match=r"summary\.csv (cannot be read|lacks epochs)"):
+        resume(data, folder)
+
+
+def flip(path, name, bit):
+    """Flip a bit of the middle of one record of the checkpoint's archive."""
+    with zipfile.ZipFile(path) as archive:
+        record = next(info for info in archive.infolist() if info.filename.endswith(name))
+        with archive.open(record) as opened:
+            content = opened.read()
+    whole = bytearray(path.read_bytes())
+    at = whole.index(content, record.header_offset) + len(content) // 2 // 4 * 4 + bit // 8
+    whole[at] ^= 1 << bit % 8
+    path.write_bytes(bytes(whole))
+
+
+BROKEN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "text": lambda path: path.write_text("not a checkpoint"),
+    "exponent of a weight": lambda path: flip(path, "/data/0", 30),
+    "lowest bit of a weight": lambda path: flip(path, "/data/2", 0),
+    "pickle": lambda path: flip(path, "data.pkl", 3),
+    "list": lambda path: torch.save([1, 2], path),
+    "tensor": lambda path: torch.save(torch.ones(3), path),
+    "someone's weights": lambda path: torch.save({"state_dict": {}, "epoch": 3}, path),
+    "code": lambda path: torch.save(print, path),
+    "zip of something else": lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "a"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_or_foreign_checkpoint_is_refused_by_name(how, data, folder, capsys):
+    last = folder / "last.pth.tar"
+    BROKEN[how](last)
+    before = files(folder)
+    with pytest.raises(ValueError, match=r"last\.pth\.tar' (is no whole checkpoint|was not written by the built-in)"):
+        resume(data, folder)
+    assert files(folder) == before
+    recipe = folder / "again.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe(data, epochs=2).settings))
+    assert main(["train", str(recipe), "--in-memory", "--resume", str(last)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_checkpoint_of_another_model_is_refused(data, folder):
+    state = torch.load(folder / "last.pth.tar", weights_only=True)
+    state["state_dict"] = {key: value for key, value in list(state["state_dict"].items())[:-2]}
+    torch.save(state, folder / "last.pth.tar")
+    with pytest.raises(ValueError, match="does not fit this run"):
+        resume(data, folder)
+
+
+def test_a_run_is_not_overwritten_and_not_mixed_with_another(data, folder, tmp_path):
+    recipe, last = tiny_recipe(data, epochs=2), str(folder / "last.pth.tar")
+    with pytest.raises(FileExistsError, match="holds a run already; go on with --resume"):
+        run(recipe, folder)
+    with pytest.raises(ValueError, match=r"other settings: lr=0\.02 \(was 0\.01\)"):
+        run(recipe.override(resume=last, lr=0.02), folder)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        run(recipe.override(resume=last + "x"), folder)
+    with pytest.raises(ValueError, match="goes on in its own folder, not in"):
+        run(recipe.override(resume=last), tmp_path / "other")
+    with pytest.raises(ValueError, match="goes on from its last.pth.tar.*initial_checkpoint"):
+        run(recipe.override(resume=str(folder / "model_best.pth.tar")), folder)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "summary.csv", "model_best.pth.tar", "hub/thesis.tex"])
+def test_a_new_run_does_not_replace_files_of_others(name, data, tmp_path):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("lr: 0.1")
+    with pytest.raises(FileExistsError, match=path.name):
+        run(tiny_recipe(data, epochs=1), tmp_path / "run")
+    assert path.read_text() == "lr: 0.1" and len(files(tmp_path / "run")) == 1
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from timm_moex.training.run_folder import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("locked", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_two_trainings_do_not_write_into_one_folder(data, tmp_path):
+    folder = tmp_path / "run"
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(FileExistsError, match=f"another training writes to {folder}"):
+        run(tiny_recipe(data, epochs=1), folder)
+    assert not folder.exists()
+    other.kill()
+    other.wait()
+    run(tiny_recipe(data, epochs=1), folder)  # a killed process leaves no lock
+
+
+def test_the_lock_is_free_after_an_error(data, tmp_path):
+    with pytest.raises(ValueError):
+        run(tiny_recipe(data, opt="sdg"), tmp_path / "run")
+    with RunFolder(tmp_path / "run").locked():
+        pass
+
+
+def test_the_earlier_of_two_equal_epochs_is_the_best():
+    progress = Progress()
+    for top1 in (50.0, 60.0, 60.0, 55.0):
+        progress.add({"loss": 1.0}, {"top1": top1, "loss": 2.0}, 0.1, "top1")
+    assert progress.best == {"epoch": 1, "top1": 60.0} and not progress.is_best
+    progress.add({"loss": 1.0}, {"top1": 70.0, "loss": 2.0}, 0.1, "top1")
+    assert progress.is_best and progress.epochs_done == 5
