@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; default those of the process.
 
     Returns:
-        0; 1 where a demanded accuracy was missed, 2 after an error, told in one line, 130 after Ctrl-C.
+        0; 1 where a demanded accuracy was missed, 2 after an error, which is one line on stderr, 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
     try:

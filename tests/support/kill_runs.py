@@ -20,8 +20,9 @@ from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.training.loop import train
 
-WRITING = ("replace", "rename", "fsync", "unlink")
-RANDOM_KILLS = 4
+# Path's own methods: before Python 3.11 they kept functions of os that were bound at import
+WRITING = ((os, "replace"), (os, "fsync"), (Path, "rename"), (Path, "unlink"))
+RANDOM_KILLS = 6
 
 
 def training(data: Path, folder: Path, resume: bool = False) -> None:
@@ -47,14 +48,14 @@ def in_child(work: Callable[[], None]) -> int:
 def count_writes(at_write: Callable[[int], None]) -> None:
     """Call `at_write` with a running number before each operation that changes the folder."""
     numbers = iter(range(10**6))
-    for name in WRITING:
-        real = getattr(os, name)
+    for owner, name in WRITING:
+        real = getattr(owner, name)
 
         def counted(*args, _real=real, **kwargs):
             at_write(next(numbers))
             return _real(*args, **kwargs)
 
-        setattr(os, name, counted)
+        setattr(owner, name, counted)
 
 
 def contents(folder: Path) -> dict[str, object]:

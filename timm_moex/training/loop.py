@@ -60,14 +60,14 @@ def train(
         recipe: What to train, see `load_recipe`.
         folder: Where to write; default `output`/`experiment` of the recipe, else output/<recipe's name>.
         in_memory: Keep the whole dataset on the device, with the augmentation of `InMemoryLoader`.
-        pad: Of its crop, in pixels.
+        pad: Border of its crop, in pixels.
         skip_unreadable: Leave out evaluation images that cannot be read, instead of an error.
         log: Gets one line per epoch.
         progress: Show a bar where stderr is a terminal.
 
     Raises:
         RecipeError: The recipe asks for something that is not there.
-        DataError: Likewise of the data.
+        DataError: The recipe asks for data that are not there.
         FileExistsError: `folder` holds a run already and `resume` is not given, it holds files that would be lost, or
             another training writes to it.
         ValueError: `resume` is not the folder's own last.pth.tar, or is damaged, or of other settings.

@@ -67,8 +67,8 @@ class Progress:
         """Add an epoch.
 
         Args:
-            train_metrics: Of its training.
-            metrics: Of its evaluation.
+            train_metrics: Figures of the training.
+            metrics: Figures of the evaluation.
             lr: The learning rate it ended with.
             key: The metric that chooses the best epoch; the earlier one of two equal epochs stays.
         """
@@ -208,9 +208,8 @@ class RunFolder:
         with tempfile.TemporaryDirectory() as temporary:
             table = Path(temporary) / self.summary.name
             for row in progress.history:
-                update_summary(
-                    row["epoch"], row["train"], row["eval"], table, row["lr"], write_header=row["epoch"] == 0
-                )
+                first = row["epoch"] == 0
+                update_summary(row["epoch"], row["train"], row["eval"], str(table), row["lr"], write_header=first)
             write_atomically(self.summary, _copy_of(table))
         if progress.is_best:
             write_atomically(self.best, _copy_of(self.last))
