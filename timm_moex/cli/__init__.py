@@ -5,11 +5,16 @@ import os
 import sys
 from collections.abc import Sequence
 
+import timm
+import torch
+
+from .. import __version__
 from ..hub.download import HubError
 from ..utils.messages import one_line
 from .evaluate import add_eval, add_predict
 from .hub import add_convert, add_publish, add_verify
 from .models import add_list, add_sites
+from .pictures import add_curves, add_show
 from .train import add_sample, add_train
 
 __all__ = ["main"]
@@ -44,9 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
+    versions = f"timm-moex {__version__}, timm {timm.__version__}, torch {torch.__version__}"
+    parser.add_argument("--version", action="version", version=versions)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        add_list, add_sites, add_sample, add_train, add_eval, add_predict, add_verify, add_publish, add_convert
+        add_list, add_sites, add_sample, add_train, add_eval, add_predict, add_show, add_curves,
+        add_verify, add_publish, add_convert
     ):  # fmt: skip
         add(commands)
     return parser
