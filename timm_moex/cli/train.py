@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.datasets import sample_dir
+from ..training.fill_in import fill_in
 from ..training.loop import train
 from ..training.recipe import load_recipe
 from .options import add_command, add_skip_unreadable, metrics_in_words
@@ -64,6 +65,8 @@ def _run_train(args: argparse.Namespace) -> None:
     if args.pad is not None and not args.in_memory:
         raise ValueError(f"--pad {args.pad} is of the crop that --in-memory does; give both or neither")
     pad = 4 if args.pad is None else args.pad
+    recipe, notes = fill_in(recipe)
+    print("\n".join(notes), end="\n" * bool(notes))
     folder = args.output or (Path(args.resume).parent if args.resume else None)
     result = train(recipe, folder, in_memory=args.in_memory, pad=pad, skip_unreadable=args.skip_unreadable)
     print(f"last epoch: {metrics_in_words(result.metrics)}")
