@@ -50,6 +50,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "--pad", type=int, metavar="N", help="with --in-memory: border of that crop in pixels (default: 4)"
     )
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard's events into …/tensorboard")
     add_skip_unreadable(parser)
     parser.set_defaults(run=_run_train)
 
@@ -68,6 +69,13 @@ def _run_train(args: argparse.Namespace) -> None:
     recipe, notes = fill_in(recipe)
     print("\n".join(notes), end="\n" * bool(notes))
     folder = args.output or (Path(args.resume).parent if args.resume else None)
-    result = train(recipe, folder, in_memory=args.in_memory, pad=pad, skip_unreadable=args.skip_unreadable)
+    result = train(
+        recipe,
+        folder,
+        in_memory=args.in_memory,
+        pad=pad,
+        skip_unreadable=args.skip_unreadable,
+        tensorboard=args.tensorboard,
+    )
     print(f"last epoch: {metrics_in_words(result.metrics)}")
     print(f"{result.folder / 'hub'} loads as timm.create_model('local-dir:{result.folder / 'hub'}', pretrained=True)")
