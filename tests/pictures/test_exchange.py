@@ -1,6 +1,8 @@
 """The picture of an exchange. Skipped where matplotlib, an extra, is missing."""
 
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,7 +11,6 @@ from PIL import Image
 
 from timm_moex.cli import main
 from timm_moex.pictures.exchange import draw_exchange
-from timm_moex.pictures.figure import new_figure
 from timm_moex.pictures.pair import exchange_pair
 
 pytest.importorskip("matplotlib")
@@ -75,5 +76,7 @@ def test_what_cannot_be_shown_is_refused_and_nothing_is_written(words, message, 
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_figure_needs_no_pyplot():
-    assert new_figure(2, 1).canvas.get_supported_filetypes()
+def test_figure_of_the_method_is_drawn_from_what_is_packaged(tmp_path):
+    script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "figures" / "method.py"))
+    with Image.open(script["draw"](tmp_path / "method.png")) as picture:
+        assert picture.format == "PNG" and picture.width > 1500
