@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
+    parser = argparse.ArgumentParser(
+        "timm-moex",
+        description="Moment Exchange for timm: train, evaluate, look.",
+        epilog="`timm-moex COMMAND --help` has the command's options and an example.",
+    )
     versions = f"timm-moex {__version__}, timm {timm.__version__}, torch {torch.__version__}"
     parser.add_argument("--version", action="version", version=versions)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
