@@ -9,7 +9,7 @@ import torch
 from timm.task import ClassificationTask
 from torch import Tensor, nn
 
-from ..exchange.functional import check_swap_index
+from ..exchange.arguments import check_swap_index
 from ..insertion.exchanging import exchanging
 from ..insertion.find import find_moex, takes_swap_index
 from ..insertion.moex import MoEx
