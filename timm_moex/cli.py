@@ -13,6 +13,7 @@ from .hub.convert import ARCHITECTURES, convert
 from .hub.download import HubError
 from .hub.publish import plan, publish
 from .hub.verify import find_released, verify_all, verify_folder
+from .insertion.presets import PRESETS
 from .insertion.sites import moex_sites
 from .training.datasets import sample_dir
 from .training.evaluate import evaluate, write_per_class
@@ -68,10 +69,14 @@ def _add_list(commands: Any) -> None:
     parser = commands.add_parser("list", help="names of models, or of the packaged recipes")
     parser.add_argument("filter", nargs="?", default="moex_*", help="wildcard for the model names (default: moex_*)")
     parser.add_argument("--recipes", action="store_true", help="list the recipes and their files instead")
+    parser.add_argument("--presets", action="store_true", help="list the augmentations of moex_preset instead")
     parser.set_defaults(run=_list)
 
 
 def _list(args: argparse.Namespace) -> None:
+    if args.presets:
+        print("\n\n".join(f"{preset.name}: {preset.summary}\n  {preset.source}" for preset in PRESETS.values()))
+        return
     recipes = [f"{name:24} {path}" for name, path in packaged_recipes().items()]
     print("\n".join(recipes if args.recipes else timm.list_models(args.filter)))
 

@@ -20,8 +20,8 @@ def match_distribution(
 
         y = x + (1 - l) * (m - constant(x))
 
-    so that l = 0 gives every channel exactly the values of the donor's. The gradient reaches x through the first term
-    and the donor through m. A matching of moments (`moment_exchange`) is its first-order approximation.
+    so that l = 0 gives every channel the values of the donor's, up to rounding. The gradient reaches x through
+    the first term and the donor through m. A matching of moments (`moment_exchange`) is its first-order approximation.
 
     Args:
         x: Features, (B, C, *spatial) or, with `channel_dim=-1`, (B, *spatial, C); 2 to 5 dimensions, floating point.
@@ -40,6 +40,7 @@ def match_distribution(
     Example:
         The values of sample 1, in the order of sample 0's:
 
+        >>> import torch
         >>> x = torch.tensor([[[3.0, 1.0, 2.0]], [[10.0, 30.0, 20.0]]])  # (2, 1, 3): B, C, N
         >>> match_distribution(x, torch.tensor([1, 0]))[0]
         tensor([[30., 10., 20.]])

@@ -121,6 +121,7 @@ def moment_exchange(
     Example:
         Each position of sample 0 takes on the mean and the standard deviation of sample 1, and the other way round:
 
+        >>> import torch
         >>> x = torch.tensor([[[1.0], [3.0]], [[10.0], [30.0]]])  # (2, 2, 1): B, C, N
         >>> moment_exchange(x, torch.tensor([1, 0]), eps=0.0).flatten(1)
         tensor([[10., 30.],

@@ -200,8 +200,8 @@ def plan_moex(
     if not sites or len({site.name for site in sites}) < len(sites):
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
     norm = settings.pop("norm")
-    if norm == "freq" and (tokens := [site.name for site in sites if site.layout == "NLC"]):
-        raise ValueError(f"norm='freq': {tokens[0]} of {type(model).__name__} has tokens, not frequency and time")
+    if norm == "freq":
+        _check_frequencies(model, sites, known)
     if settings["each_site"] and settings["lam"] < 1 and len(sites) > 1:
         raise ValueError(
             f"each_site=True with lam={settings['lam']} at {len(sites)} sites: labels are mixed by one permutation, "
@@ -228,6 +228,15 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         epochs = settings.get(name, 0)
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
             raise ValueError(f"{name}={epochs!r}: expected a whole number >= 0")
+
+
+def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSites) -> None:
+    for site in sites:
+        where = f"norm='freq': {site.name} of {type(model).__name__}"
+        if site.layout == "NLC":
+            raise ValueError(f"{where} has tokens, not frequency and time")
+        if known.family is not None and site.norm == "in":
+            raise ValueError(f"{where} is followed by a LayerNorm over the channels, which undoes the exchange")
 
 
 def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str | list[str]:
