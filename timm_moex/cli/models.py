@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 
+from ..insertion.presets import PRESETS
 from ..models.describe import ModelFacts, SiteFacts, describe_model, describe_sites
 from ..training.recipe import packaged_recipes
 from ..utils.messages import nearest
@@ -30,12 +31,16 @@ def add_list(commands: Any) -> None:
         help="add millions of parameters, input size, and the tags with weights, with top-1 where it is known",
     )
     parser.add_argument("--recipes", action="store_true", help="list the recipes and their files instead")
+    parser.add_argument("--presets", action="store_true", help="list the augmentations of moex_preset instead")
     parser.set_defaults(run=_run_list)
 
 
 def _run_list(args: argparse.Namespace) -> None:
     if args.recipes:
         print("\n".join(f"{name:24} {path}" for name, path in packaged_recipes().items()))
+        return
+    if args.presets:
+        print("\n\n".join(f"{preset.name}: {preset.summary}\n  {preset.source}" for preset in PRESETS.values()))
         return
     names = timm.list_models(args.filter)
     if not names:

@@ -131,6 +131,8 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
     """One pass over the training set; returns the mean loss and, for a MoEx model, the share of exchanged batches."""
     args, task, optimizer = run.args, run.task, run.optimizer
     run.model.train()
+    if isinstance(task, MoExTask):
+        task.set_epoch(epoch)
     if run.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
         run.mixup.mixup_enabled = False
     steps, updates = len(run.train_loader), epoch * run.updates_per_epoch
