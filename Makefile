@@ -29,7 +29,7 @@ quickstart: $(STAMP)
 	rm -rf $(RUN)
 	$(BIN)/timm-moex train quickstart --in-memory --data-dir "$$($(BIN)/timm-moex sample)" --output $(RUN)
 	$(BIN)/timm-moex eval $(RUN)/hub --dataset torch/fashion_mnist --data-dir "$$($(BIN)/timm-moex sample)" --min-top1 80
-	$(BIN)/timm-moex show $(RUN)/hub --dataset torch/fashion_mnist --data-dir "$$($(BIN)/timm-moex sample)" \
+	$(BIN)/timm-moex predict $(RUN)/hub --dataset torch/fashion_mnist --data-dir "$$($(BIN)/timm-moex sample)" \
 		--output $(RUN)/predictions.png
 
 test: $(STAMP)

@@ -1,6 +1,7 @@
 """Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
 
 from . import models  # noqa: F401  registers the plain architectures timm lacks
+from .exchange.distribution import match_distribution
 from .exchange.functional import moment_exchange
 from .exchange.layer import MomentExchange
 from .hub import load_model, load_twin, save_folder
@@ -9,19 +10,22 @@ from .insertion.find import find_moex
 from .insertion.insert import insert_moex, remove_moex
 from .insertion.sites import moex_sites
 from .models.twin import register_twin, register_twins
-from .training.task import MoExTask, create_task, draw_swap_index, mix_loss
+from .training.draw import draw_own_share, draw_swap_index
+from .training.task import MoExTask, create_task, mix_loss
 
 __version__ = "0.1.0"
 __all__ = [
     "MoExTask",
     "MomentExchange",
     "create_task",
+    "draw_own_share",
     "draw_swap_index",
     "exchanging",
     "find_moex",
     "insert_moex",
     "load_model",
     "load_twin",
+    "match_distribution",
     "mix_loss",
     "moex_sites",
     "moment_exchange",

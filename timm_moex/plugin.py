@@ -30,6 +30,12 @@ def _choose_task(
     moex = find_moex(trained) if is_timms and isinstance(trained, nn.Module) else None
     if moex is None or moex.prob == 0:
         return object.__new__(cls)
+    if moex.off_epoch or moex.ramp_epochs:
+        raise ValueError(
+            f"moex_off_epoch={moex.off_epoch}, moex_ramp_epochs={moex.ramp_epochs}: timm's train.py does not tell its "
+            "task the epoch. Train to that epoch, then go on with --resume last.pth.tar --model-kwargs moex_prob=0; or "
+            "use timm-moex train"
+        )
     if cls not in _EXCHANGING:
         distils = " (train.py: without --kd-model-name)" if "Distillation" in cls.__name__ else ""
         raise TypeError(

@@ -191,7 +191,7 @@ def test_forwards_are_forgotten_with_their_graphs():
     del loss
     net(rows(), swap_index=None)
     kept = [forward for forward in forwards._finished if forward.moex is net.moex]
-    assert len(kept) <= 1 and all(forward.swap_index is None and forward.frame is None for forward in kept)
+    assert len(kept) <= 1 and all(not forward.exchanges and forward.frame is None for forward in kept)
 
 
 def test_a_recomputation_of_unknown_origin_is_refused():

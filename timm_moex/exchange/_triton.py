@@ -217,17 +217,22 @@ def moment_exchange_triton(
     eps: float = 1e-5,
     positive_only: bool = False,
     moments: str = "both",
+    own_share: Tensor | None = None,
+    detach: str = "none",
 ) -> Tensor:
     """`moment_exchange_ref` on a CUDA device; arguments and result are the same.
 
     A tensor whose layout the kernels do not know (not dense, or channels-last with `gn`) is copied into one they do.
 
     Raises:
-        ValueError: `positive_only`, a dtype other than float32, float16 and bfloat16, or `x` not on a CUDA device.
+        ValueError: `positive_only`, `own_share`, `detach`, a dtype other than float32, float16 and bfloat16, or `x` not
+            on a CUDA device.
         RuntimeError: The gradient of the gradient is asked for.
     """
     if positive_only:
         raise ValueError("backend='triton' has no positive_only; use backend='closed_form'")
+    if own_share is not None or detach != "none":
+        raise ValueError(f"backend='triton' has no own_share and detach={detach!r}; use backend='closed_form'")
     if x.dtype not in _DTYPES:
         raise ValueError(
             f"backend='triton' takes float32, float16 and bfloat16, got {x.dtype}; use backend='closed_form'"

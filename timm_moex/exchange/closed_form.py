@@ -8,7 +8,9 @@ T = sum(grad * d) / std over the axes of the moments,
     grad_x = a * grad + (D_std - a * T) / (n' * std) * d + (D_mean - a * S) / n
 
 where D_mean and D_std add up the S and the T of all samples the donor gave to (`index_add`: a donor may be asked twice
-or never). Where a moment is not exchanged, a sample's own sum takes the place of the donated ones.
+or never). Where a moment is not exchanged, a sample's own sum takes the place of the donated ones. A new moment that is
+a sample's own by a share l, and the donor's by 1 - l, sends l S to itself and (1 - l) S to the donor. What goes to a
+moment that counts as constant is left out; where all of them do, grad_x = a * grad.
 
 Three passes over the features do it all: `_moments`, `_sums` and `_combine` (forward and backward). On a CPU they run
 block by block, so that a block stays in the cache between operators; for large dense tensors the last two are one fused
@@ -106,12 +108,27 @@ def _combine_grad(
     return grad_x
 
 
-def _gather_back(sums: Tensor, swap_index: Tensor) -> Tensor:
-    """Add up, for each donor, the sums of the samples it gave to."""
-    return torch.zeros_like(sums).index_add_(0, swap_index, sums)
+def _as_moment(own_share: Tensor, moment: Tensor) -> Tensor:
+    return own_share.to(moment.dtype).view(-1, *[1] * (moment.ndim - 1))
 
 
-def _exchange_grad(grad, x, swap_index, mean, std, dims, positive_only, moments) -> Tensor:
+def _new(moment: Tensor, swap_index: Tensor, own_share: Tensor | None) -> Tensor:
+    """What takes the place of a moment: the donor's, or its mixture with the sample's own."""
+    if own_share is None:
+        return moment[swap_index]
+    share = _as_moment(own_share, moment)
+    return share * moment + (1 - share) * moment[swap_index]
+
+
+def _received(sums: Tensor, swap_index: Tensor, own_share: Tensor | None, detach: str) -> Tensor:
+    """The gradient that reaches each sample's moment from all samples whose new moment it is a part of."""
+    own = torch.zeros_like(sums) if own_share is None else _as_moment(own_share, sums) * sums
+    if detach == "donor":
+        return own
+    return own.index_add(0, swap_index, sums if own_share is None else sums - own)
+
+
+def _exchange_grad(grad, x, swap_index, own_share, mean, std, dims, positive_only, moments, detach) -> Tensor:
     total, along = _sums(x, grad, mean, dims, positive_only)
     if positive_only:
         n = dof = (x > 0).sum(dims, keepdim=True).clamp_(min=1)
@@ -119,56 +136,67 @@ def _exchange_grad(grad, x, swap_index, mean, std, dims, positive_only, moments)
         n = math.prod([x.shape[d] for d in dims])
         dof = n - 1
     along = along / std
-    scale = torch.ones_like(std) if moments == "mean" else std[swap_index] / std
-    donated = total if moments == "std" else _gather_back(total, swap_index)
-    constant = (donated - scale * total) / n
+    scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
+    received = total if moments == "std" else _received(total, swap_index, own_share, detach)
+    constant = (received - scale * total) / n
     if moments == "mean":
         slope = torch.zeros_like(std)
     else:
-        slope = (_gather_back(along, swap_index) - scale * along) / (dof * std)
+        slope = (_received(along, swap_index, own_share, detach) - scale * along) / (dof * std)
     return _combine_grad(x, grad, mean, slope, constant, scale, dims, positive_only)
+
+
+_NO_GRADIENTS = (None,) * 7  # of every input but the features
 
 
 class _MomentExchange(torch.autograd.Function):
     @staticmethod
-    def forward(x, swap_index, dims, eps, positive_only, moments):
+    def forward(x, swap_index, own_share, dims, eps, positive_only, moments, detach):
         mean, var = _moments(x, dims, positive_only)
         std = var.add_(eps).sqrt_()
-        scale = torch.ones_like(std) if moments == "mean" else std[swap_index] / std
-        new_mean = mean if moments == "std" else mean[swap_index]
+        scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
+        new_mean = mean if moments == "std" else _new(mean, swap_index, own_share)
         return _combine(x, mean, scale, new_mean, dims), mean, std
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, swap_index, *ctx.settings = inputs
+        x, swap_index, own_share, *ctx.settings = inputs
         _, mean, std = output
         ctx.mark_non_differentiable(mean, std)
-        ctx.save_for_backward(x, swap_index, mean, std)
+        ctx.save_for_backward(x, swap_index, own_share, mean, std)
 
     @staticmethod
     def backward(ctx, grad, *_):
-        x, swap_index, mean, std = ctx.saved_tensors
-        dims, eps, positive_only, moments = ctx.settings
+        x, swap_index, own_share, mean, std = ctx.saved_tensors
+        dims, eps, positive_only, moments, detach = ctx.settings
         if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph, torch.func.grad)
             pull_back = torch.func.vjp(
-                lambda features: moment_exchange_ref(features, swap_index, dims, eps, positive_only, moments), x
+                lambda features: moment_exchange_ref(
+                    features, swap_index, dims, eps, positive_only, moments, own_share, detach
+                ),
+                x,
             )[1]
-            return *pull_back(grad), None, None, None, None, None
-        grad_x = _exchange_grad(grad, x, swap_index, mean, std, dims, positive_only, moments)
-        return grad_x, None, None, None, None, None
+            return *pull_back(grad), *_NO_GRADIENTS
+        if detach == "both":
+            scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
+            return (grad * scale).to(grad.dtype), *_NO_GRADIENTS
+        grad_x = _exchange_grad(grad, x, swap_index, own_share, mean, std, dims, positive_only, moments, detach)
+        return grad_x, *_NO_GRADIENTS
 
     @staticmethod
-    def vmap(info, in_dims, x, swap_index, dims, eps, positive_only, moments):
+    def vmap(info, in_dims, x, swap_index, own_share, *settings):
         """Batches of batches are one batch in which sample i of batch b is sample b * B + i."""
         x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
         if in_dims[1] is None:
             swap_index = swap_index.expand(info.batch_size, *swap_index.shape)
         else:
             swap_index = swap_index.movedim(in_dims[1], 0)
+        if own_share is not None:
+            across = in_dims[2] is None
+            own_share = own_share.expand(info.batch_size, -1) if across else own_share.movedim(in_dims[2], 0)
+            own_share = own_share.flatten()
         first = torch.arange(info.batch_size, device=x.device)[:, None] * x.shape[1]
-        outputs = _MomentExchange.apply(
-            x.flatten(0, 1), (swap_index + first).flatten(), dims, eps, positive_only, moments
-        )
+        outputs = _MomentExchange.apply(x.flatten(0, 1), (swap_index + first).flatten(), own_share, *settings)
         return tuple(out.unflatten(0, x.shape[:2]) for out in outputs), (0, 0, 0)
 
 
@@ -179,9 +207,11 @@ def moment_exchange_closed_form(
     eps: float = 1e-5,
     positive_only: bool = False,
     moments: str = "both",
+    own_share: Tensor | None = None,
+    detach: str = "none",
 ) -> Tensor:
     """`moment_exchange_ref` with a closed-form backward; arguments and result are the same.
 
     A differentiable gradient (`create_graph=True`, `torch.func.grad`) is taken through `moment_exchange_ref`.
     """
-    return _MomentExchange.apply(x, swap_index, dims, eps, positive_only, moments)[0]
+    return _MomentExchange.apply(x, swap_index, own_share, dims, eps, positive_only, moments, detach)[0]

@@ -1,23 +1,15 @@
 """`moment_exchange`: check the arguments, lay out the axes, call a backend."""
 
-import math
-import re
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ..utils.messages import nearest
+from .arguments import check_features, check_own_share, check_settings, check_swap_index, parse_norm
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 
-__all__ = ["BACKENDS", "MOMENTS", "NORMS", "check_settings", "check_swap_index", "moment_exchange", "parse_norm"]
-
-NORMS = ("pono", "in", "ln", "gn{G}", "gn-d{D}", "gpono{G}", "gpono-d{D}")
-MOMENTS = ("both", "mean", "std")
-_OUT_OF_EVERY_RANGE = 2**62
-
-_GROUPED = re.compile(r"(gn|gpono)(-d)?([1-9][0-9]*)")
+__all__ = ["BACKENDS", "moment_exchange"]
 
 
 def _triton(*args) -> Tensor:
@@ -31,93 +23,11 @@ def _triton(*args) -> Tensor:
 BACKENDS = {"reference": moment_exchange_ref, "closed_form": moment_exchange_closed_form, "triton": _triton}
 
 
-def parse_norm(norm: str) -> tuple[str, int, bool]:
-    """Parse the name of a norm.
-
-    Args:
-        norm: `pono`, `in`, `ln`, or a grouped one: `gn4` and `gpono4` have 4 groups of channels, `gn-d4` and
-            `gpono-d4` have groups of 4 channels.
-
-    Returns:
-        (kind, number, number_is_group_size) with kind one of `pono`, `in`, `ln`, `gn`, `gpono`.
-
-    Raises:
-        ValueError: `norm` is `bn` or unknown; the message names the nearest right spelling.
-    """
-    if norm in ("pono", "in", "ln"):
-        return norm, 1, False
-    if isinstance(norm, str) and (match := _GROUPED.fullmatch(norm)):
-        return match[1], int(match[3]), match[2] is not None
-    if norm in ("bn", "batch_norm", "batchnorm"):
-        raise ValueError(
-            f"norm={norm!r}: batch normalisation shares its moments among all samples, so there is nothing "
-            "to exchange. Use 'pono', 'in', 'ln' or a grouped norm."
-        )
-    spellings = ["pono", "in", "ln", "gn4", "gn-d4", "gpono4", "gpono-d4"]
-    hint = nearest(str(norm).lower(), spellings, 0.3)
-    raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}{hint}")
-
-
-def check_settings(*, norm: str, eps: float, positive_only: bool, moments: str) -> None:
-    """See that the settings of an exchange are what `moment_exchange` takes.
-
-    Raises:
-        ValueError: One of them is not; the message names it and its value.
-    """
-    parse_norm(norm)
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
-        raise ValueError(f"eps={eps!r}: expected a finite number >= 0")
-    if not isinstance(positive_only, bool):
-        raise ValueError(f"positive_only={positive_only!r}: expected True or False")
-    if moments not in MOMENTS:
-        raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}{nearest(moments, MOMENTS)}")
-
-
 def _check_backend(backend: str) -> Callable[..., Tensor]:
     if backend not in BACKENDS:
         hint = nearest(str(backend).lower(), BACKENDS, 0.3)
         raise ValueError(f"backend={backend!r}: expected None or one of {', '.join(BACKENDS)}{hint}")
     return BACKENDS[backend]
-
-
-def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
-    """Check that a `swap_index` names one donor for each sample, as far as that is possible without waiting for a GPU.
-
-    Where the values cannot be read (on a GPU, in a compiled graph, under vmap), indexing would wrap a negative one
-    around, and vmap would read another batch. There they are made so large that indexing itself refuses them.
-
-    Args:
-        swap_index: Donor of each sample, (B,), int64.
-        batch_size: B.
-        of: What has the samples, for the message.
-
-    Returns:
-        `swap_index`, or one whose values outside of [0, B) are out of every range.
-
-    Raises:
-        TypeError: It is no tensor of dtype int64.
-        ValueError: It has another shape.
-        IndexError: Values outside of [0, B), where they can be read.
-    """
-    if not isinstance(swap_index, Tensor) or swap_index.dtype != torch.int64:
-        found = swap_index.dtype if isinstance(swap_index, Tensor) else type(swap_index).__name__
-        raise TypeError(f"swap_index must be a tensor of dtype torch.int64, got {found}")
-    if swap_index.shape != (batch_size,):
-        raise ValueError(
-            f"swap_index must have shape ({batch_size},), one donor per sample of {of}, got {tuple(swap_index.shape)}"
-        )
-    if not batch_size:
-        return swap_index
-    if torch.compiler.is_compiling() or swap_index.device.type != "cpu" or not _is_plain(swap_index):
-        return swap_index.where((swap_index >= 0) & (swap_index < batch_size), _OUT_OF_EVERY_RANGE)
-    low, high = torch.aminmax(swap_index)
-    if low < 0 or high >= batch_size:
-        raise IndexError(f"swap_index holds {int(low)}..{int(high)}, expected values in [0, {batch_size})")
-    return swap_index
-
-
-def _is_plain(x: Tensor) -> bool:
-    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> int:
@@ -137,6 +47,10 @@ def _moment_dims(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, tuple[
         return x, spatial
     if kind == "ln":
         return x, tuple(range(1, x.ndim))
+    if kind == "freq":
+        if x.ndim != 4:
+            raise ValueError(f"norm='freq' needs the axes batch, channel, frequency and time, got {tuple(x.shape)}")
+        return x, tuple(sorted((channel_dim, spatial[1])))
     groups = _group_count(x.shape[channel_dim], norm, number, is_group_size)
     view = x.unflatten(channel_dim, (groups, x.shape[channel_dim] // groups))
     within = channel_dim + 1
@@ -153,6 +67,8 @@ def moment_exchange(
     eps: float = 1e-5,
     positive_only: bool = False,
     moments: str = "both",
+    own_share: Tensor | None = None,
+    detach: str = "none",
     channel_dim: int = 1,
     backend: str | None = None,
 ) -> Tensor:
@@ -166,19 +82,25 @@ def moment_exchange(
         std = (var + eps).sqrt()
         y = (x - mean) / std * std[swap_index] + mean[swap_index]
 
-    Source: Li et al., CVPR 2021 (arXiv 2002.11102), section 3.
+    With an `own_share` l, the new mean is `l * mean + (1 - l) * mean[swap_index]`, and likewise the new std.
+
+    Source: Li et al., CVPR 2021 (arXiv 2002.11102), section 3; `own_share` and `detach`: MixStyle, Zhou et al., ICLR
+    2021 (arXiv 2104.02008), and permuted AdaIN, Nuriel et al., CVPR 2021 (arXiv 2010.05785).
 
     Args:
         x: Features, (B, C, *spatial) or, with `channel_dim=-1`, (B, *spatial, C); 2 to 5 dimensions, floating point.
         swap_index: Donor of each sample, (B,), int64, on the device of `x`; usually a permutation.
         norm: Axes of the moments. `pono` over C, one pair of moments per position; `in` over the spatial axes, one pair
             per channel; `ln` over C and space; `gn4` over 4 channel groups and space, `gn-d4` likewise with groups of
-            4 channels; `gpono4`, `gpono-d4` over the channels of each group.
+            4 channels; `gpono4`, `gpono-d4` over the channels of each group; `freq` over C and the last spatial axis,
+            for spectrograms (B, C, frequency, time).
         eps: Added to the variance before the square root.
         positive_only: Take the moments of the positive entries alone (biased variance); no positive entry counts as
             mean 0, variance 0. A single positive entry has variance 0 too, so the others of its group are divided by
             sqrt(eps): rare, but large enough to upset a BatchNorm that follows. A larger `eps` bounds it.
         moments: What comes from the donor: "both", "mean" or "std".
+        own_share: Share of a sample's own moments in its new ones, (B,), in [0, 1]; None for 0, a whole exchange.
+        detach: The moments that count as constants for the gradient: "none"; "donor", those of the donor; "both".
         channel_dim: Axis of the channels, 1 or -1 (the last).
         backend: "reference" is the formula under autograd; "closed_form" has a closed-form backward, which keeps only
             the features and their moments; "triton" does the same in Triton kernels, on CUDA. None takes
@@ -188,9 +110,10 @@ def moment_exchange(
         Features of the shape, dtype and memory format of `x`.
 
     Raises:
-        TypeError: `x` is not floating point, or `swap_index` is not int64.
-        ValueError: Unknown `norm`, `moments` or `backend`; channels that do not divide into the groups; moments over
-            a single element, whose unbiased variance does not exist; shapes or devices that do not fit.
+        TypeError: `x` or `own_share` is not floating point, or `swap_index` is not int64.
+        ValueError: Unknown `norm`, `moments`, `detach` or `backend`; `own_share` out of range; channels that do not
+            divide into the groups; moments over a single element, whose unbiased variance does not exist; shapes or
+            devices that do not fit.
         ImportError: "triton" is asked for and not installed.
         IndexError: `swap_index` out of range. Where its values cannot be checked beforehand (on a GPU, in a compiled
             graph, under vmap), indexing fails with an error of its own, and Triton gives NaN.
@@ -198,18 +121,15 @@ def moment_exchange(
     Example:
         Each position of sample 0 takes on the mean and the standard deviation of sample 1, and the other way round:
 
+        >>> import torch
         >>> x = torch.tensor([[[1.0], [3.0]], [[10.0], [30.0]]])  # (2, 2, 1): B, C, N
         >>> moment_exchange(x, torch.tensor([1, 0]), eps=0.0).flatten(1)
         tensor([[10., 30.],
                 [ 1.,  3.]])
     """
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating point tensor, got {x.dtype}")
-    if not 2 <= x.ndim <= 5:
-        raise ValueError(f"x must have 2 to 5 dimensions, got shape {tuple(x.shape)}")
-    if channel_dim not in (1, -1, x.ndim - 1):
-        raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1 (the last axis) for x of {x.ndim} dimensions")
-    check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments)
+    check_features(x, channel_dim)
+    check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments, detach=detach)
+    own_share = check_own_share(own_share, x)
     exchange = BACKENDS["closed_form"] if backend is None else _check_backend(backend)
     swap_index = check_swap_index(swap_index, x.shape[0], "x")
     if swap_index.device != x.device:
@@ -223,4 +143,4 @@ def moment_exchange(
             f"norm={norm!r} takes its moments over {count} element(s) of x with shape {tuple(x.shape)}; "
             "the variance of a single element does not exist. Choose another norm or another site."
         )
-    return exchange(view, swap_index, dims, eps, positive_only, moments).reshape(x.shape)
+    return exchange(view, swap_index, dims, eps, positive_only, moments, own_share, detach).reshape(x.shape)

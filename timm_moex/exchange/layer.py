@@ -2,23 +2,30 @@
 
 from torch import Tensor, nn
 
-from .functional import check_settings, moment_exchange
+from ..utils.messages import nearest
+from .arguments import check_settings
+from .distribution import match_distribution
+from .functional import moment_exchange
 
-__all__ = ["MomentExchange"]
+__all__ = ["MATCH", "MomentExchange"]
+
+MATCH = ("moments", "distribution")
 
 
 class MomentExchange(nn.Module):
     """Moment Exchange with fixed settings; see `moment_exchange` for what they mean.
 
     Args:
-        norm: `pono`, `in`, `ln`, `gn4`, `gn-d4`, `gpono4`, `gpono-d4` (any number).
+        norm: `pono`, `in`, `ln`, `freq`, `gn4`, `gn-d4`, `gpono4`, `gpono-d4` (any number).
         eps: Added to the variance.
         positive_only: Moments of the positive entries alone.
         moments: "both", "mean" or "std".
         channel_dim: 1 for (B, C, *spatial), -1 for (B, *spatial, C).
+        detach: "none", "donor" or "both".
+        match: "moments", or "distribution" for `match_distribution`, which knows no other setting and only norm `in`.
 
     Raises:
-        ValueError: An unknown setting.
+        ValueError: An unknown setting, or one that `match="distribution"` does not know.
 
     Example:
         >>> import torch
@@ -34,19 +41,39 @@ class MomentExchange(nn.Module):
         positive_only: bool = False,
         moments: str = "both",
         channel_dim: int = 1,
+        detach: str = "none",
+        match: str = "moments",
     ):
         super().__init__()
-        check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments)
+        check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments, detach=detach)
         if channel_dim not in (1, -1):
             raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1")
+        if match not in MATCH:
+            raise ValueError(f"match={match!r}: expected one of {', '.join(MATCH)}{nearest(match, MATCH)}")
+        if match == "distribution" and (norm, positive_only, moments, detach) != ("in", False, "both", "none"):
+            raise ValueError(
+                "match='distribution' takes whole channels, so it has norm='in', positive_only=False, moments='both', "
+                f"detach='none'; got norm={norm!r}, positive_only={positive_only}, moments={moments!r}, "
+                f"detach={detach!r}"
+            )
         self.norm = norm
         self.eps = eps
         self.positive_only = positive_only
         self.moments = moments
         self.channel_dim = channel_dim
+        self.detach = detach
+        self.match = match
 
-    def forward(self, x: Tensor, swap_index: Tensor) -> Tensor:
-        """Give each sample of `x` (B, ...) the moments of the sample that `swap_index` (B,) names."""
+    def forward(self, x: Tensor, swap_index: Tensor, own_share: Tensor | None = None) -> Tensor:
+        """Give each sample of `x` (B, ...) the moments of the sample that `swap_index` (B,) names.
+
+        Args:
+            x: Features.
+            swap_index: Donor of each sample.
+            own_share: Share of a sample's own moments, (B,); None for 0.
+        """
+        if self.match == "distribution":
+            return match_distribution(x, swap_index, own_share=own_share, channel_dim=self.channel_dim)
         return moment_exchange(
             x,
             swap_index,
@@ -54,11 +81,15 @@ class MomentExchange(nn.Module):
             eps=self.eps,
             positive_only=self.positive_only,
             moments=self.moments,
+            own_share=own_share,
+            detach=self.detach,
             channel_dim=self.channel_dim,
         )
 
     def extra_repr(self) -> str:
-        return (
+        shown = (
             f"norm={self.norm!r}, eps={self.eps}, positive_only={self.positive_only}, moments={self.moments!r}, "
             f"channel_dim={self.channel_dim}"
         )
+        shown += f", detach={self.detach!r}" if self.detach != "none" else ""
+        return shown + (f", match={self.match!r}" if self.match != "moments" else "")

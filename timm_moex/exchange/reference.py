@@ -14,6 +14,8 @@ def moment_exchange_ref(
     eps: float = 1e-5,
     positive_only: bool = False,
     moments: str = "both",
+    own_share: Tensor | None = None,
+    detach: str = "none",
 ) -> Tensor:
     """Exchange the moments of each sample for those of its donor.
 
@@ -24,6 +26,8 @@ def moment_exchange_ref(
         eps: Added to the variance before the square root.
         positive_only: Moments of the positive entries alone.
         moments: "both", "mean" or "std": what comes from the donor.
+        own_share: Share of a sample's own moments in its new ones, (B,), in [0, 1]; None for 0.
+        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
 
     Returns:
         Features of the shape and dtype of `x`.
@@ -39,6 +43,17 @@ def moment_exchange_ref(
         mean = features.mean(dims, keepdim=True)
         var = features.var(dims, keepdim=True, correction=1)
     std = (var + eps).sqrt()
-    new_mean = mean if moments == "std" else mean[swap_index]
-    new_std = std if moments == "mean" else std[swap_index]
+    if detach == "both":
+        mean, std = mean.detach(), std.detach()
+    new_mean = mean if moments == "std" else _mixed(mean, swap_index, own_share, detach)
+    new_std = std if moments == "mean" else _mixed(std, swap_index, own_share, detach)
     return ((features - mean) / std * new_std + new_mean).to(x.dtype)
+
+
+def _mixed(moment: Tensor, swap_index: Tensor, own_share: Tensor | None, detach: str) -> Tensor:
+    """The donor's moment, or its mixture with a sample's own."""
+    donors = (moment.detach() if detach == "donor" else moment)[swap_index]
+    if own_share is None:
+        return donors
+    share = own_share.to(moment.dtype).view(-1, *[1] * (moment.ndim - 1))
+    return share * moment + (1 - share) * donors

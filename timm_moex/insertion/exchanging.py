@@ -1,6 +1,6 @@
 """`exchanging`: an exchange in a forward that takes another way than `model(x)`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -12,7 +12,12 @@ __all__ = ["exchanging"]
 
 
 @contextmanager
-def exchanging(model: nn.Module, swap_index: Tensor | None, swap_layer: str | None = None) -> Iterator[None]:
+def exchanging(
+    model: nn.Module,
+    swap_index: Tensor | Mapping[str, Tensor | None] | None,
+    swap_layer: str | None = None,
+    own_share: Tensor | Mapping[str, Tensor] | None = None,
+) -> Iterator[None]:
     """Exchange moments in the one forward of the body, whichever way it takes.
 
     `model(x, swap_index=...)` is the shorter way for a twin itself. This one serves `forward_features`,
@@ -21,11 +26,13 @@ def exchanging(model: nn.Module, swap_index: Tensor | None, swap_layer: str | No
 
     Args:
         model: A model that holds MoEx, at any depth.
-        swap_index: Donor of each sample, (B,), int64; None for a forward without an exchange.
-        swap_layer: The site, where the model has several.
+        swap_index: Donor of each sample, (B,), int64; a mapping from site to donors for several exchanges; None for a
+            forward without an exchange.
+        swap_layer: The site, where the model has several and `swap_index` is a tensor.
+        own_share: Share of a sample's own moments, (B,), or by site; None for 0.
 
     Raises:
-        TypeError: `swap_index` is no tensor.
+        TypeError: `swap_index` is neither a tensor nor a mapping.
         ValueError: The model holds no MoEx or several, or `swap_layer` is no site of it.
         RuntimeError: The body exchanged nothing, or more than once.
 
@@ -41,9 +48,9 @@ def exchanging(model: nn.Module, swap_index: Tensor | None, swap_layer: str | No
     moex = find_moex(model)
     if moex is None:
         raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
-    if not isinstance(swap_index, (Tensor, type(None))):
+    if not isinstance(swap_index, (Tensor, Mapping, type(None))):
         raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {type(swap_index).__name__}")
-    forward = Forward(moex, moex.choose(swap_index, swap_layer), swap_index, is_body=True)
+    forward = Forward(moex, moex.plan(swap_index, swap_layer, own_share), is_body=True)
     moex.ever_asked = True
     open_(forward)
     try:

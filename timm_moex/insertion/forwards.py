@@ -15,12 +15,12 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .sites import Site
+from .request import Exchange
 
 __all__ = ["Forward", "close", "keep_with", "open_", "recomputed", "running"]
 
@@ -29,19 +29,12 @@ _finished: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # and running ones: t
 _lock = threading.Lock()
 
 
-class _AtSite(Protocol):
-    """What exchanges, as far as a forward needs to know it."""
-
-    site: Site
-
-
 class Forward:
     """One forward through a model that holds MoEx.
 
     Args:
         moex: The model's MoEx.
-        site: The site that exchanges; None for a plain forward.
-        swap_index: Donor of each sample, (B,), int64; None for a plain forward.
+        exchanges: By the name of the site; empty for a plain forward.
         frame: The frame of the model's call, which lives as long as the forward; None if `torch.compile` traces it.
         outer: The body of an `exchanging` that this forward belongs to, if there is one.
         is_body: Whether this is such a body, which ends with its `with` statement and not with a frame.
@@ -50,19 +43,17 @@ class Forward:
     def __init__(
         self,
         moex: nn.Module,
-        site: _AtSite | None,
-        swap_index: Tensor | None,
+        exchanges: dict[str, Exchange],
         frame: FrameType | None = None,
         outer: "Forward | None" = None,
         is_body: bool = False,
     ) -> None:
         self.moex = moex
-        self.site = site
-        self.swap_index = swap_index
+        self.exchanges = exchanges
         self.frame = frame
         self.outer = outer
         self.is_body = is_body
-        self.times_exchanged = 0
+        self.times_exchanged = dict.fromkeys(exchanges, 0)
         self.traced = torch.compiler.is_compiling()
         if not self.traced:
             self.graph_task = torch._C._current_graph_task_id()
@@ -71,13 +62,17 @@ class Forward:
             self.thread = _this_thread()
 
     def check_exchanged_once(self) -> None:
-        """Raise RuntimeError unless the exchange that was asked for happened exactly once."""
-        if self.site is not None and self.times_exchanged != 1:
-            site = self.site.site
-            raise RuntimeError(
-                f"site {site.name!r}: {site.module} exchanged {self.times_exchanged} times in this forward instead of "
-                "once; choose another layer"
-            )
+        """Raise RuntimeError unless every exchange that was asked for happened exactly once."""
+        for name, times in self.times_exchanged.items():
+            if times != 1:
+                raise RuntimeError(
+                    f"site {name!r} exchanged {times} times in this forward instead of once; choose another layer"
+                )
+
+    def repeats(self, other: "Forward") -> bool:
+        """Whether the other forward exchanges the same at the same sites."""
+        mine, theirs = self.exchanges, other.exchanges
+        return mine.keys() == theirs.keys() and all(a is b for k in mine for a, b in zip(mine[k], theirs[k]))
 
     def made_node(self, number: int) -> bool:
         """Whether autograd gave this number to a node during this forward, if it was in this forward's thread."""
@@ -145,7 +140,8 @@ def close(forward: Forward, output: Any = None) -> None:
     if forward in stack:
         _local.stack = stack[: stack.index(forward)]
     if forward.outer is not None:
-        forward.outer.times_exchanged += forward.times_exchanged
+        for name, times in forward.times_exchanged.items():
+            forward.outer.times_exchanged[name] += times
     forward.frame = None
     if not forward.traced:
         forward.end_node = torch.autograd._get_sequence_nr()
@@ -195,9 +191,7 @@ def recomputed(moex: nn.Module, called_directly: bool) -> Forward | None:
         )
     innermost = max(known, key=lambda forward: forward.first_node)
     for other in known:  # in one thread forwards are nested or follow each other; numbers of two threads can be equal
-        if other.thread is not innermost.thread and (
-            other.swap_index is not innermost.swap_index or other.site is not innermost.site
-        ):
+        if other.thread is not innermost.thread and not other.repeats(innermost):
             raise RuntimeError(
                 "gradient checkpointing computes a segment again, and forwards of two threads fit it; run backward "
                 "before another thread's forward, or give each thread its own copy of the model"

@@ -1,6 +1,7 @@
 """`insert_moex`: from a site's name to its module, and the hooks onto it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..utils.checks import check_fraction, check_model
 from ..utils.messages import nearest
 from .find import find_moex, holds_moex
 from .moex import MoEx, SiteExchange
+from .presets import Preset, find_preset
 from .sites import KnownSites, Site, known_sites
 
 __all__ = ["called_module", "hook_moex", "insert_moex", "plan_moex", "remove_moex"]
@@ -108,30 +110,46 @@ def insert_moex(
     model: nn.Module,
     layer: str | Sequence[str] | None = None,
     *,
+    preset: str = "moex",
     norm: str | None = None,
-    eps: float = 1e-5,
-    positive_only: bool = False,
-    moments: str = "both",
-    lam: float = 0.9,
-    prob: float = 1.0,
+    eps: float | None = None,
+    positive_only: bool | None = None,
+    moments: str | None = None,
+    detach: str | None = None,
+    match: str | None = None,
+    lam: float | None = None,
+    prob: float | None = None,
+    alpha: float | None = None,
+    each_site: bool | None = None,
+    off_epoch: int = 0,
+    ramp_epochs: int = 0,
     channel_dim: int | None = None,
 ) -> nn.Module:
     """Give a model a MoEx insertion point; its class, parameters and `state_dict` keys stay its own.
 
     Afterwards `model(x)` computes what it did before, and `model(x, swap_index=idx)` exchanges the moments of each
-    sample's features for those of sample `idx[i]`, exactly once, or raises. With several layers the call names one:
-    `model(x, swap_index=idx, swap_layer="stage1")`. Other ways through the model exchange inside `exchanging`.
+    sample's features for those of sample `idx[i]`, exactly once, or raises. With several layers the call names one,
+    `model(x, swap_index=idx, swap_layer="stage1")`, or gives donors for each: `swap_index={"stage1": i, "stage2": j}`.
+    `own_share`, (B,), mixes a sample's own moments in. Other ways through the model exchange inside `exchanging`.
 
     Args:
         model: The bare model (not wrapped, not compiled); changed in place.
-        layer: A site of `moex_sites(model)`, a dotted module path, or several of them. Default: that of the model's
-            family, see `timm_moex.insertion.families`.
-        norm: Axes of the moments, see `moment_exchange`. Default: the site's, see `moex_sites`.
+        layer: A site of `moex_sites(model)`, a dotted module path, or several of them. Default: the preset's; of the
+            preset "moex" that of the model's family, see `timm_moex.insertion.families`.
+        preset: "moex", "padain", "mixstyle", "freq_mixstyle" or "efdmix", see `timm_moex.insertion.presets`; the
+            default of every setting that is None below.
+        norm: Axes of the moments, see `moment_exchange`; of the preset "moex" the site's, see `moex_sites`.
         eps: Added to the variance.
         positive_only: Moments of the positive entries alone.
         moments: "both", "mean" or "std".
+        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
+        match: "moments", or "distribution" for `match_distribution`.
         lam: Weight of a sample's own label in the loss.
-        prob: Probability that `MoExTask` exchanges a batch.
+        prob: Probability that `MoExTask` exchanges a batch, or with `each_site` a batch at one site.
+        alpha: `MoExTask` draws the share of a sample's own moments from Beta(alpha, alpha); 0 for none.
+        each_site: Whether `MoExTask` draws a coin and a permutation for each site, or one of the sites for a batch.
+        off_epoch: `MoExTask` exchanges nothing from this epoch on, counted from 0; 0 for never.
+        ramp_epochs: `MoExTask` raises the probability linearly to `prob` over so many epochs; 0 for none.
         channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know. 2d
             convolutions, batch norms and pools define it, and so does a block of them.
 
@@ -140,7 +158,8 @@ def insert_moex(
 
     Raises:
         TypeError: `model` is no module, is wrapped, compiled or scripted.
-        ValueError: Unknown layer (the message lists the sites) or setting, or the model already holds MoEx.
+        ValueError: Unknown layer (the message lists the sites), preset or setting, settings that do not go together,
+            or the model already holds MoEx.
 
     Example:
         >>> import timm
@@ -151,7 +170,8 @@ def insert_moex(
     """
     _check_model(model)
     moex = plan_moex(
-        model, layer, norm=norm, eps=eps, positive_only=positive_only, moments=moments, lam=lam, prob=prob,
+        model, layer, preset=preset, norm=norm, eps=eps, positive_only=positive_only, moments=moments, detach=detach,
+        match=match, lam=lam, prob=prob, alpha=alpha, each_site=each_site, off_epoch=off_epoch, ramp_epochs=ramp_epochs,
         channel_dim=channel_dim,
     )  # fmt: skip
     hook_moex(model, moex, [called_module(model, exchange.site) for exchange in moex.sites])
@@ -163,28 +183,74 @@ def plan_moex(
     model: nn.Module,
     layer: str | Sequence[str] | None = None,
     *,
-    norm: str | None = None,
-    lam: float = 0.9,
-    prob: float = 1.0,
+    preset: str = "moex",
     channel_dim: int | None = None,
-    **settings: Any,
+    **overrides: Any,
 ) -> MoEx:
     """The MoEx that `insert_moex` would put into a model with these arguments; the model is not changed."""
-    check_fraction("lam", lam)
-    check_fraction("prob", prob)
+    chosen = find_preset(preset)
+    settings = chosen.with_overrides(overrides)
+    _check_settings(settings)
     if channel_dim not in (None, 1, -1):
         raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1")
     known = known_sites(model)
-    if layer is None:
-        layer = known.default_layer
-        if layer is None:
-            raise ValueError(f"{type(model).__name__} is unknown to timm_moex; give layer= and channel_dim=")
-    layers = [layer] if isinstance(layer, str) else list(layer)
+    layers = _default_layers(model, chosen, known) if layer is None else layer
+    layers = [layers] if isinstance(layers, str) else list(layers)
     sites = [_find_site(model, name, known, channel_dim) for name in layers]
     if not sites or len({site.name for site in sites}) < len(sites):
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
+    norm = settings.pop("norm")
+    if norm == "freq":
+        _check_frequencies(model, sites, known)
+    if settings["each_site"] and settings["lam"] < 1 and len(sites) > 1:
+        raise ValueError(
+            f"each_site=True with lam={settings['lam']} at {len(sites)} sites: labels are mixed by one permutation, "
+            "and each site would draw its own; give lam=1 or each_site=False"
+        )
+    of_moex = {key: settings.pop(key) for key in _OF_MOEX if key in settings}
     exchanges = [SiteExchange(site, norm=site.norm if norm is None else norm, **settings) for site in sites]
-    return MoEx(exchanges, known.aliases, lam, prob)
+    return MoEx(exchanges, known.aliases, preset=preset, **of_moex)
+
+
+# Settings of the MoEx; the others are those of each exchange
+_OF_MOEX = ("lam", "prob", "alpha", "each_site", "off_epoch", "ramp_epochs")
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    check_fraction("lam", settings["lam"])
+    check_fraction("prob", settings["prob"])
+    alpha = settings["alpha"]
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha={alpha!r}: expected a finite number >= 0")
+    if not isinstance(settings["each_site"], bool):
+        raise ValueError(f"each_site={settings['each_site']!r}: expected True or False")
+    for name in ("off_epoch", "ramp_epochs"):
+        epochs = settings.get(name, 0)
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(f"{name}={epochs!r}: expected a whole number >= 0")
+
+
+def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSites) -> None:
+    for site in sites:
+        where = f"norm='freq': {site.name} of {type(model).__name__}"
+        if site.layout == "NLC":
+            raise ValueError(f"{where} has tokens, not frequency and time")
+        if known.family is not None and site.norm == "in":
+            raise ValueError(f"{where} is followed by a LayerNorm over the channels, which undoes the exchange")
+
+
+def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str | list[str]:
+    if known.default_layer is None:
+        raise ValueError(f"{type(model).__name__} is unknown to timm_moex; give layer= and channel_dim=")
+    names = list(known.by_name)
+    if preset.layers == "default":
+        return known.default_layer
+    if preset.layers == "stem":
+        return names[0]
+    if preset.layers == "all":
+        return names
+    stages = [name for name in names if name != "stem"]
+    return stages[: max(1, min(3, len(stages) - 1))]
 
 
 def hook_moex(model: nn.Module, moex: MoEx, modules: Sequence[nn.Module]) -> None:

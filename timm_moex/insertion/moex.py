@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..exchange.layer import MomentExchange
 from .forwards import Forward, close, keep_with, open_, recomputed, running
+from .request import Exchange, requested_exchanges
 from .sites import Site
 
 __all__ = ["MoEx", "SiteExchange"]
@@ -49,26 +50,27 @@ class SiteExchange(MomentExchange):
     def _exchange(self, module: nn.Module, value: Any) -> Any:
         """The value with exchanged moments; None, which leaves it as it is, where no exchange is asked for here."""
         forward = self.forward_here(module)
-        if forward is None or forward.swap_index is None:
+        if forward is None:
             return None
-        swap_index = forward.swap_index
+        asked = forward.exchanges[self.site.name]
         if self.site.tuple_entries is not None and isinstance(value, (tuple, list)):
             parts = list(value)
             chosen = parts[self.site.tuple_entries]
-            parts[self.site.tuple_entries] = [self._exchange_tensor(x, swap_index) for x in chosen]
+            parts[self.site.tuple_entries] = [self._exchange_tensor(x, asked) for x in chosen]
             exchanged: Any = type(value)(parts)
         else:
-            exchanged = self._exchange_tensor(value, swap_index)
+            exchanged = self._exchange_tensor(value, asked)
         keep_with(forward, exchanged)
         return exchanged
 
     def forward_here(self, module: nn.Module) -> Forward | None:
         """The forward that exchanges at this site now; it counts the exchange unless backward repeats it."""
         forward = running(self.moex)
+        name = self.site.name
         if forward is not None:
-            if forward.site is not self:
+            if name not in forward.exchanges:
                 return None
-            forward.times_exchanged += 1
+            forward.times_exchanged[name] += 1
             return forward
         if torch.compiler.is_compiling():
             return None
@@ -76,13 +78,13 @@ class SiteExchange(MomentExchange):
             self.moex.note_direct_call(module)
             return None
         forward = recomputed(self.moex, self.moex.called_directly)
-        return forward if forward is not None and forward.site is self else None
+        return forward if forward is not None and name in forward.exchanges else None
 
-    def _exchange_tensor(self, x: Any, swap_index: Tensor) -> Tensor:
+    def _exchange_tensor(self, x: Any, asked: Exchange) -> Tensor:
         self._check_tensor(x)
         if prefix := self.site.prefix_tokens:
-            return torch.cat([x[:, :prefix], self(x[:, prefix:], swap_index)], dim=1)
-        return self(x, swap_index)
+            return torch.cat([x[:, :prefix], self(x[:, prefix:], *asked)], dim=1)
+        return self(x, *asked)
 
     def _check_tensor(self, x: Any) -> None:
         site = self.site
@@ -107,18 +109,40 @@ class MoEx(nn.Module):
 
     Attributes:
         sites: The exchanges, a `SiteExchange` each.
+        preset: The preset that the settings started from.
         lam: Weight of a sample's own label in the loss; the donor of the moments gets 1 - lam.
-        prob: Probability that the task exchanges a batch.
+        prob: Probability that the task exchanges a batch, or with `each_site` a batch at one site.
+        alpha: The task draws the share of own moments from Beta(alpha, alpha); 0 for none.
+        each_site: Whether the task draws a coin and a permutation for each site, or one site for a batch.
+        off_epoch: The task exchanges nothing from this epoch on, counted from 0; 0 for never.
+        ramp_epochs: The task raises the probability linearly to `prob` over so many epochs; 0 for none.
     """
 
     sites: Sequence[SiteExchange]
 
-    def __init__(self, sites: Sequence[SiteExchange], aliases: dict[str, str], lam: float, prob: float):
+    def __init__(
+        self,
+        sites: Sequence[SiteExchange],
+        aliases: dict[str, str],
+        *,
+        preset: str = "moex",
+        lam: float,
+        prob: float,
+        alpha: float = 0.0,
+        each_site: bool = False,
+        off_epoch: int = 0,
+        ramp_epochs: int = 0,
+    ):
         super().__init__()
         self.sites = nn.ModuleList(sites)  # type: ignore[assignment]
         self.aliases = aliases
+        self.preset = preset
         self.lam = lam
         self.prob = prob
+        self.alpha = alpha
+        self.each_site = each_site
+        self.off_epoch = off_epoch
+        self.ramp_epochs = ramp_epochs
         self.ever_asked = False
         self.called_directly = False
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -145,23 +169,24 @@ class MoEx(nn.Module):
         )
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Root forward-pre-hook: take `swap_index` and `swap_layer` out of the call and begin a forward with them."""
+        """Root forward-pre-hook: take the arguments of the exchange out of the call and begin a forward with them."""
         kwargs = dict(kwargs)
         asked = "swap_index" in kwargs
-        swap_index, swap_layer = kwargs.pop("swap_index", None), kwargs.pop("swap_layer", None)
-        site: Any = self.choose(swap_index, swap_layer)
+        exchanges = self.plan(
+            kwargs.pop("swap_index", None), kwargs.pop("swap_layer", None), kwargs.pop("own_share", None)
+        )
         body = running(self)
-        if asked or swap_layer is not None or body is None or not body.is_body:
+        if asked or body is None or not body.is_body:
             body = None
         else:
-            site, swap_index = body.site, body.swap_index
-        if swap_index is not None:
+            exchanges = body.exchanges
+        if exchanges:
             self._check_call(model, args, kwargs)
         frame = None
         if not torch.compiler.is_compiling():
             self._warn_if_never_asked(asked or body is not None)
             frame = sys._getframe(1)
-        open_(Forward(self, site, swap_index, frame, body))
+        open_(Forward(self, exchanges, frame, body))
         return args, kwargs
 
     def _check_call(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -174,7 +199,7 @@ class MoEx(nn.Module):
             )
 
     def finish(self, model: nn.Module, args: tuple, output: Any) -> None:
-        """Root forward hook: check that the exchange happened exactly once. Called after most failed forwards too."""
+        """Root forward hook: check that each exchange happened exactly once. Called after most failed forwards too."""
         forward = running(self)
         if forward is None or forward.is_body:
             return
@@ -184,26 +209,28 @@ class MoEx(nn.Module):
         if output is not None:
             forward.check_exchanged_once()
 
-    def choose(self, swap_index: Tensor | None, swap_layer: str | None) -> SiteExchange | None:
-        """The site that a call asks for; None for a plain call.
+    def plan(self, swap_index: Any, swap_layer: str | None = None, own_share: Any = None) -> dict[str, Exchange]:
+        """The exchanges that a call asks for, see `requested_exchanges`."""
+        return requested_exchanges(
+            swap_index, swap_layer, own_share, sites=self.site_names, aliases=self.aliases, lam=self.lam
+        )
+
+    def prob_at(self, epoch: int | None) -> float:
+        """The probability of an exchange in an epoch, counted from 0.
 
         Raises:
-            ValueError: `swap_layer` is no site, is missing, or comes without a `swap_index`.
+            RuntimeError: It depends on the epoch, and `epoch` is None.
         """
-        names = ", ".join(self.site_names)
-        if swap_index is None:
-            if swap_layer is not None:
-                raise ValueError(f"swap_layer={swap_layer!r} without swap_index: nothing would be exchanged")
-            return None
-        if swap_layer is None:
-            if len(self.sites) > 1:
-                raise ValueError(f"this model has several MoEx layers; give swap_layer, one of: {names}")
-            return self.sites[0]
-        wanted = self.aliases.get(swap_layer, swap_layer)
-        for exchange in self.sites:
-            if exchange.site.name == wanted:
-                return exchange
-        raise ValueError(f"swap_layer={swap_layer!r} is not among this model's MoEx layers: {names}")
+        if not self.off_epoch and not self.ramp_epochs:
+            return self.prob
+        if epoch is None:
+            raise RuntimeError(
+                f"off_epoch={self.off_epoch}, ramp_epochs={self.ramp_epochs}: the task does not know the epoch; call "
+                "task.set_epoch(epoch) before each one"
+            )
+        if self.off_epoch and epoch >= self.off_epoch:
+            return 0.0
+        return self.prob * min(1.0, (epoch + 1) / self.ramp_epochs) if self.ramp_epochs else self.prob
 
     def note_direct_call(self, module: nn.Module) -> None:
         """A site ran, and neither the model's own call nor `exchanging` is around it. Warn once in training."""
@@ -230,7 +257,9 @@ class MoEx(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"lam={self.lam}, prob={self.prob}"
+        shown = f"preset={self.preset!r}, lam={self.lam}, prob={self.prob}"
+        names = ("alpha", "each_site", "off_epoch", "ramp_epochs")
+        return shown + "".join(f", {name}={getattr(self, name)}" for name in names if getattr(self, name))
 
 
 def _stacklevel() -> int:

@@ -34,8 +34,12 @@ __all__ = ["SETTINGS", "register_twin", "register_twins"]
 
 # create_model's keyword → insert_moex's
 SETTINGS = {
-    f"{TWIN_PREFIX}{name}": name for name in ("layer", "norm", "prob", "lam", "eps", "positive_only", "moments")
-}
+    f"{TWIN_PREFIX}{name}": name
+    for name in (
+        "preset", "layer", "norm", "prob", "lam", "eps", "positive_only", "moments", "detach", "match", "alpha",
+        "each_site", "off_epoch", "ramp_epochs",
+    )
+}  # fmt: skip
 
 default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for the pretrained tags
 

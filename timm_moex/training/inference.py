@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from timm.data import resolve_data_config
+from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
 from ..hub.folder import load_model
@@ -15,7 +17,7 @@ from ..utils.names import check_model_name
 from .datasets import label_names, open_dataset, unreadable_files
 from .loaders import create_eval_loader
 
-__all__ = ["Inference", "open_inference", "predict_samples"]
+__all__ = ["Inference", "open_inference", "predict_samples", "timm_name"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def open_inference(
         >>> opened.class_names[-1], len(opened.loader.dataset)
         ('Ankle boot', 1000)
     """
-    where, name = pick_device(device), _timm_name(model)
+    where, name = pick_device(device), timm_name(model)
     loaded = load_model(name).to(where)
     config = resolve_data_config({}, model=loaded)
     mode = "RGB" if config["input_size"][0] == 3 else "L"
@@ -96,15 +98,36 @@ def open_inference(
     return Inference(name, loaded, create_eval_loader(opened, config, batch_size, device=where, workers=workers), where)
 
 
-def _timm_name(model: str) -> str:
+def timm_name(model: str) -> str:
+    """Return the name that timm loads a model by: "local-dir:FOLDER" for a folder.
+
+    Args:
+        model: A folder that timm loads (…/hub), or a model's name.
+
+    Raises:
+        ValueError: There is no such model, or it comes without weights; the message says which names have some.
+
+    Example:
+        >>> timm_name("resnet20_cifar.fmnist_sample")
+        'resnet20_cifar.fmnist_sample'
+    """
     folder = Path(model)
     if not folder.is_dir():
         check_model_name(model)
+        _check_has_weights(model)
         return model
     if not (folder / "config.json").is_file():
         hint = f"; did you mean {folder / 'hub'}?" if (folder / "hub" / "config.json").is_file() else ""
         raise ValueError(f"{folder} has no config.json, so timm cannot load it{hint}")
     return f"local-dir:{folder}"
+
+
+def _check_has_weights(name: str) -> None:
+    cfg = timm.get_pretrained_cfg(name) if ":" not in name else None
+    if cfg is not None and not cfg.has_weights:
+        there = [full for full, other in get_arch_pretrained_cfgs(name.partition(".")[0]).items() if other.has_weights]
+        hint = f"; {', '.join(there)} has some" if there else ""
+        raise ValueError(f"model: {name!r} comes without weights{hint}")
 
 
 @torch.inference_mode()

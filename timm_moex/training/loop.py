@@ -20,6 +20,7 @@ from .recipe import Recipe
 from .run_folder import Progress, RunFolder
 from .setup import TrainingSetup, set_up_training
 from .task import MoExTask
+from .trackers import check_trackers, open_trackers
 
 __all__ = ["Result", "train"]
 
@@ -48,6 +49,7 @@ def train(
     in_memory: bool = False,
     pad: int = 4,
     skip_unreadable: bool = False,
+    tensorboard: bool = False,
     log: Callable[[str], None] = print,
     progress: bool = True,
 ) -> Result:
@@ -62,6 +64,7 @@ def train(
         in_memory: Keep the whole dataset on the device, with the augmentation of `InMemoryLoader`.
         pad: Border of its crop, in pixels.
         skip_unreadable: Leave out evaluation images that cannot be read, instead of an error.
+        tensorboard: Write TensorBoard's events into the folder's tensorboard/.
         log: Gets one line per epoch.
         progress: Show a bar where stderr is a terminal.
 
@@ -72,8 +75,10 @@ def train(
             another training writes to it.
         ValueError: `resume` is not the folder's own last.pth.tar, or is damaged, or of other settings.
         FloatingPointError: The loss is not finite; the checkpoint of the epoch before stays.
+        ImportError: wandb, which `log_wandb` needs, or TensorBoard is not installed.
     """
     args = recipe.arguments()
+    check_trackers(args, tensorboard)
     place = RunFolder(folder or Path(args.output or "output") / (args.experiment or recipe.name))
     with place.locked():
         place.check(args.resume)
@@ -82,11 +87,13 @@ def train(
         settings |= {"in_memory": in_memory, "pad": pad if in_memory else None}
         state = place.resume(run, settings) if args.resume else Progress()
         place.start(recipe, in_memory)
-        while state.epochs_done < run.epochs:
-            began = time.time()
-            _run_epoch(run, state, show_bar=progress)
-            place.record(run, settings, state)
-            _log_epoch(run, state, time.time() - began, log)
+        with open_trackers(run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done) as track:
+            while state.epochs_done < run.epochs:
+                began = time.time()
+                _run_epoch(run, state, show_bar=progress)
+                place.record(run, settings, state)
+                track(state.history[-1])
+                _log_epoch(run, state, time.time() - began, log)
         if not place.hub.exists():
             _write_hub(place, recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
@@ -124,6 +131,8 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
     """One pass over the training set; returns the mean loss and, for a MoEx model, the share of exchanged batches."""
     args, task, optimizer = run.args, run.task, run.optimizer
     run.model.train()
+    if isinstance(task, MoExTask):
+        task.set_epoch(epoch)
     if run.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
         run.mixup.mixup_enabled = False
     steps, updates = len(run.train_loader), epoch * run.updates_per_epoch

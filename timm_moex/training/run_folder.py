@@ -33,6 +33,7 @@ __all__ = ["Progress", "RunFolder"]
 # --in-memory, with the same number of workers.
 _MAY_DIFFER = frozenset(
     {"output", "experiment", "data_dir", "workers", "log_interval", "pin_mem", "device", "device_modules"}
+    | {"log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id"}
 )
 _NOTE = "# timm-moex train"
 

@@ -5,50 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 import timm.task
-import torch
 from timm.task import ClassificationTask
 from torch import Tensor, nn
 
-from ..exchange.functional import check_swap_index
+from ..exchange.arguments import check_swap_index
 from ..insertion.exchanging import exchanging
 from ..insertion.find import find_moex, takes_swap_index
 from ..insertion.moex import MoEx
 from ..utils.checks import check_fraction
+from .draw import draw_exchange
 
-__all__ = ["MoExMultiLabelTask", "MoExTask", "create_task", "draw_swap_index", "mix_loss"]
+__all__ = ["MoExMultiLabelTask", "MoExTask", "create_task", "mix_loss"]
 
 _logger = logging.getLogger(__name__)
-
-
-def draw_swap_index(batch_size: int, prob: float = 1.0, generator: torch.Generator | None = None) -> Tensor | None:
-    """Decide at random whether a batch is exchanged, and if it is, draw a permutation of its samples.
-
-    Args:
-        batch_size: Number of samples B.
-        prob: Probability of an exchange.
-        generator: Source of randomness on the CPU; default torch's own, which timm's seed and rank govern.
-
-    Returns:
-        Permutation of range(B), (B,), int64, on the CPU; None for no exchange.
-
-    Raises:
-        ValueError: `prob` is no number in [0, 1], `batch_size` no whole number >= 1.
-        TypeError: `generator` is no `torch.Generator`.
-
-    Example:
-        >>> draw_swap_index(4, generator=torch.Generator().manual_seed(0)).sort().values
-        tensor([0, 1, 2, 3])
-        >>> draw_swap_index(4, prob=0.0) is None
-        True
-    """
-    check_fraction("prob", prob)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if prob == 0 or torch.rand((), generator=generator).item() >= prob:
-        return None
-    return torch.randperm(batch_size, generator=generator)
 
 
 def mix_loss(
@@ -78,6 +47,7 @@ def mix_loss(
         TypeError: `swap_index` is no int64 tensor.
 
     Example:
+        >>> import torch
         >>> output, target = torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])
         >>> loss = mix_loss(torch.nn.CrossEntropyLoss(), output, target, torch.tensor([1, 0]), lam=0.9)
         >>> round(loss.item(), 2)  # the donor's label, which the output denies, has a share of 0.1
@@ -91,10 +61,13 @@ def mix_loss(
 
 
 class MoExTask(ClassificationTask):
-    """timm's classification task with Moment Exchange: one coin flip and one permutation per step.
+    """timm's classification task with Moment Exchange: each step draws what is exchanged.
 
-    The settings (`prob`, `lam`, the layers) are those of the model's MoEx. Where the model holds several layers, each
-    exchanged batch draws one of them. While the model is in eval mode nothing is exchanged.
+    The settings (`prob`, `lam`, the layers, …) are those of the model's MoEx, see `insert_moex`. A step tosses one coin
+    and draws one permutation; where the model holds several layers it also draws one of them, or with `each_site`
+    tosses a coin and draws a permutation for each. While the model is in eval mode nothing is exchanged.
+
+    A model whose probability changes with the epoch (`off_epoch`, `ramp_epochs`) needs `set_epoch` before each one.
 
     Args:
         model: A model that holds MoEx: a twin, or any module with one inside.
@@ -105,7 +78,7 @@ class MoExTask(ClassificationTask):
         ValueError: `model` holds no MoEx, or several.
 
     Example:
-        >>> import timm, timm_moex
+        >>> import timm, timm_moex, torch
         >>> task = MoExTask(timm.create_model("moex_resnet18"), torch.nn.CrossEntropyLoss(), verbose=False)
         >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([3, 7]))
         >>> result["exchanged"], result["site"], result["output"].shape
@@ -117,8 +90,13 @@ class MoExTask(ClassificationTask):
         if moex is None:
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
         super().__init__(model, *args, **kwargs)
+        self.epoch: int | None = None
         if self.verbose:
-            _logger.info(f"MoEx: prob={moex.prob}, lam={moex.lam}, {', '.join(s.extra_repr() for s in moex.sites)}")
+            _logger.info(f"MoEx: {moex.extra_repr()}, {', '.join(s.extra_repr() for s in moex.sites)}")
+
+    def set_epoch(self, epoch: int) -> None:
+        """State the epoch that the next steps belong to, counted from 0."""
+        self.epoch = epoch
 
     @property
     def moex(self) -> MoEx:
@@ -136,22 +114,22 @@ class MoExTask(ClassificationTask):
             target: Class indices, (B,), or soft targets, (B, classes).
 
         Returns:
-            timm's `loss` and `output`, and `exchanged` (bool) and `site` (its name, or None).
+            timm's `loss` and `output`, and `exchanged` (bool), `site` (its name where there is one, else None) and
+            `sites` (the names of all that exchanged).
         """
-        moex = self.moex
-        swap_index = draw_swap_index(len(target), moex.prob) if self.trainable_module.training else None
-        swap_layer = None
-        if swap_index is not None:
-            swap_index = swap_index.to(target.device, non_blocking=True)
-            names = moex.site_names
-            swap_layer = names[int(torch.randint(len(names), ())) if len(names) > 1 else 0]
-        if takes_swap_index(self.trainable_module, moex):
-            output = self.trainable_module(input, swap_index=swap_index, swap_layer=swap_layer)
+        moex, model = self.moex, self.trainable_module
+        prob = moex.prob_at(self.epoch) if model.training else 0.0
+        swap_index, own_share = draw_exchange(moex, len(target), prob, target.device)
+        if takes_swap_index(model, moex):
+            output = model(input, swap_index=swap_index or None, own_share=own_share or None)
         else:
-            with exchanging(self.trainable_module, swap_index, swap_layer):
-                output = self.trainable_module(input)
-        loss = mix_loss(self.criterion, output, target, swap_index, moex.lam)
-        return {"loss": loss, "output": output, "exchanged": swap_index is not None, "site": swap_layer}
+            with exchanging(model, swap_index or None, own_share=own_share or None):
+                output = model(input)
+        sites = tuple(swap_index)
+        donors = swap_index[sites[0]] if sites and moex.lam < 1 else None
+        loss = mix_loss(self.criterion, output, target, donors, moex.lam)
+        site = sites[0] if len(sites) == 1 else None
+        return {"loss": loss, "output": output, "exchanged": bool(sites), "site": site, "sites": sites}
 
 
 MoExMultiLabelTask: type[MoExTask] | None = None
@@ -176,7 +154,7 @@ def create_task(model: nn.Module, *args: Any, **kwargs: Any) -> ClassificationTa
         ValueError: The model holds several MoEx.
 
     Example:
-        >>> import timm, timm_moex
+        >>> import timm, timm_moex, torch
         >>> model = timm.create_model("moex_resnet18", moex_prob=0.0)
         >>> type(create_task(model, torch.nn.CrossEntropyLoss(), verbose=False)).__name__
         'ClassificationTask'

@@ -1,23 +1,15 @@
-"""Pictures of a model's predictions. matplotlib is an extra: `pip install timm-moex[plots]`."""
+"""A picture of a model's predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
+
+from .figure import new_figure, save_figure
 
 __all__ = ["prediction_grid"]
 
 _GOOD, _BAD = "#1a7f37", "#cf222e"
-
-
-def _figure(width: float, height: float) -> Any:
-    """A matplotlib figure of width x height inches, without pyplot: no backend is chosen, no window opened."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install timm-moex[plots]") from error
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def prediction_grid(
@@ -39,6 +31,13 @@ def prediction_grid(
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: The shapes do not fit.
+
+    Example:
+        >>> import tempfile, torch
+        >>> images, labels = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+        >>> path = Path(tempfile.mkdtemp()) / "predictions.png"
+        >>> prediction_grid(images, labels, labels, ["cat", "dog"], path).name
+        'predictions.png'
     """
     count = len(images)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not count == len(labels) == len(predictions):
@@ -47,7 +46,7 @@ def prediction_grid(
             "expected (B, 1 or 3, H, W), (B,), (B,)"
         )
     rows = -(-count // columns)
-    figure = _figure(1.5 * columns, 1.8 * rows)
+    figure = new_figure(1.5 * columns, 1.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
@@ -56,5 +55,4 @@ def prediction_grid(
         axis.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
         title = names[guess] if guess == label else f"{names[guess]}\n(is {names[label]})"
         axis.set_title(title, fontsize=9, color=_GOOD if guess == label else _BAD)
-    figure.savefig(path, dpi=120)
-    return Path(path)
+    return save_figure(figure, path)

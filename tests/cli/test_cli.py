@@ -50,19 +50,16 @@ def test_folder_evaluates_to_what_training_said(trained, capsys):
     assert run(capsys, "eval", folder / "hub", *where, "--min-top1", "100")[0] == 1
 
 
-def test_show_writes_a_picture(trained, capsys):
+def test_predict_writes_a_picture(trained, capsys):
     pytest.importorskip("matplotlib")
     data, _, folder = trained
     png = folder / "p.png"
     words = ("--dataset", "torch/fashion_mnist", "--data-dir", data, "--count", 6, "--output", png)
-    assert run(capsys, "show", folder / "hub", *words)[0] == 0
+    assert run(capsys, "predict", folder / "hub", *words)[0] == 0
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
-def test_list_sites_and_sample(capsys):
-    assert "moex_resnet20_cifar" in run(capsys, "list", "moex_resnet*")[1].splitlines()
-    assert "quickstart" in run(capsys, "list", "--recipes")[1]
-    assert run(capsys, "sites", "resnet10t")[1].splitlines()[0].split() == ["stem", "input", "of", "layer1", "NCHW"]
+def test_sample_is_the_packaged_one(capsys):
     assert run(capsys, "sample")[1].strip() == str(sample_dir())
 
 
@@ -87,7 +84,7 @@ def test_errors_are_one_line_and_exit_with_2(trained, tmp_path, capsys):
 
 
 def test_interrupt_exits_with_130(trained, monkeypatch, capsys):
-    monkeypatch.setattr("timm_moex.cli.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("timm_moex.cli.train.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     code, _, err = run(capsys, "sample")
     assert code == 130 and "interrupted" in err
 

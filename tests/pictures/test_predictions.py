@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from timm_moex.training.plots import prediction_grid
+from timm_moex.pictures.predictions import prediction_grid
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -23,7 +23,7 @@ def test_grid_is_a_picture_and_chooses_no_backend(channels, tmp_path):
 def test_wrong_predictions_are_marked(tmp_path, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure")
     seen = []
-    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, dpi: seen.extend(a.title for a in self.axes))
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *a, **k: seen.extend(axis.title for axis in self.axes))
     prediction_grid(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), torch.tensor([0, 0]), ["a", "b"], tmp_path / "p.png")
     assert [title.get_text() for title in seen[:2]] == ["a", "a\n(is b)"]
     assert seen[0].get_color() != seen[1].get_color()

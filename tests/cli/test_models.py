@@ -1,0 +1,84 @@
+"""`timm-moex list`, `sites`, and the help of every subcommand."""
+
+import re
+
+import pytest
+import timm
+
+import timm_moex
+from timm_moex.cli import main
+
+
+def run(capsys, *words):
+    """(exit code, stdout, stderr) of a command."""
+    code = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_list_names_models_and_recipes(capsys):
+    names = run(capsys, "list", "moex_resnet*")[1].splitlines()
+    assert "moex_resnet20_cifar" in names and names == timm.list_models("moex_resnet*")
+    assert re.search("^quickstart +.*quickstart.yaml$", run(capsys, "list", "--recipes")[1], re.MULTILINE)
+
+
+def test_list_suggests_a_name_where_none_matches(capsys):
+    code, out, err = run(capsys, "list", "moex_restnet50*")
+    assert (code, out) == (2, "") and "'moex_restnet50*'; did you mean 'moex_resnet50'?" in err
+
+
+def test_details_are_those_of_the_model(capsys):
+    lines = run(capsys, "list", "moex_test_resnet", "--details")[1].splitlines()
+    count = sum(weight.numel() for weight in timm.create_model("moex_test_resnet").parameters())
+    assert lines[1].split() == ["moex_test_resnet", f"{count / 1e6:.2f}", "3x160x160", "r160_in1k"]
+    stated = {entry.tag: entry.top1["value"] for entry in timm_moex.hub.manifest.released_weights().values()}
+    assert f"fmnist_sample ({stated['fmnist_sample']:.2f})" in run(capsys, "list", "resnet20_cifar", "--details")[1]
+
+
+@pytest.mark.parametrize(
+    "model, lines",
+    [
+        (
+            "resnet18",
+            {
+                "stem input of layer1 NCHW (B, 64, 56, 56) pono default",
+                "stage4 output of layer4 NCHW (B, 512, 7, 7) pono",
+            },
+        ),
+        ("test_vit", {"stage1 output of blocks.0 NLC (B, 101, 64) with 1 prefix token in"}),
+        ("hrnet_w18_small", {"stage2 output of stage2 NCHW (B, 16, 56, 56) (B, 32, 28, 28) pono"}),
+    ],
+)
+def test_sites_have_shapes_norms_and_one_default(model, lines, capsys):
+    printed = [" ".join(line.split()) for line in run(capsys, "sites", model)[1].splitlines()]
+    assert lines <= set(printed) and sum(line.endswith(" default") for line in printed) == 1
+
+
+@pytest.mark.parametrize("model", ["test_convnext", "test_vit", "resnet18"])
+def test_default_of_sites_is_where_a_twin_exchanges(model, capsys):
+    (line,) = [line for line in run(capsys, "sites", model)[1].splitlines() if line.endswith("default")]
+    exchange = timm.create_model(f"moex_{model}").moex.sites[0]
+    assert (line.split()[0], line.split()[-2]) == (exchange.site.name, exchange.norm)
+
+
+def test_unknown_model_has_no_sites(capsys):
+    code, _, err = run(capsys, "sites", "restnet18")
+    assert code == 2 and "not registered; did you mean 'resnet18'" in err
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith(f"timm-moex {timm_moex.__version__}, timm {timm.__version__}, torch ")
+
+
+def test_every_subcommand_ends_its_help_with_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"^    ([a-z]+)\s", capsys.readouterr().out, re.MULTILINE)
+    assert len(commands) >= 11
+    for command in commands:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        last = re.split(r"^examples?:\n", capsys.readouterr().out, flags=re.MULTILINE)[1]
+        assert all(line.startswith(f"  timm-moex {command}") for line in last.splitlines() if command != "sample")

@@ -1,0 +1,44 @@
+"""What a recipe leaves open is filled in from the machine and the data; what it says stays."""
+
+import pytest
+import torch
+from PIL import Image
+
+from timm_moex.training.datasets import DataError
+from timm_moex.training.fill_in import fill_in
+from timm_moex.training.recipe import Recipe, load_recipe
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for name in ("cat", "dog", "hen"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / "0.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_device_is_the_cpu_where_there_is_no_gpu(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    recipe, notes = fill_in(Recipe("mine", {"model": "moex_resnet18"}))
+    assert recipe.arguments().device == ("cuda" if gpu else "cpu")
+    assert notes == ([] if gpu else ["device: cpu, since there is no CUDA device here"])
+    assert fill_in(Recipe("mine", {"device": "cuda"}))[0].settings == {"device": "cuda"}
+
+
+def test_finetune_gets_the_classes_of_the_folder(pets):
+    recipe, notes = fill_in(load_recipe("finetune").override(data_dir=str(pets), device="cpu"))
+    assert recipe.settings["num_classes"] == 3
+    assert notes == ["num_classes: 3, the classes of the data (cat, dog, hen)"]
+
+
+def test_classes_that_are_given_and_models_that_are_not_pretrained_stay(pets):
+    given = load_recipe("finetune").override(data_dir=str(pets), device="cpu", num_classes=5)
+    assert fill_in(given) == (given, [])
+    plain = Recipe("mine", {"model": "moex_resnet18", "data_dir": str(pets), "device": "cpu"})
+    assert fill_in(plain) == (plain, [])
+
+
+def test_missing_data_is_an_error_before_a_model_is_loaded():
+    with pytest.raises(DataError, match="data_dir is not set"):
+        fill_in(load_recipe("finetune"))

@@ -1,0 +1,63 @@
+"""`timm-moex eval` and `predict`: a saved model on a test set."""
+
+import argparse
+from typing import Any
+
+from ..pictures.predictions import prediction_grid
+from ..training.evaluate import evaluate, write_per_class
+from ..training.inference import predict_samples
+from ..training.subsets import locate_subset
+from .options import add_command, add_model_and_data, metrics_in_words, open_model_and_data, percent, positive
+
+__all__ = ["add_eval", "add_predict"]
+
+_SAMPLE = '--dataset torch/fashion_mnist --data-dir "$(timm-moex sample)"'
+
+
+def add_eval(commands: Any) -> None:
+    """Add `eval`."""
+    parser = add_command(
+        commands,
+        "eval",
+        "print top-1, top-5 and loss of a model",
+        f"timm-moex eval resnet20_cifar.fmnist_sample {_SAMPLE}",
+        "timm-moex eval output/my_run/hub --data-dir FOLDER --per-class classes.csv",
+    )
+    add_model_and_data(parser)
+    parser.add_argument("--min-top1", type=percent, metavar="TOP1", help="exit with 1 if top-1 is lower")
+    parser.add_argument("--subset", metavar="SET", help="imagenet-a or -r: DIR has synset folders, of 200 classes")
+    parser.add_argument("--per-class", metavar="FILE.csv", help="write images and top-1 of each class")
+    parser.set_defaults(run=_run_eval)
+
+
+def _run_eval(args: argparse.Namespace) -> int:
+    columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
+    opened = open_model_and_data(args, split=split, columns=columns)
+    chosen = list(columns.values()) or None
+    metrics = evaluate(opened.model, opened.loader, opened.device, columns=chosen, per_class=args.per_class is not None)
+    print(f"timm.create_model('{opened.name}', pretrained=True): {metrics_in_words(metrics)}")
+    if args.per_class:
+        write_per_class(args.per_class, list(columns) or opened.class_names, metrics)
+        print(args.per_class)
+    return int(args.min_top1 is not None and metrics["top1"] < args.min_top1)
+
+
+def add_predict(commands: Any) -> None:
+    """Add `predict`."""
+    parser = add_command(
+        commands,
+        "predict",
+        "draw test images with the model's predictions",
+        f"timm-moex predict resnet20_cifar.fmnist_sample {_SAMPLE}",
+    )
+    add_model_and_data(parser)
+    parser.add_argument(
+        "--count", type=positive, default=32, help="number of images, spread over the set (default: 32)"
+    )
+    parser.add_argument("--output", default="predictions.png", metavar="FILE", help="default: predictions.png")
+    parser.set_defaults(run=_run_predict)
+
+
+def _run_predict(args: argparse.Namespace) -> None:
+    opened = open_model_and_data(args)
+    print(prediction_grid(*predict_samples(opened, args.count), opened.class_names, args.output))

@@ -1,0 +1,101 @@
+"""`timm-moex verify`, `publish` and `convert`: folders in the Hub's layout."""
+
+import argparse
+from typing import Any
+
+from ..hub.convert import ARCHITECTURES, convert
+from ..hub.publish import plan, publish
+from ..hub.verify import find_released, verify_all, verify_folder
+from ..training.evaluate import evaluate
+from .options import add_command, add_data_options, open_model_and_data
+
+__all__ = ["add_convert", "add_publish", "add_verify"]
+
+
+def add_verify(commands: Any) -> None:
+    """Add `verify`."""
+    parser = add_command(
+        commands,
+        "verify",
+        "check that folders are sound: hashes, tensors, card, top-1",
+        "timm-moex verify",
+        "timm-moex verify output/my_run/hub",
+    )
+    parser.add_argument("model", nargs="?", metavar="FOLDER", help="default: all checkpoints of this package")
+    add_data_options(parser)
+    parser.set_defaults(run=_run_verify)
+
+
+def _run_verify(args: argparse.Namespace) -> int:
+    if args.model is None:
+        problems = verify_all()
+    else:
+        found = find_released(args.model)
+        problems = {args.model: verify_folder(args.model, found[1] if found else None)}
+        if args.data_dir and not problems[args.model]:
+            if not found:
+                raise ValueError(f"{args.model}: no manifest next to it states a top-1 to compare with")
+            problems[args.model] = _top1_problems(args, found[1].top1["value"])
+    if not problems:
+        print("this package was installed without checkpoints")
+    for name, lines in problems.items():
+        print(f"{name}: " + ("\n  ".join(["", *lines]).lstrip(" ") if lines else "sound"))
+    return int(any(problems.values()))
+
+
+def _top1_problems(args: argparse.Namespace, stated: float) -> list[str]:
+    opened = open_model_and_data(args)
+    top1 = evaluate(opened.model, opened.loader, opened.device)["top1"]
+    print(f"top-1 {top1:.2f}, stated {stated:.2f}")
+    return [f"top-1 is {top1:.2f}, the manifest says {stated:.2f}"] if abs(top1 - stated) > 0.051 else []
+
+
+def add_publish(commands: Any) -> None:
+    """Add `publish`."""
+    parser = add_command(
+        commands,
+        "publish",
+        "put a folder on the Hub, as one commit with a tag",
+        "timm-moex publish output/my_run/hub --repo-id ORG/NAME --license apache-2.0 --dry-run",
+    )
+    parser.add_argument("folder", help="as training leaves it (…/hub)")
+    parser.add_argument("--repo-id", required=True, metavar="ORG/NAME")
+    parser.add_argument("--private", action="store_true", help="create the repo as a private one")
+    parser.add_argument("--tag", default="v1", help="name of this state of the repo (default: v1)")
+    parser.add_argument("--license", metavar="ID", help="SPDX identifier, where the card states none")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
+    parser.set_defaults(run=_run_publish)
+
+
+def _run_publish(args: argparse.Namespace) -> None:
+    if args.dry_run:
+        for file in plan(args.folder, args.repo_id, tag=args.tag, license=args.license).files:
+            print(f"{file.size:>12,} bytes  sha256 {file.sha256}  {file.name}")
+        print(f"would be one commit in {args.repo_id}, tagged {args.tag}; nothing was sent")
+        return
+    how = dict(private=args.private, tag=args.tag, license=args.license)
+    done = publish(args.folder, args.repo_id, **how)
+    there = "" if done.changed else ": was there already, as it is here"
+    print(f"{done.repo_id}@{done.revision}, tag {done.tag}{there}")
+    print(f"timm.create_model('hf-hub:{done.repo_id}@{done.revision}', pretrained=True)")
+    print(f"pinned in {done.manifest}" if done.manifest else "no manifest next to the folder to pin it in")
+
+
+def add_convert(commands: Any) -> None:
+    """Add `convert`."""
+    parser = add_command(
+        commands,
+        "convert",
+        "turn a checkpoint of the official repository into a folder",
+        "timm-moex convert checkpoint.pth --arch resnet50 --output FOLDER",
+    )
+    parser.add_argument("file")
+    parser.add_argument("--arch", required=True, help=", ".join(ARCHITECTURES))
+    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--license", metavar="ID", help="SPDX identifier of the weights' licence, for the card")
+    parser.set_defaults(run=_run_convert)
+
+
+def _run_convert(args: argparse.Namespace) -> None:
+    folder = convert(args.file, args.arch, args.output, license=args.license)
+    print(f"timm.create_model('local-dir:{folder}', pretrained=True)")

@@ -1,0 +1,85 @@
+"""Options that several subcommands share, and what they stand for."""
+
+import argparse
+import textwrap
+from typing import Any
+
+from ..training.inference import Inference, open_inference
+
+__all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "metrics_in_words"]
+__all__ += ["open_model_and_data", "percent", "positive"]
+
+
+def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: Any) -> argparse.ArgumentParser:
+    """Add a subcommand whose help ends with examples.
+
+    Args:
+        commands: What `add_subparsers` returned.
+        name: The subcommand's name.
+        help: A line of what it does.
+        *examples: Command lines, each shown on a line of its own.
+        **kwargs: Further arguments of `ArgumentParser`.
+    """
+    shown = "\n".join(f"  {example}" for example in examples)
+    description = kwargs.pop("description", f"{help[0].upper()}{help[1:]}.")
+    return commands.add_parser(
+        name,
+        help=help,
+        description=textwrap.fill(description, 78),
+        epilog=f"example{'s' * (len(examples) > 1)}:\n{shown}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **kwargs,
+    )
+
+
+def add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `open_model_and_data` reads."""
+    parser.add_argument("model", help="a folder that timm loads (…/hub), or a model's name")
+    add_data_options(parser)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which images are read, and how."""
+    parser.add_argument("--data-dir", metavar="DIR", help="the data")
+    parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
+    parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
+    add_skip_unreadable(parser)
+
+
+def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
+    """Add the option that leaves out images that cannot be read."""
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+
+
+def positive(text: str) -> int:
+    """Convert an option's text to an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return value
+
+
+def percent(text: str) -> float:
+    """Convert an option's text to a number from 0 to 100."""
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text}: expected a percentage from 0 to 100")
+    return value
+
+
+def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference:
+    """Open the model and the data of the options that `add_model_and_data` added."""
+    keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
+    opened = open_inference(args.model, args.data_dir, **{key: getattr(args, key) for key in keys} | overrides)
+    if opened.unreadable:
+        print(f"{len(opened.unreadable)} images cannot be read and are left out, such as {opened.unreadable[0]}")
+    return opened
+
+
+def metrics_in_words(metrics: dict[str, Any]) -> str:
+    """Put the metrics of `evaluate` into a line."""
+    top1, top5, loss, count = (metrics[key] for key in ("top1", "top5", "loss", "count"))
+    return f"top-1 {top1:.2f}, top-5 {top5:.2f}, loss {loss:.4f}, {count} images"

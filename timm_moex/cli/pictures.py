@@ -1,0 +1,81 @@
+"""`timm-moex show` and `curves`: pictures of an exchange and of training runs."""
+
+import argparse
+from typing import Any
+
+import torch
+from timm.data import resolve_data_config
+
+from ..hub.folder import load_model
+from ..insertion.find import find_moex
+from ..insertion.insert import insert_moex, remove_moex
+from ..pictures.curves import draw_curves, read_curves
+from ..pictures.exchange import draw_exchange
+from ..pictures.figure import check_picture_path
+from ..pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
+from ..pictures.pair import exchange_pair
+from ..training.inference import timm_name
+from .options import add_command
+
+__all__ = ["add_curves", "add_show"]
+
+_DEFAULT_MODEL = "resnet20_cifar.fmnist_sample"
+
+
+def add_show(commands: Any) -> None:
+    """Add `show`."""
+    parser = add_command(
+        commands,
+        "show",
+        "draw what an exchange does to two images",
+        "timm-moex show sample:0 sample:17",
+        "timm-moex show cat.jpg dog.jpg --model resnet50.a1_in1k --norm in --output exchange.png",
+        description="Draw image A and image B, their moments at the site, the features of A before and after they take "
+        "B's moments, and how the prediction changes.",
+    )
+    parser.add_argument("image_a", metavar="IMAGE_A", help="a file, or sample:N of the packaged Fashion-MNIST images")
+    parser.add_argument("image_b", metavar="IMAGE_B", help="likewise; A takes on the moments of this one")
+    parser.add_argument(
+        "--model",
+        default=_DEFAULT_MODEL,
+        metavar="NAME",
+        help=f"a folder that timm loads (…/hub), or the name of a model with weights (default: {_DEFAULT_MODEL})",
+    )
+    parser.add_argument("--layer", metavar="SITE", help="where to exchange, see timm-moex sites (default: the model's)")
+    parser.add_argument("--norm", help="which moments: pono, in, ln, gn4, … (default: the site's)")
+    parser.add_argument("--output", default="exchange.png", metavar="FILE", help="default: exchange.png")
+    parser.set_defaults(run=_run_show)
+
+
+def _run_show(args: argparse.Namespace) -> None:
+    check_picture_path(args.output)
+    if args.image_a == args.image_b:
+        raise ValueError(f"IMAGE_A and IMAGE_B are both {args.image_a}: an exchange with itself changes nothing")
+    pictures = [open_image(word) for word in (args.image_a, args.image_b)]
+    model = load_model(timm_name(args.model))
+    if find_moex(model):
+        remove_moex(model)
+    insert_moex(model, args.layer, norm=args.norm)
+    data_config = resolve_data_config({}, model=model)
+    images = torch.stack([prepare_image(picture, data_config) for picture in pictures])
+    pair = exchange_pair(model, images)
+    looks = undo_normalisation(images, data_config)
+    print(draw_exchange(pair, looks, class_names(model), args.output, title=args.model))
+
+
+def add_curves(commands: Any) -> None:
+    """Add `curves`."""
+    parser = add_command(
+        commands,
+        "curves",
+        "draw loss, top-1 and the share of exchanged batches of training runs",
+        "timm-moex curves output/baseline output/moex --output curves.png",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, of timm-moex train or timm's train.py")
+    parser.add_argument("--output", default="curves.png", metavar="FILE", help="default: curves.png")
+    parser.set_defaults(run=_run_curves)
+
+
+def _run_curves(args: argparse.Namespace) -> None:
+    check_picture_path(args.output)
+    print(draw_curves(read_curves(args.runs), args.output))

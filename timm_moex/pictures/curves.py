@@ -1,0 +1,145 @@
+"""The picture of training runs: loss, top-1 and the share of exchanged batches by epoch."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .figure import new_figure, save_figure
+
+__all__ = ["Curves", "draw_curves", "read_curves"]
+
+_COLOURS = ("#00798c", "#d1495b", "#edae49", "#8d6a9f", "#5f6368", "#66a182", "#2e4057", "#c98686")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The table of a run.
+
+    Attributes:
+        name: The run's, for the legend.
+        columns: Values by column of its summary.csv, an entry for each epoch; nan where a row has none.
+    """
+
+    name: str
+    columns: dict[str, list[float]]
+
+
+def read_curves(runs: Sequence[str | Path]) -> list[Curves]:
+    """Read the summary.csv of run folders, of `timm-moex train` or timm's train.py.
+
+    Where an epoch has several rows, as after a resumed run of train.py, its last one counts.
+
+    Args:
+        runs: Folders, or the CSV files themselves.
+
+    Returns:
+        The runs in this order; each is named by the part of its path in which it differs from the others.
+
+    Raises:
+        FileNotFoundError: A run has no summary.csv.
+        ValueError: A file is no table of epochs, or no run is given.
+
+    Example:
+        >>> from timm_moex.hub.manifest import weights_dir
+        >>> (run,) = read_curves([weights_dir() / "resnet20_cifar.fmnist_sample"])
+        >>> run.name, run.columns["epoch"]
+        ('resnet20_cifar.fmnist_sample', [0.0, 1.0, 2.0, 3.0, 4.0])
+    """
+    files = [Path(run) / "summary.csv" if Path(run).is_dir() else Path(run) for run in runs]
+    if not files:
+        raise ValueError("no run is given")
+    return [Curves(name, _read_columns(file)) for name, file in zip(_names(files), files)]
+
+
+def _read_columns(file: Path) -> dict[str, list[float]]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; a run's folder has a summary.csv after its first epoch")
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            rows = {int(row["epoch"]): row for row in csv.DictReader(opened)}
+        numbers = {epoch: {key: float(text or "nan") for key, text in row.items()} for epoch, row in rows.items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no table with a row of numbers for each epoch: {error!r}") from error
+    if not numbers:
+        raise ValueError(f"{file} has no epoch yet")
+    keys = list(dict.fromkeys(key for row in numbers.values() for key in row))
+    return {key: [numbers[epoch].get(key, math.nan) for epoch in sorted(numbers)] for key in keys}
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The folder of each file, with as many of the folders around it as are needed to tell the files apart."""
+    parts = [file.resolve().parent.parts if file.name == "summary.csv" else file.resolve().parts for file in files]
+    depth = 1
+    while depth < max(map(len, parts)) and len({part[-depth:] for part in parts}) < len(set(parts)):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
+
+
+def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
+    """Draw runs: training and evaluation loss, top-1, and, where a run has it, the share of exchanged batches.
+
+    Args:
+        runs: From `read_curves`.
+        path: The picture; its suffix chooses the format.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError, FileNotFoundError: See `check_picture_path`; or a run has neither a loss nor a top-1.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "curves.png"
+        >>> draw_curves([Curves("a", {"epoch": [0, 1], "train_loss": [2.0, 1.0]})], path).name
+        'curves.png'
+    """
+    for run in runs:
+        if not {"train_loss", "eval_loss", "eval_top1"} & run.columns.keys():
+            raise ValueError(f"{run.name}: none of train_loss, eval_loss, eval_top1 is among {', '.join(run.columns)}")
+    panels = [
+        ("loss", ("train_loss", "eval_loss"), 1),
+        ("top-1, %", ("eval_top1",), 1),
+        ("exchanged batches, %", ("train_exchanged",), 100),
+    ]
+    panels = [panel for panel in panels if any(column in run.columns for run in runs for column in panel[1])]
+    figure = new_figure(5 * len(panels), 4.2)
+    for axis, (label, columns, factor) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for run, colour in zip(runs, _COLOURS * (len(runs) // len(_COLOURS) + 1)):
+            _draw_run(axis, run, columns, factor, colour)
+        axis.set_title(label, fontsize=12)
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        if columns == ("train_exchanged",):
+            axis.set_ylim(-3, 103)
+    _add_legends(figure, runs)
+    return save_figure(figure, path)
+
+
+def _draw_run(axis: Any, run: Curves, columns: Sequence[str], factor: float, colour: str) -> None:
+    epochs = [epoch + 1 for epoch in run.columns["epoch"]]
+    marker = "o" if len(epochs) <= 30 else ""
+    for column in columns:
+        if column in run.columns:
+            dashes = "--" if column == "train_loss" else "-"
+            values = [factor * value for value in run.columns[column]]
+            axis.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, markersize=3.5, linewidth=1.6)
+
+
+def _add_legends(figure: Any, runs: Sequence[Curves]) -> None:
+    from matplotlib.lines import Line2D
+
+    colours = _COLOURS * (len(runs) // len(_COLOURS) + 1)
+    lines = [Line2D([], [], color=colour, label=run.name, linewidth=2) for run, colour in zip(runs, colours)]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
+    first = figure.axes[0]
+    if first.get_title() == "loss":
+        kinds: Any = (("--", "training"), ("-", "evaluation"))
+        styles = [Line2D([], [], color="#444444", linestyle=style, label=word) for style, word in kinds]
+        first.legend(handles=styles, frameon=False)

@@ -1,0 +1,118 @@
+"""What an exchange does to two images: the features at the site before and after it, their moments, the predictions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..insertion.find import find_moex
+from ..insertion.sites import Site
+
+__all__ = ["ExchangedPair", "as_maps", "exchange_pair"]
+
+_SHUFFLED_TOKENS = ("Hiera",)  # their tokens follow each other in mask units, not row by row
+
+
+@dataclass(frozen=True)
+class ExchangedPair:
+    """Two images A and B in a model, before and after each takes on the other's moments.
+
+    Attributes:
+        site: Where the exchange happened.
+        norm: Whose moments were exchanged.
+        before: Features of A and B at the site, (2, C, h, w).
+        after: The same after the exchange, (2, C, h, w).
+        probabilities_before: Of the classes, (2, classes).
+        probabilities_after: The same after the exchange.
+    """
+
+    site: Site
+    norm: str
+    before: Tensor
+    after: Tensor
+    probabilities_before: Tensor
+    probabilities_after: Tensor
+
+    def position_moments(self) -> tuple[Tensor, Tensor]:
+        """PONO's moments before the exchange: mean and standard deviation over the channels, each (2, h, w)."""
+        return self.before.mean(1), self.before.std(1)
+
+    def channel_moments(self) -> tuple[Tensor, Tensor]:
+        """IN's moments before the exchange: mean and standard deviation over the positions, each (2, C)."""
+        return self.before.mean((2, 3)), self.before.flatten(2).std(2)
+
+
+@torch.inference_mode()
+def exchange_pair(model: nn.Module, images: Tensor) -> ExchangedPair:
+    """Run two images through a model, once as they are and once with each other's moments.
+
+    Args:
+        model: A model that holds MoEx at one site and takes `swap_index`, such as a twin; left in eval mode.
+        images: (2, channels, H, W), normalised as the model needs them.
+
+    Raises:
+        ValueError: The model holds no MoEx or several sites, its features have no height and width, or its output is
+            not one row of logits for each image.
+
+    Example:
+        >>> import timm
+        >>> pair = exchange_pair(timm.create_model("moex_resnet18"), torch.randn(2, 3, 64, 64))
+        >>> pair.site.name, pair.before.shape, pair.position_moments()[0].shape
+        ('stem', torch.Size([2, 64, 16, 16]), torch.Size([2, 16, 16]))
+    """
+    moex = find_moex(model)
+    if moex is None or len(moex.sites) != 1:
+        raise ValueError(f"{type(model).__name__} must hold MoEx at one site to show an exchange")
+    if type(model).__name__ in _SHUFFLED_TOKENS:
+        raise ValueError(f"the tokens of {type(model).__name__} do not lie row by row, so its features cannot be drawn")
+    if images.ndim != 4 or len(images) != 2:
+        raise ValueError(f"images {tuple(images.shape)}: expected two, (2, channels, H, W)")
+    exchange, seen = moex.sites[0], []
+    model.eval()
+    plain = _logits(model(images))
+    handle = exchange.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    try:
+        exchanged = _logits(model(images, swap_index=torch.tensor([1, 0], device=images.device)))
+    finally:
+        handle.remove()
+    before, after = (as_maps(x, exchange.site, images.shape[-2:]) for x in seen[0])  # of a tuple the first entry
+    return ExchangedPair(exchange.site, exchange.norm, before, after, plain.softmax(1), exchanged.softmax(1))
+
+
+def _logits(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+        found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ValueError(f"the model's output is {found}: an exchange is shown with a classifier's logits (B, classes)")
+    return output.float().cpu()
+
+
+def as_maps(x: Tensor, site: Site, image_size: Sequence[int]) -> Tensor:
+    """Lay features out as (B, C, h, w).
+
+    Args:
+        x: Features of a site, without prefix tokens.
+        site: Its layout is used.
+        image_size: Height and width of the images; tokens are laid out on a grid of the same proportions.
+
+    Raises:
+        ValueError: The features have no height and width.
+
+    Example:
+        >>> site = Site("stem", "blocks.0", "input", "NLC")
+        >>> as_maps(torch.zeros(2, 8, 3), site, (64, 128)).shape
+        torch.Size([2, 3, 2, 4])
+    """
+    x = x.float().movedim(site.channel_dim, 1).cpu()
+    if x.ndim == 3:
+        height = round(math.sqrt(x.shape[2] * image_size[0] / image_size[1]))
+        if height and x.shape[2] % height == 0 and x.shape[2] * image_size[0] == height**2 * image_size[1]:
+            x = x.unflatten(2, (height, -1))
+    if x.ndim != 4:
+        raise ValueError(
+            f"site {site.name!r}: features of shape {tuple(x.shape)}, (B, C, ...), have no height and width that could "
+            "be drawn; choose another --layer"
+        )
+    return x

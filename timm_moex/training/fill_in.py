@@ -1,0 +1,55 @@
+"""What a recipe leaves open and the machine or the data decide: the device, and the number of classes."""
+
+from typing import Any
+
+import torch
+
+from .datasets import label_names, open_dataset
+from .recipe import Recipe, stock_keys
+
+__all__ = ["fill_in"]
+
+
+def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """Complete a recipe; what it says itself stays.
+
+    Without `device`, training runs on the GPU where there is one, else on the CPU. Without `num_classes`, a pretrained
+    model gets a classifier for the classes of the data. (train.py would insist on a GPU and keep the old classes.)
+
+    Args:
+        recipe: What the user asked for.
+
+    Returns:
+        The completed recipe, and lines for the user about what was filled in.
+
+    Raises:
+        DataError: The classes cannot be counted, because the data cannot be opened.
+
+    Example:
+        >>> fill_in(Recipe("mine", {"device": "cpu", "model": "moex_resnet18"}))[1]
+        []
+    """
+    found: dict[str, Any] = {}
+    notes = []
+    if "device" not in recipe.settings and not torch.cuda.is_available():
+        found["device"] = "cpu"
+        notes.append("device: cpu, since there is no CUDA device here")
+        if recipe.settings.get("amp"):
+            notes.append("amp: true is slow on a CPU without half-precision arithmetic; --set amp=false turns it off")
+    if recipe.settings.get("pretrained") and recipe.settings.get("num_classes") is None:
+        names = _class_names(recipe.settings)
+        if names:
+            found["num_classes"] = len(names)
+            some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+            notes.append(f"num_classes: {len(names)}, the classes of the data ({some})")
+    return recipe.override(**found), notes
+
+
+def _class_names(settings: dict[str, Any]) -> list[str]:
+    keys = ("dataset", "data_dir", "train_split", "class_map", "dataset_download")
+    given = {key: settings.get(key, stock_keys()[key].default) for key in keys}
+    dataset = open_dataset(
+        given["dataset"], given["data_dir"], given["train_split"],
+        unreadable="replace", class_map=given["class_map"], download=given["dataset_download"],
+    )  # fmt: skip
+    return label_names(dataset)

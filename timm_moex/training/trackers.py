@@ -1,0 +1,118 @@
+"""Where the metrics of an epoch go besides summary.csv: Weights & Biases and TensorBoard, both optional packages."""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["check_trackers", "open_trackers"]
+
+Tracker = Callable[[Mapping[str, Any]], None]
+
+
+def check_trackers(args: argparse.Namespace, tensorboard: bool) -> None:
+    """Check that what a run is to be tracked by is installed, before the run writes anything.
+
+    Args:
+        args: `Recipe.arguments()`; `log_wandb` and the `wandb_` keys mean what they mean to train.py.
+        tensorboard: Whether TensorBoard's events are written.
+
+    Raises:
+        ImportError: A package is missing.
+        ValueError: `wandb_resume_id` without `resume`, or a `wandb_` key without `log_wandb`.
+
+    Example:
+        >>> check_trackers(argparse.Namespace(log_wandb=False, wandb_project="mine"), tensorboard=False)
+        Traceback (most recent call last):
+        ...
+        ValueError: wandb_project: 'mine' without log_wandb: true: nothing would be logged
+    """
+    for key in ("wandb_project", "wandb_tags", "wandb_resume_id"):
+        if getattr(args, key, None) and not args.log_wandb:
+            raise ValueError(f"{key}: {getattr(args, key)!r} without log_wandb: true: nothing would be logged")
+    if args.log_wandb:
+        if args.wandb_resume_id and not args.resume:
+            raise ValueError(f"wandb_resume_id: {args.wandb_resume_id!r} goes on with a run, so it needs resume, too")
+        _import_wandb()
+    if tensorboard:
+        _import_summary_writer()
+
+
+@contextmanager
+def open_trackers(
+    args: argparse.Namespace, folder: Path, *, tensorboard: bool, epochs_done: int = 0
+) -> Iterator[Tracker]:
+    """Open the trackers of a run.
+
+    Args:
+        args: See `check_trackers`.
+        folder: The run's; its name is the name of the run in Weights & Biases, and TensorBoard's events lie in its
+            subfolder tensorboard/.
+        tensorboard: Whether TensorBoard's events are written.
+        epochs_done: Epochs of a resumed run that stay; TensorBoard discards later ones.
+
+    Yields:
+        A function that takes a row of `RunFolder`'s history, once for each epoch.
+    """
+    opened: list[Any] = []
+    if args.log_wandb:
+        opened.append(_Wandb(args, folder))
+    if tensorboard:
+        opened.append(_TensorBoard(folder / "tensorboard", epochs_done))
+
+    def log(row: Mapping[str, Any]) -> None:
+        values = {f"{part}_{key}": value for part in ("train", "eval") for key, value in row[part].items()}
+        for tracker in opened:
+            tracker.log(row["epoch"], values | {"lr": row["lr"]})
+
+    failed = True
+    try:
+        yield log
+        failed = False
+    finally:
+        for tracker in opened:
+            tracker.close(failed)
+
+
+class _Wandb:
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        resume: Any = {"resume": "must", "id": args.wandb_resume_id} if args.wandb_resume_id else {}
+        self.run = _import_wandb().init(
+            project=args.wandb_project, name=folder.name, config=vars(args), tags=args.wandb_tags, **resume
+        )
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        self.run.log({"epoch": epoch, **values})  # the columns of summary.csv, as timm's update_summary logs them
+
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, epochs_done: int):
+        self.writer = _import_summary_writer()(folder, purge_step=epochs_done or None)
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        for key, value in values.items():
+            self.writer.add_scalar(key.replace("_", "/", 1), value, epoch)
+        self.writer.flush()
+
+    def close(self, failed: bool) -> None:
+        self.writer.close()
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError("log_wandb: true needs wandb: pip install wandb") from error
+    return wandb
+
+
+def _import_summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+    return SummaryWriter
