@@ -1,7 +1,9 @@
-"""MoEx under DistributedDataParallel: `torchrun --nproc-per-node 2 examples/distributed.py`.
+"""MoEx under DistributedDataParallel: `torchrun --nproc-per-node 2 examples/distributed.py [STEPS]`.
 
 Each process draws its own permutation of its own batch, so no features travel between processes.
 """
+
+import sys
 
 import timm
 import torch
@@ -37,4 +39,4 @@ def main(steps: int = 20) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:2]))
