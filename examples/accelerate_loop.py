@@ -10,7 +10,7 @@ from timm_moex import create_task
 from timm_moex.training.datasets import sample_dir
 
 
-def main(steps: int = 50) -> list[float]:
+def main(steps: int = 20) -> list[float]:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
     loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)

@@ -55,14 +55,14 @@ class LossRecord(Callback):
             self.losses.append(self.learn.loss.item())
 
 
-def main(steps: int = 50) -> list[float]:
+def main(steps: int = 20) -> list[float]:
     whole = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
     train, valid = Subset(whole, range(64 * steps)), Subset(whole, range(5900, 6000))
     loaders = DataLoaders(DataLoader(train, batch_size=64, shuffle=True), DataLoader(valid, batch_size=100))
     model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)
     record = LossRecord()
     learner = Learner(loaders, model, loss_func=torch.nn.CrossEntropyLoss(), cbs=[MoExCallback(), record])
-    with learner.no_bar(), learner.no_logging():
+    with learner.no_logging():
         learner.fit(1, lr=1e-3)
     return record.losses
 

@@ -30,7 +30,7 @@ class Classifier(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def main(steps: int = 50) -> list[float]:
+def main(steps: int = 20) -> list[float]:
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
     classifier = Classifier()
     trainer = lightning.Trainer(

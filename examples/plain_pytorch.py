@@ -9,7 +9,7 @@ import timm_moex
 from timm_moex.training.datasets import sample_dir
 
 
-def main(steps: int = 50) -> list[float]:
+def main(steps: int = 20) -> list[float]:
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
     loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)
     model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5).train()

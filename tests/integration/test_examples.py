@@ -1,7 +1,6 @@
 """Every script of examples/ trains a few steps on the packaged sample or on generated data, and exchanges in some of them."""
 
 import importlib
-import inspect
 import math
 import re
 import subprocess
@@ -53,7 +52,7 @@ def test_example_trains_and_exchanges_some_of_its_batches(name, exchanges, monke
 
 
 def test_plain_loop_has_at_most_thirty_lines():
-    assert len([line for line in (EXAMPLES / "plain_pytorch.py").read_text().splitlines() if line.strip()]) <= 30
+    assert len([line for line in (EXAMPLES / "plain_pytorch.py").read_text(encoding="utf-8").splitlines() if line.strip()]) <= 30
 
 
 def test_two_processes_train_under_torchrun_with_permutations_of_their_own():
@@ -66,5 +65,5 @@ def test_two_processes_train_under_torchrun_with_permutations_of_their_own():
 
 def test_every_example_says_how_it_is_used():
     for path in EXAMPLES.glob("*.py"):
-        source = path.read_text()
-        assert inspect.cleandoc(source).startswith('"""') and "def main(" in source, path.name
+        source = path.read_text(encoding="utf-8")
+        assert source.startswith('"""') and "def main(" in source, path.name
