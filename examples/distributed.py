@@ -33,7 +33,8 @@ def main(steps: int = 20) -> list[float]:
         optimizer.step()
         losses.append(result["loss"].item())
         exchanged += result["exchanged"]
-    print(f"rank {rank}: {exchanged} of {len(losses)} batches exchanged, loss of the last step {losses[-1]:.3f}\n", end="")
+    counts = f"{exchanged} of {len(losses)} batches exchanged"
+    print(f"rank {rank}: {counts}, loss of the last step {losses[-1]:.3f}\n", end="")
     dist.destroy_process_group()
     return losses
 

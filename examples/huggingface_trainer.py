@@ -1,6 +1,6 @@
 """MoEx in the Hugging Face Trainer: a mixin replaces `compute_loss`; the model may be any that Trainer takes.
 
-The exchange goes into the timm model, which transformers' TimmWrapper has as `.timm_model`. The wrapper itself has no site.
+The exchange goes into the timm model, which transformers' TimmWrapper has as `.timm_model`; the wrapper has no site.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""MoEx on spectrograms: an image of one channel, frequency by time. The tones are generated, so nothing is downloaded."""
+"""MoEx on spectrograms: an image of one channel, frequency by time. The tones are generated."""
 
 import math
 

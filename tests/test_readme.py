@@ -1,7 +1,7 @@
 """Every fenced block of README.md and docs/ runs as printed, but for the substitutions listed here.
 
-The blocks of a page share one folder and, where they are Python, one namespace, and run in the order of the page: a reader would
-run them so. A test asks for its block and for all blocks before it, so that each test can run alone.
+The blocks of a page share one folder and, where they are Python, one namespace, and run in the order of the page: a
+reader would run them so. A test asks for its block and for all blocks before it, so that each test can run alone.
 """
 
 import importlib.util
@@ -49,7 +49,8 @@ class Block:
 
     @property
     def name(self) -> str:
-        return f"{self.page.stem}-{self.number}-{self.language}-{re.sub(r'[^a-z0-9_]+', '-', self.code.split('#')[0].strip()[:40])}"
+        words = re.sub(r"[^a-z0-9_]+", "-", self.code.split("#")[0].strip()[:40])
+        return f"{self.page.stem}-{self.number}-{self.language}-{words}"
 
 
 def blocks_of(page: Path) -> list[Block]:
