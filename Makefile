@@ -6,6 +6,7 @@
 # make ablation     the runs that settings are chosen by, on validation images alone (likewise)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff and mypy
+# make docs         the site of docs/ in output/site, built in an environment of its own
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ PARALLEL ?= 2
 # OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test zoo bench study ablation timm-tests lint
+.PHONY: quickstart test zoo bench study ablation timm-tests lint docs
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "timm_moex needs Python >= 3.10; make PYTHON=...")'
@@ -60,3 +61,8 @@ timm-tests: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs:
+	test -x $(VENV)-docs/bin/mkdocs || { $(PYTHON) -m venv $(VENV)-docs && \
+		$(VENV)-docs/bin/python -m pip install mkdocs-material 'mkdocstrings[python]'; }
+	$(VENV)-docs/bin/mkdocs build --strict --site-dir output/site

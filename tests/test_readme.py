@@ -1,9 +1,10 @@
-"""Every fenced block of README.md runs as printed, but for the substitutions listed here.
+"""Every fenced block of README.md and docs/ runs as printed, but for the substitutions listed here.
 
-The blocks share one folder and, where they are Python, one namespace, and run in the order of the page: a reader would
-run them so. A test asks for its block and for all blocks before it, so that each test can run alone.
+The blocks of a page share one folder and, where they are Python, one namespace, and run in the order of the page: a
+reader would run them so. A test asks for its block and for all blocks before it, so that each test can run alone.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -35,25 +36,41 @@ SUBSTITUTIONS = {  # what is printed → what is run here
     "--epochs 300": "--epochs 1 --img-size 32 --batch-size 4 --workers 1 --device cpu --output output/stock",
 }
 NOT_RUN = {"make test": "it starts this test"}  # a line of a block → why it is left out
+HEAVY = ("accelerate", "fastai", "lightning", "transformers")  # the extra [examples], absent from the test environment
 
 
 @dataclass(frozen=True)
 class Block:
+    page: Path
     number: int
     language: str
     code: str
+    marked: str | None  # "<!-- not run: reason -->" on the line above
 
     @property
     def name(self) -> str:
-        return f"{self.number}-{self.language}-{re.sub(r'[^a-z0-9_]+', '-', self.code.split('#')[0].strip()[:40])}"
+        words = re.sub(r"[^a-z0-9_]+", "-", self.code.split("#")[0].strip()[:40])
+        return f"{self.page.stem}-{self.number}-{self.language}-{words}"
 
 
 def blocks_of(page: Path) -> list[Block]:
-    found = re.findall(r"^```(.*?)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    return [Block(number, language.strip(), code) for number, (language, code) in enumerate(found)]
+    pattern = r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(.*?)\n(.*?)^```$"
+    found = re.findall(pattern, page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [Block(page, n, language.strip(), code, why or None) for n, (why, language, code) in enumerate(found)]
 
 
-BLOCKS = [block for block in blocks_of(ROOT / "README.md") if block.language]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in blocks_of(page) if block.language]
+
+
+def reason_not_to_run(block: Block) -> str | None:
+    if block.marked:
+        return block.marked
+    if "train.py" in block.code and not CLONE:
+        return "no train.py: TIMM_MOEX_TIMM_CLONE names no clone of timm"
+    absent = [name for name in HEAVY if re.search(rf"^(from|import) {name}\b", block.code, re.MULTILINE)]
+    absent = [name for name in absent if importlib.util.find_spec(name) is None]
+    return f"needs {absent[0]}, of the extra [examples]" if absent else None
 
 
 def as_run(code: str) -> str:
@@ -91,7 +108,7 @@ class Reader:
             script.chmod(0o755)
 
     def run(self, block: Block) -> None:
-        if "train.py" in block.code and not CLONE:
+        if reason_not_to_run(block):
             return
         self.run_python(block) if block.language == "python" else self.run_shell(block)
 
@@ -101,7 +118,7 @@ class Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)
-                exec(compile(as_run(block.code), f"README.md, block {block.number}", "exec"), self.namespace)
+                exec(compile(as_run(block.code), f"{block.page.name}, block {block.number}", "exec"), self.namespace)
         finally:
             os.chdir(before)
 
@@ -115,30 +132,32 @@ class Reader:
 
     def read_to(self, block: Block) -> None:
         """Run every block up to this one that has not run yet."""
-        for earlier in BLOCKS[self.done : BLOCKS.index(block) + 1]:
+        blocks = [other for other in BLOCKS if other.page == block.page]
+        for earlier in blocks[self.done : blocks.index(block) + 1]:
             self.run(earlier)
             self.done += 1
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    return Reader(tmp_path_factory.mktemp("reader"))
+def readers(tmp_path_factory):
+    """A reader for each page, who starts with its first block."""
+    return {page: Reader(tmp_path_factory.mktemp(page.stem)) for page in {block.page for block in BLOCKS}}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
-def test_block_of_the_readme_runs(block, reader):
-    if "train.py" in block.code and not CLONE:
-        pytest.skip("no train.py: TIMM_MOEX_TIMM_CLONE names no clone of timm")
-    reader.read_to(block)
+def test_block_of_the_page_runs(block, readers):
+    if reason := reason_not_to_run(block):
+        pytest.skip(reason)
+    readers[block.page].read_to(block)
 
 
 def test_blocks_without_a_language_are_no_commands():
-    others = [block for block in blocks_of(ROOT / "README.md") if not block.language]
+    others = [block for page in PAGES for block in blocks_of(page) if not block.language]
     assert [block.code.split()[0] for block in others] == ["timm_moex/"]  # the folders of the repository
     assert {block.language for block in BLOCKS} == {"python", "bash"}
 
 
-def test_every_substitution_and_every_line_left_out_is_in_the_readme():
+def test_every_substitution_and_every_line_left_out_is_in_a_page():
     printed = "".join(block.code for block in BLOCKS)
     assert all(text in printed for text in [*SUBSTITUTIONS, *NOT_RUN])
 
@@ -149,3 +168,14 @@ def test_make_quickstart_trains_by_the_recipe_that_stands_in_for_it():
         "/timm-moex train quickstart --in-memory" in rule
         and "RUN := output/quickstart\n" in (ROOT / "Makefile").read_text()
     )
+
+
+def test_pages_link_to_pages_that_exist():
+    for page in PAGES:
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+
+
+def test_navigation_names_every_page():
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]
+    assert sorted(re.findall(r": (\w+\.md)$", nav, re.MULTILINE)) == sorted(p.name for p in PAGES[1:])

@@ -1,7 +1,7 @@
-"""The performance tables of README.md, made from the CSV files in benchmarks/results.
+"""The performance tables of docs/speed.md, made from the CSV files in benchmarks/results.
 
 python -m benchmarks.speed.tables            print it
-python -m benchmarks.speed.tables --write    put it between the markers in README.md
+python -m benchmarks.speed.tables --write    put it between the markers in docs/speed.md
 """
 
 import argparse
@@ -9,7 +9,7 @@ import argparse
 from .._markdown import table, write_block
 from .._results import ROOT, read_rows
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "speed.md"
 BLOCK = "performance"
 SHAPE = "64x64x56x56"
 
@@ -97,9 +97,9 @@ def performance() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--write", action="store_true", help="into docs/speed.md")
     if parser.parse_args().write:
-        write_block(README, BLOCK, performance())
+        write_block(PAGE, BLOCK, performance())
     else:
         print(performance())
 

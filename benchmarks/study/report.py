@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md and the study's summary in README.md, made from the CSV files in
+"""The tables of benchmarks/README.md and the study's summary in docs/does_it_help.md, made from the CSV files in
 benchmarks/results.
 
 python -m benchmarks.study.report            print them
@@ -203,12 +203,12 @@ MADE = (study, learning_curves, ablation, robustness, robustness_curves, domain_
 def blocks() -> dict[tuple[Path, str], str]:
     """(file, block) → content."""
     made = {(REPORT, make.__name__): make() for make in MADE}
-    return made | {(README, "study"): summary(), (README, "checkpoints"): zoo_table()}
+    return made | {(ROOT / "docs" / "does_it_help.md", "study"): summary(), (README, "checkpoints"): zoo_table()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into the README files")
+    parser.add_argument("--write", action="store_true", help="into their pages")
     write = parser.parse_args().write
     for (file, name), content in blocks().items():
         if write:

@@ -1,4 +1,4 @@
-"""The figures in README.md are those of the CSV files, and the benchmarks' own arithmetic is right."""
+"""The figures in docs/speed.md are those of the CSV files, and the benchmarks' own arithmetic is right."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ from benchmarks.speed import _measure, op, plots, tables  # noqa: E402
 
 
 def test_readme_shows_the_figures_of_the_csv_files():
-    shown = read_block(tables.README, tables.BLOCK)
+    shown = read_block(tables.PAGE, tables.BLOCK)
     assert shown == tables.performance(), "run: python -m benchmarks.speed.tables --write"
 
 

@@ -1,0 +1,55 @@
+"""Fine-tune a pretrained twin on a folder of pictures, a subfolder per class: `python examples/finetune_folder.py DIR`.
+
+Without DIR it writes 200 images of the packaged sample to a temporary folder. The weights are packaged, too; with
+access to the Hub use any of timm's, for example "moex_resnet50.a1_in1k" with in_chans=3.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import create_dataset, create_transform, resolve_data_config
+from torch.utils.data import DataLoader
+from torchvision import datasets
+
+from timm_moex import create_task
+from timm_moex.training.datasets import sample_dir
+
+
+def write_sample(folder: Path) -> None:
+    """Write 20 images of each of the sample's ten classes as PNG files."""
+    sample = datasets.FashionMNIST(str(sample_dir()))
+    for n, label in enumerate(sample.targets.tolist()):
+        class_folder = folder / sample.classes[label].replace("/", "-")
+        class_folder.mkdir(exist_ok=True)
+        if len(list(class_folder.iterdir())) < 20:
+            sample[n][0].save(class_folder / f"{n}.png")
+
+
+def main(folder: Path | None = None, steps: int = 20) -> list[float]:
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            write_sample(Path(temporary))
+            return main(Path(temporary), steps)
+    data = create_dataset("", root=str(folder), split="", input_img_mode="L")
+    classes = len(data.reader.class_to_idx)
+    model = timm.create_model("moex_resnet20_cifar.fmnist_sample", pretrained=True, num_classes=classes, moex_prob=0.5)
+    data.transform = create_transform(**resolve_data_config({}, model=model), is_training=True)
+    loader = DataLoader(data, batch_size=32, shuffle=True, drop_last=True)
+    task = create_task(model.train(), torch.nn.CrossEntropyLoss(), verbose=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses: list[float] = []
+    while len(losses) < steps:
+        for x, y in loader:
+            loss = task(x, y)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses[:steps]
+
+
+if __name__ == "__main__":
+    print(f"loss of the last step: {main(*map(Path, sys.argv[1:2]))[-1]:.3f}")

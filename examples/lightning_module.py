@@ -1,0 +1,44 @@
+"""MoEx in a LightningModule. One line differs from any other module: the step calls a task of timm_moex."""
+
+import lightning
+import timm
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from timm_moex import create_task
+from timm_moex.training.datasets import sample_dir
+
+
+class Classifier(lightning.LightningModule):
+    """A twin and its task; the task draws, exchanges and mixes the labels while the model is in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)
+        self.task = create_task(model, torch.nn.CrossEntropyLoss(), verbose=False)
+        self.losses: list[float] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = self.task(x, y)["loss"]
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def main(steps: int = 20) -> list[float]:
+    data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
+    classifier = Classifier()
+    trainer = lightning.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(classifier, DataLoader(data, batch_size=64, shuffle=True, drop_last=True))
+    return classifier.losses
+
+
+if __name__ == "__main__":
+    print(f"loss of the last step: {main()[-1]:.3f}")

@@ -1,0 +1,47 @@
+"""MoEx on the features of point sets, (B, N, C): the paper uses IN after the first set abstraction of PointNet++."""
+
+import torch
+from torch import Tensor, nn
+
+from timm_moex import create_task, insert_moex
+
+
+class PointNet(nn.Module):
+    """Features of each point, their maximum over the set, a classifier."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 32), nn.ReLU())
+        self.second = nn.Sequential(nn.Linear(32, 64), nn.ReLU())
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.head(self.second(self.first(points)).amax(dim=1))
+
+
+def draw_points(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """128 points (B, 128, 3) on a sphere (0), in a cube (1) or in a flat square (2)."""
+    label = torch.randint(3, (count,), generator=generator)
+    cube = 2 * torch.rand(count, 128, 3, generator=generator) - 1
+    square = cube * torch.tensor([1.0, 1.0, 0.0])
+    shapes = torch.stack([nn.functional.normalize(cube, dim=-1), cube, square])
+    return shapes[label, torch.arange(count)], label
+
+
+def main(steps: int = 60) -> list[float]:
+    generator = torch.Generator().manual_seed(0)
+    model = insert_moex(PointNet(classes=3), "first", norm="in", channel_dim=-1, prob=0.5, lam=0.9)
+    task = create_task(model.train(), nn.CrossEntropyLoss(), verbose=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        loss = task(*draw_points(64, generator))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+if __name__ == "__main__":
+    print(f"loss of the last step: {main()[-1]:.3f}")

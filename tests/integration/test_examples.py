@@ -1,0 +1,70 @@
+"""Every script of examples/ trains a few steps on packaged or generated data, and exchanges in some of them."""
+
+import importlib
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_moex import MomentExchange
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+STEPS = 4
+HEAVY = {  # example → the library it needs, in the extra [examples]
+    "accelerate_loop": "accelerate",
+    "fastai_callback": "fastai",
+    "huggingface_trainer": "transformers",
+    "lightning_module": "lightning",
+}
+BY_TORCHRUN = "distributed"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != BY_TORCHRUN)
+
+
+@pytest.fixture
+def exchanges():
+    """A list that grows by the number of samples of each exchange."""
+    seen = []
+
+    def note(module, args, output):
+        if isinstance(module, MomentExchange):
+            seen.append(len(args[0]))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(note)
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_example_trains_and_exchanges_some_of_its_batches(name, exchanges, monkeypatch):
+    if name in HEAVY:
+        pytest.importorskip(HEAVY[name], reason=f"needs {HEAVY[name]}, of the extra [examples]", exc_type=ImportError)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    torch.manual_seed(2)  # this seed exchanges some of the four batches in every example, and not all
+    losses = [float(loss) for loss in example.main(steps=STEPS)]
+    assert len(losses) == STEPS and all(math.isfinite(loss) for loss in losses)
+    assert 0 < len(exchanges) < STEPS and min(exchanges) > 1
+
+
+def test_plain_loop_has_at_most_thirty_lines():
+    source = (EXAMPLES / "plain_pytorch.py").read_text(encoding="utf-8")
+    assert len([line for line in source.splitlines() if line.strip()]) <= 30
+
+
+def test_two_processes_train_under_torchrun_with_permutations_of_their_own():
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run([*command, EXAMPLES / "distributed.py", "8"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    counts = re.findall(r"rank \d: (\d+) of 8 batches exchanged", done.stdout)
+    assert len(counts) == 2 and counts[0] != counts[1] and all(0 < int(count) < 8 for count in counts)
+
+
+def test_every_example_says_how_it_is_used():
+    for path in EXAMPLES.glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert source.startswith('"""') and "def main(" in source, path.name
