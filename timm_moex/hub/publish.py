@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..utils.files import sha256_of, write_atomically
 from .card import LOCAL_SOURCE, parse_card
-from .download import HubError, endpoint, translate_errors
+from .download import WEIGHTS, HubError, endpoint, translate_errors
 from .folder import FILES, README
 from .manifest import ReleasedWeights
 from .verify import find_released, verify_folder
@@ -100,6 +100,8 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     manifest, released = find_released(folder) or (None, None)
     if problems := verify_folder(folder, released):
         raise HubError(f"{folder} is not published: {'; '.join(problems)}")
+    if not (folder / WEIGHTS).is_file():
+        raise HubError(f"{folder} is not published: it has no {WEIGHTS}; the repository has what a wheel lacks")
     card = parse_card((folder / README).read_text())
     stated = card.data.get("license") or json.loads((folder / CONFIG_NAME).read_text())["pretrained_cfg"].get("license")
     if stated is None and license is None:
