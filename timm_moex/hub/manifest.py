@@ -100,7 +100,7 @@ def read_manifest(path: str | Path) -> list[ReleasedWeights]:
         ValueError: It is not JSON, an entry has a key too many or too few, or an entry contradicts itself.
     """
     try:
-        rows = json.loads(Path(path).read_text())["checkpoints"]
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))["checkpoints"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no manifest: {error!r}") from error
     for row in rows:
@@ -139,7 +139,7 @@ def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
 
 def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
     folder = weights_dir() / entry.name
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
     cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
     cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}

@@ -78,7 +78,7 @@ def outside_links(folder: Path) -> list[Path]:
 def _read_config(path: Path) -> dict[str, Any] | str:
     """The config, or what is wrong with it."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         return f"config.json is not JSON: {error}"
     if not isinstance(config, dict):
@@ -121,7 +121,7 @@ def _weights_problems(folder: Path) -> list[str]:
 
 def _card_problems(path: Path, entry: ReleasedWeights | None) -> list[str]:
     try:
-        data = parse_card(path.read_text()).data
+        data = parse_card(path.read_text(encoding="utf-8")).data
     except (OSError, ValueError) as error:
         return [f"README.md: {error}"]
     wanted = {"library_name": "timm", "pipeline_tag": "image-classification"}
