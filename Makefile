@@ -7,8 +7,11 @@
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff and mypy
 # make docs         the site of docs/ in output/site, built in an environment of its own
+# make dist         wheel and sdist in dist/, built in an environment of their own
+# make test-floor   the tests with the lowest Python and the lowest versions that pyproject.toml declares (likewise)
 VENV ?= .venv
 PYTHON ?= python3
+FLOOR_PYTHON ?= python3.10
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.timm-moex-installed
 RUN := output/quickstart
@@ -18,7 +21,7 @@ PARALLEL ?= 2
 # OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test zoo bench study ablation timm-tests lint docs
+.PHONY: quickstart test zoo bench study ablation timm-tests lint docs dist test-floor
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "timm_moex needs Python >= 3.10; make PYTHON=...")'
@@ -66,3 +69,15 @@ docs:
 	test -x $(VENV)-docs/bin/mkdocs || { $(PYTHON) -m venv $(VENV)-docs && \
 		$(VENV)-docs/bin/python -m pip install mkdocs-material 'mkdocstrings[python]'; }
 	$(VENV)-docs/bin/mkdocs build --strict --site-dir output/site
+
+dist:
+	test -x $(VENV)-dist/bin/pyproject-build || { $(PYTHON) -m venv $(VENV)-dist && $(VENV)-dist/bin/python -m pip install build; }
+	$(VENV)-dist/bin/python -m build --outdir dist
+
+$(VENV)-floor/.timm-moex-installed: pyproject.toml tests/floor.txt
+	$(FLOOR_PYTHON) -m venv $(VENV)-floor
+	$(VENV)-floor/bin/python -m pip install --constraint tests/floor.txt -e '.[plots,test]'
+	touch $@
+
+test-floor: $(VENV)-floor/.timm-moex-installed
+	$(VENV)-floor/bin/python -m pytest

@@ -12,7 +12,7 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,9 @@ def run_jobs(
     waiting = [job for job in jobs if not _is_done(job, rows, table)]
     print(f"{table.name}: {len(jobs) - len(waiting)} of {len(jobs)} runs are there, {len(waiting)} to do", flush=True)
     failed = []
-    context = multiprocessing.get_context("spawn")  # a fresh process for each: CUDA, seeds and threads start clean
-    with ProcessPoolExecutor(parallel, mp_context=context, max_tasks_per_child=1) as pool:
+    with ThreadPoolExecutor(parallel) as pool:
         curves = table.parent / "curves" / table.stem
-        futures = {pool.submit(_do, job, evaluate, curves, threads): job for job in waiting}
+        futures = {pool.submit(_do_in_own_process, job, evaluate, curves, threads): job for job in waiting}
         for future in as_completed(futures):
             job = futures[future]
             if error := future.exception():
@@ -117,6 +116,12 @@ def _is_done(job: Job, rows: list[dict[str, str]], table: Path) -> bool:
                 "take the line out, or give another --output"
             )
     return bool(same)
+
+
+def _do_in_own_process(*args: Any) -> dict[str, Any]:
+    """Call `_do` in a fresh process, where CUDA, seeds and threads start clean."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_do, *args).result()
 
 
 def _do(job: Job, evaluate: Callable, curves: Path, threads: int | None) -> dict[str, Any]:

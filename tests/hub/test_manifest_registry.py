@@ -21,7 +21,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A Hub, and an installed package with two shipped checkpoints and three that are on the Hub."""
+    """A Hub, and an installed package with two shipped checkpoints, three that are on the Hub, two that are nowhere."""
     site = tmp_path_factory.mktemp("site")
     shutil.copytree(Path(timm_moex.__file__).parent, site / "timm_moex", ignore=shutil.ignore_patterns("__pycache__"))
     weights = site / "timm_moex" / "_weights"
@@ -42,6 +42,11 @@ def world(tmp_path_factory):
         files = {WEIGHTS: (weights / f"{OURS}.shipped" / WEIGHTS).read_bytes()}
         forged = dict(hub_id="ORG/forged", revision=hub.add("ORG/forged", files), files={WEIGHTS: {"sha256": "0" * 64}})
         rows.append(manifest_row(weights / f"{OURS}.forged", **forged))
+        for tag in ("large", "lost"):
+            folder = write_folder(weights / f"{STOCK}.{tag}", STOCK)
+            rows.append(manifest_row(folder))
+            (folder / WEIGHTS).unlink()
+        rows[-2]["files"][WEIGHTS]["size"] = 2_000_001
         (weights / "manifest.json").write_text(json.dumps({"checkpoints": rows}))
         home = tmp_path_factory.mktemp("home")
         with Child(hub.url, home, HF_TOKEN="", PYTHONPATH=str(site)) as child:
@@ -89,6 +94,19 @@ def test_shipped_weights_that_changed_on_disk_are_not_used(world):
     finally:
         path.write_bytes(good)
     assert told["error"] == "HubError" and "the manifest has" in told["message"]
+
+
+def test_weights_too_large_for_the_wheel_are_not_offered_and_the_error_says_where_they_are(world):
+    hub, child, _, _ = world
+    before = len(hub.log)
+    answer = child("create", f"moex_{STOCK}.large")
+    assert answer["error"] == "HubError" and f"local-dir:weights/{STOCK}.large" in answer["message"]
+    assert "reinstall" in child("create", f"moex_{STOCK}.lost")["message"]
+    assert len(hub.log) == before
+    listed = child("list_pretrained", f"moex_{STOCK}.*")["result"]
+    assert {name.partition(".")[2] for name in listed} == {"pinned", "r160_in1k", "shipped"}
+    verified = child("command", "verify")["result"]["out"]
+    assert f"{STOCK}.large: sound\n" in verified and f"{STOCK}.lost: \n  model.safetensors is missing\n" in verified
 
 
 def test_an_architectures_default_stays_what_it_was(world):

@@ -144,10 +144,11 @@ def test_features_are_the_backbones_also_right_after_an_exchange(arch):
         model(x, swap_index=IDX)
         assert torch.equal(model.forward_features(x), plain.forward_features(x))
         model(x, swap_index=IDX)
-        final, intermediates = model.forward_intermediates(x)
-        expected_final, expected = plain.forward_intermediates(x)
-        assert torch.equal(final, expected_final)
-        assert all(torch.equal(a, b) for a, b in zip(intermediates, expected, strict=True))
+        if hasattr(plain, "forward_intermediates"):  # timm 1.0.28 has none for DenseNets
+            final, intermediates = model.forward_intermediates(x)
+            expected_final, expected = plain.forward_intermediates(x)
+            assert torch.equal(final, expected_final)
+            assert all(torch.equal(a, b) for a, b in zip(intermediates, expected, strict=True))
         nets = [make(arch, features_only=True).eval() for make in (small, twin)]
         assert find_moex(nets[1]) is not None
         assert all(torch.equal(a, b) for a, b in zip(*(net(x) for net in nets), strict=True))

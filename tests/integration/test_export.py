@@ -18,11 +18,24 @@ def operations(program):
     return [(node.op, str(node.target)) for node in program.graph_module.graph.nodes if node.op == "call_function"]
 
 
+def can_export_hooks_strictly():
+    """Not in every PyTorch (2.8, say) can a module that has forward hooks, whichever, be exported with strict=True."""
+    module = torch.nn.Linear(2, 2)
+    module.register_forward_pre_hook(lambda *_: None, with_kwargs=True)
+    try:
+        torch.export.export(module, (torch.ones(1, 2),), strict=True)
+    except Exception as error:  # of several types, private ones among them
+        return "Cannot export model" not in str(error)
+    return True
+
+
 STRICT = {arch: [False] for arch in SMALL} | {"resnet10t": [True, False], "vit_tiny_patch16_224": [True, False]}
 
 
 @pytest.mark.parametrize("arch, strict", [(arch, strict) for arch, modes in STRICT.items() for strict in modes])
 def test_exported_twin_is_the_backbone(arch, strict):
+    if strict and not can_export_hooks_strictly():
+        pytest.skip(f"PyTorch {torch.__version__} cannot export a module with forward hooks with strict=True")
     plain, model = pair(arch)
     x = images(arch)
     expected, program = (torch.export.export(m, (x,), strict=strict) for m in (plain, model))

@@ -117,6 +117,13 @@ def publish(folder: str, repo_id: str, **kwargs: Any) -> dict[str, Any]:
     return {"revision": done.revision, "changed": done.changed, "manifest": done.manifest and str(done.manifest)}
 
 
+def publish_all(org: str, root: str, **kwargs: Any) -> dict[str, Any]:
+    from timm_moex.hub.publish_all import publish_all
+
+    done = publish_all(org, root, **kwargs)
+    return {"collection": done.collection, "added": done.added}
+
+
 def command(*words: str) -> dict[str, Any]:
     """`timm-moex WORDS`"""
     import contextlib
@@ -127,6 +134,12 @@ def command(*words: str) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main(words)
     return {"code": code, "out": out.getvalue()}
+
+
+def list_pretrained(pattern: str) -> list[str]:
+    import timm
+
+    return timm.list_pretrained(pattern)
 
 
 def set_offline(value: bool) -> None:

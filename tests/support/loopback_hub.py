@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import loopback_collections
 import yaml
 from loopback_store import LFS_SUFFIXES, Blob, Fault, Faults, Refusal, Repo, described
 
@@ -25,6 +26,7 @@ class LoopbackHub:
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
+        self.collections: dict[str, dict[str, Any]] = {}  # by slug
         self.objects: dict[str, bytes] = {}  # LFS, by sha256
         self.log: list[str] = []  # "METHOD path"
         self.faults = Faults()
@@ -142,8 +144,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: Any, status: int = 200) -> None:
         self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    # What the client asks for, one method per kind of request
-
     def create(self, body: bytes) -> None:
         asked = json.loads(body)
         if not self.user:
@@ -237,7 +237,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def list_refs(self, body: bytes, repo_id: str) -> None:
         repo = self._repo(repo_id)
-
         answer = {"branches": [], "tags": [], "converts": []}
         for name, oid in repo.refs.items():
             kind, folder = ("tags", "tags") if name in repo.tags else ("branches", "heads")
@@ -283,6 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 _ID = r"([^/]+/[^/]+)"
 ROUTES = [
+    *loopback_collections.ROUTES,
     ("POST", r"/api/repos/create", _Handler.create),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("GET", r"/api/whoami-v2", _Handler.whoami),

@@ -4,7 +4,8 @@ import argparse
 from typing import Any
 
 from ..hub.convert import ARCHITECTURES, convert
-from ..hub.publish import plan, publish
+from ..hub.publish import Published, plan, publish
+from ..hub.publish_all import plan_all, publish_all
 from ..hub.verify import find_released, verify_all, verify_folder
 from ..training.evaluate import evaluate
 from .options import add_command, add_data_options, open_model_and_data
@@ -55,11 +56,14 @@ def add_publish(commands: Any) -> None:
     parser = add_command(
         commands,
         "publish",
-        "put a folder on the Hub, as one commit with a tag",
+        "put a folder, or every checkpoint, on the Hub",
         "timm-moex publish output/my_run/hub --repo-id ORG/NAME --license apache-2.0 --dry-run",
+        "timm-moex publish --all --org ORG --dry-run",
     )
-    parser.add_argument("folder", help="as training leaves it (…/hub)")
-    parser.add_argument("--repo-id", required=True, metavar="ORG/NAME")
+    parser.add_argument("folder", nargs="?", help="as training leaves it (…/hub); with --all: that of a manifest.json")
+    parser.add_argument("--repo-id", metavar="ORG/NAME")
+    parser.add_argument("--all", action="store_true", help="every checkpoint of the manifest, gathered in a collection")
+    parser.add_argument("--org", help="with --all: whose repos and collection (an organisation or a user)")
     parser.add_argument("--private", action="store_true", help="create the repo as a private one")
     parser.add_argument("--tag", default="v1", help="name of this state of the repo (default: v1)")
     parser.add_argument("--license", metavar="ID", help="SPDX identifier, where the card states none")
@@ -68,13 +72,33 @@ def add_publish(commands: Any) -> None:
 
 
 def _run_publish(args: argparse.Namespace) -> None:
+    alone = args.folder and args.repo_id and not args.org
+    together = args.org and not args.repo_id and not args.license
+    if not (together if args.all else alone):
+        raise ValueError("expected `publish FOLDER --repo-id ORG/NAME`, or `publish --all --org ORG` without --license")
     if args.dry_run:
-        for file in plan(args.folder, args.repo_id, tag=args.tag, license=args.license).files:
+        _show_plans(args)
+    elif args.all:
+        done = publish_all(args.org, args.folder, private=args.private, tag=args.tag)
+        for repo in done.repos:
+            _show_published(repo)
+        print(f"{done.collection} has all {len(done.repos)}, {len(done.added)} of them new")
+    else:
+        _show_published(publish(args.folder, args.repo_id, private=args.private, tag=args.tag, license=args.license))
+
+
+def _show_plans(args: argparse.Namespace) -> None:
+    if args.all:
+        plans = plan_all(args.org, args.folder, tag=args.tag)
+    else:
+        plans = [plan(args.folder, args.repo_id, tag=args.tag, license=args.license)]
+    for planned in plans:
+        for file in planned.files:
             print(f"{file.size:>12,} bytes  sha256 {file.sha256}  {file.name}")
-        print(f"would be one commit in {args.repo_id}, tagged {args.tag}; nothing was sent")
-        return
-    how = dict(private=args.private, tag=args.tag, license=args.license)
-    done = publish(args.folder, args.repo_id, **how)
+        print(f"would be one commit in {planned.repo_id}, tagged {args.tag}; nothing was sent")
+
+
+def _show_published(done: Published) -> None:
     there = "" if done.changed else ": was there already, as it is here"
     print(f"{done.repo_id}@{done.revision}, tag {done.tag}{there}")
     print(f"timm.create_model('hf-hub:{done.repo_id}@{done.revision}', pretrained=True)")

@@ -104,9 +104,10 @@ def save_folder(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             new = Path(temporary) / "new"
             config = _write_model(new, model, data_config, label_names, model_args or {}, dtype)
-            (new / README).write_text(str(model_card(config, provenance)))
+            (new / README).write_text(str(model_card(config, provenance)), encoding="utf-8")
             if provenance.recipe:
-                (new / RECIPE).write_text(yaml.safe_dump(portable_recipe(provenance.recipe), sort_keys=False))
+                recipe = yaml.safe_dump(portable_recipe(provenance.recipe), sort_keys=False)
+                (new / RECIPE).write_text(recipe, encoding="utf-8")
             if summary is not None:
                 shutil.copyfile(summary, new / "summary.csv")
             if folder.exists():
@@ -152,11 +153,11 @@ def _write_model(
     save_for_hf(plain, str(folder), model_config={"label_names": list(label_names)}, safe_serialization=True)
     # safetensors lets only its owner read the file
     (folder / WEIGHTS).chmod((folder / CONFIG_NAME).stat().st_mode)
-    config = json.loads((folder / CONFIG_NAME).read_text())
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     config["model_args"] = _model_args({**config.get("model_args", {}), **model_args})
     if (in_chans := _in_chans(config)) != 3:  # transformers builds the model from model_args alone
         config["model_args"]["in_chans"] = in_chans
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return config
 
 
@@ -178,7 +179,7 @@ def foreign_entries(folder: Path) -> list[str]:
 
 def _is_timm_config(path: Path) -> bool:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and {"architecture", "pretrained_cfg"} <= config.keys()

@@ -1,8 +1,9 @@
 """The checkpoints this package knows: `weights/manifest.json`, and how they enter timm's registry.
 
-A checkpoint is a folder in the Hub's layout next to the manifest. Where its weights are too large to be shipped, the
-folder lacks model.safetensors and the manifest names the repo and commit that have it. Only what its owner has
-published has a repo there: an unclaimed name is an open door for someone else's weights.
+A checkpoint is a folder in the Hub's layout next to the manifest. Where its weights are too large for the wheel, the
+installed folder lacks model.safetensors, and the manifest names the repo and commit that have it once they are
+published. Only what its owner has published has a repo there: an unclaimed name is an open door for someone else's
+weights.
 """
 
 import json
@@ -24,6 +25,7 @@ __all__ = [
     "ReleasedWeights",
     "add_released_tags",
     "generate_default_cfgs",
+    "packaged_dir",
     "read_manifest",
     "released_weights",
     "resolve_verified_cfg",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+LARGEST_IN_WHEEL = 2_000_000  # bytes of model.safetensors; pyproject.toml leaves larger ones out of the wheel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +73,24 @@ class ReleasedWeights(Provenance):
         if set(self.top1) != {"value", "mean", "std"} or not self.seeds:
             raise ValueError(f"{self.name}: top1 has value, mean and std over the seeds, got {self.top1}, {self.seeds}")
 
+    @property
+    def is_too_large_for_the_wheel(self) -> bool:
+        return self.files[WEIGHTS]["size"] > LARGEST_IN_WHEEL
+
 
 _ONLY_IN_CARDS = {"recipe", "base_model", "origin", "results", "limits"}
 _REQUIRED = {field.name for field in fields(ReleasedWeights)} - _ONLY_IN_CARDS
 
 
+def packaged_dir() -> Path:
+    """Where the wheel puts manifest and checkpoints; a checkout has no such folder."""
+    return Path(__file__).resolve().parents[1] / "_weights"
+
+
 def weights_dir() -> Path:
     """Folder of the manifest: inside an installed package, or next to it in a checkout."""
-    packaged, checkout = Path(__file__).parents[1] / "_weights", Path(__file__).parents[2]
-    return checkout / "weights" if (checkout / "pyproject.toml").is_file() else packaged
+    checkout = Path(__file__).parents[2]
+    return checkout / "weights" if (checkout / "pyproject.toml").is_file() else packaged_dir()
 
 
 def read_manifest(path: str | Path) -> list[ReleasedWeights]:
@@ -88,7 +100,7 @@ def read_manifest(path: str | Path) -> list[ReleasedWeights]:
         ValueError: It is not JSON, an entry has a key too many or too few, or an entry contradicts itself.
     """
     try:
-        rows = json.loads(Path(path).read_text())["checkpoints"]
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))["checkpoints"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no manifest: {error!r}") from error
     for row in rows:
@@ -122,18 +134,22 @@ def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
         if default_cfg is not None and entry.tag not in default_cfg.cfgs:
             default_cfg.tags.append(entry.tag)
             default_cfg.cfgs[entry.tag] = _cfg_of(entry)
-            default_cfg.is_pretrained = True
+            default_cfg.is_pretrained |= bool(default_cfg.cfgs[entry.tag].has_weights)
 
 
 def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
     folder = weights_dir() / entry.name
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
     cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
     cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
     names = config.get("label_names")
     weights = folder / WEIGHTS
-    source = {"file": str(weights)} if weights.is_file() else {"hf_hub_id": f"{entry.hub_id}@{entry.revision}"}
+    source: dict[str, str] = {}
+    if weights.is_file():
+        source = {"file": str(weights)}
+    elif entry.hub_id:
+        source = {"hf_hub_id": f"{entry.hub_id}@{entry.revision}"}
     return PretrainedCfg(**cfg | source, label_names=tuple(names) if names else None)
 
 
@@ -146,7 +162,8 @@ def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: st
         cache_dir: Of the Hub; None for the usual one.
 
     Raises:
-        HubError: The sha256 differs (both are named), or the download failed.
+        HubError: The sha256 differs (both are named), the download failed, or neither this installation nor the Hub
+            has the weights.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
     entry = released_weights().get(f"{stock_name(variant)}.{cfg.tag}")
@@ -157,6 +174,13 @@ def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: st
         with translate_errors(f"hf-hub:{cfg.hf_hub_id}"):
             path = download_weights(entry.hub_id, entry.revision, expected, cache_dir)
         return replace(cfg, file=str(path))
+    if not cfg.has_weights and cfg.state_dict is None:
+        if not entry.is_too_large_for_the_wheel:
+            raise HubError(f"{weights_dir() / entry.name} lacks {WEIGHTS}; reinstall the package")
+        raise HubError(
+            f"{entry.name}: its weights are too large for the wheel, and are not on the Hub yet. The repository and "
+            f"the sdist have them: timm.create_model('local-dir:weights/{entry.name}', pretrained=True) in one of these"
+        )
     ours = weights_dir() / entry.name / WEIGHTS
     if cfg.file == str(ours) and (found := sha256_of(ours)) != expected:
         raise HubError(f"{ours} has sha256 {found}, but the manifest has {expected}; reinstall the package")

@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..utils.files import sha256_of, write_atomically
 from .card import LOCAL_SOURCE, parse_card
-from .download import HubError, endpoint, translate_errors
+from .download import WEIGHTS, HubError, endpoint, translate_errors
 from .folder import FILES, README
 from .manifest import ReleasedWeights
 from .verify import find_released, verify_folder
@@ -100,8 +100,11 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     manifest, released = find_released(folder) or (None, None)
     if problems := verify_folder(folder, released):
         raise HubError(f"{folder} is not published: {'; '.join(problems)}")
-    card = parse_card((folder / README).read_text())
-    stated = card.data.get("license") or json.loads((folder / CONFIG_NAME).read_text())["pretrained_cfg"].get("license")
+    if not (folder / WEIGHTS).is_file():
+        raise HubError(f"{folder} is not published: it has no {WEIGHTS}; the repository has what a wheel lacks")
+    card = parse_card((folder / README).read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    stated = card.data.get("license") or config["pretrained_cfg"].get("license")
     if stated is None and license is None:
         raise HubError(f"{folder / README} states no license; give --license (an SPDX identifier: apache-2.0, …)")
     if stated is not None and license not in (None, stated):
@@ -200,7 +203,7 @@ def _pin(planned: Plan, revision: str) -> Path | None:
     """Write repo and commit into the manifest next to the folder, if it has an entry."""
     if planned.manifest is None or planned.released is None:
         return None
-    manifest: dict[str, Any] = json.loads(planned.manifest.read_text())
+    manifest: dict[str, Any] = json.loads(planned.manifest.read_text(encoding="utf-8"))
     row = next(row for row in manifest["checkpoints"] if row["name"] == planned.released.name)
     if (row["hub_id"], row["revision"]) != (planned.repo_id, revision):
         row |= {"hub_id": planned.repo_id, "revision": revision}

@@ -18,7 +18,7 @@ from ..utils.names import TWIN_PREFIX, is_twin_name
 from .card import parse_card
 from .download import WEIGHTS
 from .folder import FILES, README
-from .manifest import MANIFEST, ReleasedWeights, read_manifest, released_weights, weights_dir
+from .manifest import MANIFEST, ReleasedWeights, packaged_dir, read_manifest, released_weights, weights_dir
 
 __all__ = ["find_released", "verify_all", "verify_folder"]
 
@@ -47,7 +47,7 @@ def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> l
     problems += [f"{path.name} is a link to {os.readlink(path)}, outside" for path in outside_links(folder)]
     if problems:
         return problems
-    remote = entry is not None and entry.hub_id is not None and WEIGHTS not in found  # too large to be shipped
+    remote = entry is not None and WEIGHTS not in found and _is_left_out(folder, entry)
     needed = [name for name in _NEEDED if not (remote and name == WEIGHTS)]
     missing = [f"{name} is missing" for name in needed if name not in found]
     if missing:
@@ -58,6 +58,11 @@ def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> l
     problems += _weights_problems(folder) if not remote else []
     problems += _card_problems(folder / README, entry)
     return problems + (_entry_problems(folder, config, entry) if entry else [])
+
+
+def _is_left_out(folder: Path, entry: ReleasedWeights) -> bool:
+    """Whether the folder may lack the weights: the Hub has them, or they are too large for the wheel it came in."""
+    return entry.hub_id is not None or (entry.is_too_large_for_the_wheel and folder.resolve().parent == packaged_dir())
 
 
 def outside_links(folder: Path) -> list[Path]:
@@ -73,7 +78,7 @@ def outside_links(folder: Path) -> list[Path]:
 def _read_config(path: Path) -> dict[str, Any] | str:
     """The config, or what is wrong with it."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         return f"config.json is not JSON: {error}"
     if not isinstance(config, dict):
@@ -116,7 +121,7 @@ def _weights_problems(folder: Path) -> list[str]:
 
 def _card_problems(path: Path, entry: ReleasedWeights | None) -> list[str]:
     try:
-        data = parse_card(path.read_text()).data
+        data = parse_card(path.read_text(encoding="utf-8")).data
     except (OSError, ValueError) as error:
         return [f"README.md: {error}"]
     wanted = {"library_name": "timm", "pipeline_tag": "image-classification"}
@@ -138,7 +143,7 @@ def _entry_problems(folder: Path, config: Mapping[str, Any], entry: ReleasedWeig
     problems += [f"{name} is not in the manifest" for name in sorted(found - entry.files.keys())]
     for name, stated in entry.files.items():
         if name not in found:
-            if name != WEIGHTS or entry.hub_id is None:
+            if name != WEIGHTS or not _is_left_out(folder, entry):
                 problems.append(f"{name} is in the manifest, but not in the folder")
             continue
         size, sha256 = (folder / name).stat().st_size, sha256_of(folder / name)

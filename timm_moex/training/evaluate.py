@@ -97,10 +97,10 @@ def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "per_class.csv"
         >>> write_per_class(path, ["cat", "dog"], {"images": [4, 0], "correct": [3, 0]})
-        >>> path.read_text().splitlines()
+        >>> path.read_text(encoding="utf-8").splitlines()
         ['class,images,correct,top1', 'cat,4,3,75.00']
     """
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["class", "images", "correct", "top1"])
         for name, images, correct in zip(names, metrics["images"], metrics["correct"]):

@@ -63,7 +63,7 @@ class _StrictLoader(yaml.SafeLoader):
 @cache
 def stock_keys() -> dict[str, StockKey]:
     """Every argument of timm's train.py, by its name in a config file."""
-    table = yaml.safe_load((Path(__file__).parent / "stock_keys.yaml").read_text())
+    table = yaml.safe_load((Path(__file__).parent / "stock_keys.yaml").read_text(encoding="utf-8"))
     return {key: StockKey(*row) for key, row in table.items()}
 
 
@@ -155,9 +155,9 @@ def load_recipe(source: str | Path) -> Recipe:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise RecipeError(f"recipe {text}: no such file")
-        content = path.read_text()
+        content = path.read_text(encoding="utf-8")
     elif text in packaged:
-        content = packaged[text].read_text()
+        content = packaged[text].read_text(encoding="utf-8")
     else:
         names = ", ".join(packaged) + nearest(text, packaged)
         raise RecipeError(f"recipe {text!r}: expected the path of a .yaml file or one of {names}")

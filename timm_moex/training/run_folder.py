@@ -218,7 +218,7 @@ class RunFolder:
     def _read_summary(self, epoch: int) -> list[dict[str, Any]]:
         """The rows up to `epoch`, for a checkpoint of a version that did not keep them."""
         try:
-            with self.summary.open(newline="") as file:
+            with self.summary.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
             history = [_row_from_text(row) for row in rows]
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "greeting.txt"
         >>> write_atomically(path, lambda file: file.write(b"hello"))
-        >>> path.read_text()
+        >>> path.read_text(encoding="utf-8")
         'hello'
     """
     temporary = path.with_name(path.name + ".tmp")
