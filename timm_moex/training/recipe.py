@@ -5,6 +5,7 @@ holds every key with its type, default and allowed values and says whether the b
 """
 
 import argparse
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_ke
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
 _TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3 and 1.0e3 for text
-_LARGEST_INTEGER = 2**63 - 1  # of PyTorch
+_LARGEST_INTEGER, _LARGEST_FLOAT = 2**63 - 1, 3.4e38  # of PyTorch's int64 and float32
+
 
 class RecipeError(ValueError):
     """A recipe names an unknown key, gives a key a wrong value, or asks a trainer for what it cannot do."""
@@ -221,4 +223,6 @@ def _scalar(key: str, kind: str, value: Any) -> Any:
         raise RecipeError(f"{key}: {short_repr(value)}: expected {_TYPE_WORDS[kind]}, got {type(value).__name__}")
     if kind in ("int", "float") and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
         raise RecipeError(f"{key}: {short_repr(value)}: an integer of more than 64 bits")
+    if kind == "float" and isinstance(value, (int, float)) and _LARGEST_FLOAT < abs(value) < math.inf:
+        raise RecipeError(f"{key}: {value}: too large for a 32-bit float")
     return value
