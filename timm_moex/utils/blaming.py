@@ -16,8 +16,8 @@ def blaming(what: str, kind: type[Exception]) -> Iterator[None]:
     """Name the user's value in whatever a library raises about it, where that value meets the library.
 
     timm and torch check little of what they are given: a wrong value ends as an AssertionError, a KeyError or a
-    TypeError somewhere inside. An error raised by this package's own lines passes as it is: it names the value already,
-    or it is a defect.
+    TypeError somewhere inside. What this package's own lines raise keeps its type, for it may be a defect, unless it is
+    the TypeError or ValueError with which they refuse an argument.
 
     Args:
         what: The value, such as "opt_kwargs: {'foo': 1}", with which the message begins.
@@ -36,9 +36,11 @@ def blaming(what: str, kind: type[Exception]) -> Iterator[None]:
     except kind:
         raise
     except Exception as error:  # of any type, since the library was not written for this value
-        if is_from_this_package(error):
+        is_ours = is_from_this_package(error)
+        if is_ours and not isinstance(error, (TypeError, ValueError)):
             raise
-        raise kind(f"{what}: {type(error).__name__}: {one_line(error)}") from error
+        reason = one_line(error) if is_ours else f"{type(error).__name__}: {one_line(error)}"
+        raise kind(f"{what}: {reason}") from error
 
 
 def is_from_this_package(error: BaseException) -> bool:
