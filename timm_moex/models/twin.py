@@ -75,11 +75,26 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
             return model
         if kwargs.get("features_only"):
             return insert_into_features(model, _backbone_of_features(arch, cfg, kwargs), **settings)
-        return insert_moex(model, **settings)
+        twin: Any = insert_moex(model, **settings)
+        # save_for_hf and push_to_hf_hub write both into config.json, which is to load without this package
+        twin.pretrained_cfg = {**twin.pretrained_cfg, "architecture": arch}
+        twin.register_state_dict_pre_hook(_forget_settings)
+        return twin
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"`{arch}` with a MoEx insertion point; see `timm_moex.insert_moex` for the moex_ settings."
     return entrypoint
+
+
+def _forget_settings(model: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """Take MoEx's settings out of the arguments that timm keeps for config.json.
+
+    `timm.create_model` writes them down after the entrypoint has returned, so the first moment for it is when the
+    weights are asked for, which timm's `save_for_hf` and `push_to_hf_hub` do before they read the arguments.
+    """
+    kept: Any = getattr(model, "_model_args", {})
+    if any(key in SETTINGS for key in kept):
+        model._model_args = {key: value for key, value in kept.items() if key not in SETTINGS}  # type: ignore[assignment]
 
 
 def _backbone_of_features(arch: str, cfg: Any, kwargs: dict[str, Any]) -> nn.Module:
