@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import timm
 
@@ -74,8 +74,15 @@ def _explain(error: Exception) -> int:
     return _DEFECT
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong word is an error in one line, as every other."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"timm-moex: error: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
+    parser = _Parser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_list, _add_sites, _add_sample, _add_train, _add_eval, _add_show, _add_verify, _add_publish, _add_convert

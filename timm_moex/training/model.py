@@ -1,6 +1,7 @@
 """The model of a training run: created as train.py creates it, and tried on a small batch before a file is written."""
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.constants import CONFIG_NAME
 from timm.models import load_checkpoint
 from timm.task import TrainingTask
 from torch import nn
 
 from ..hub.download import translate_errors
+from ..insertion.insert import insert_moex
+from ..models.twin import take_settings
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
 from ..utils.names import check_model_name
@@ -33,9 +37,9 @@ def create_model(args: argparse.Namespace) -> Any:
     """
     check_model_name(args.model)
     _check_weights(args)
-    # A checkpoint given as pretrained weights: num_classes=-1 makes timm take a new head, whatever it was trained for.
-    overlay = {"file": args.pretrained_path, "num_classes": -1} if args.pretrained_path else None
-    in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    # train.py's 3 where nothing is given would contradict weights of another number; timm finds that in the model's cfg
+    in_chans = args.in_chans or (args.input_size[0] if args.input_size else None)
+    settings, model_kwargs = _settings_of_folder(args)
     chosen = ("num_classes", "gp", "in_chans", "bn_momentum", "bn_eps", "drop_path", "drop_block", "pretrained_path",
               "model_kwargs")  # fmt: skip
     given = ", ".join(f"{key}: {short_repr(getattr(args, key))}" for key in chosen if getattr(args, key))
@@ -45,7 +49,7 @@ def create_model(args: argparse.Namespace) -> Any:
         model: Any = timm.create_model(
             args.model,
             pretrained=args.pretrained,
-            pretrained_cfg_overlay=overlay,
+            pretrained_cfg_overlay=_overlay(args, in_chans),
             in_chans=in_chans,
             num_classes=args.num_classes,
             drop_rate=args.drop,
@@ -54,14 +58,43 @@ def create_model(args: argparse.Namespace) -> Any:
             global_pool=args.gp,
             bn_momentum=args.bn_momentum,
             bn_eps=args.bn_eps,
-            **args.model_kwargs,
+            **model_kwargs,
         )
+        if settings:
+            insert_moex(model, **settings)
         if args.grad_checkpointing:
             model.set_grad_checkpointing(enable=True)
     if args.initial_checkpoint:
         with blaming(f"initial_checkpoint: {args.initial_checkpoint!r} does not fit {args.model}", RecipeError):
             load_checkpoint(model, args.initial_checkpoint)
     return model
+
+
+def _settings_of_folder(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """MoEx's settings and other model_kwargs of a "local-dir:" or "hf-hub:" model, which is of a stock architecture."""
+    if ":" not in args.model:
+        return {}, args.model_kwargs
+    return take_settings(args.model_kwargs)
+
+
+def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] | None:
+    """What a checkpoint given as pretrained weights changes in the model's pretrained cfg.
+
+    Channels, size and normalisation come from the config.json next to it if its channels are not the architecture's.
+    """
+    if not args.pretrained_path:
+        return None
+    # num_classes=-1 makes timm take a new head, whatever the weights were trained for
+    overlay = {"file": args.pretrained_path, "num_classes": -1}
+    config = Path(args.pretrained_path).with_name(CONFIG_NAME)
+    own = timm.get_pretrained_cfg(args.model)
+    if in_chans is not None or own is None or not config.is_file():
+        return overlay
+    with blaming(str(config), RecipeError):
+        cfg = json.loads(config.read_text())["pretrained_cfg"]
+        if cfg["input_size"][0] == own.input_size[0]:
+            return overlay
+        return overlay | {key: tuple(cfg[key]) for key in ("input_size", "mean", "std")}
 
 
 def _check_weights(args: argparse.Namespace) -> None:

@@ -156,13 +156,19 @@ def _import_modules(names: Sequence[str]) -> None:
 
 def _resolve_data_config(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     """timm's, after a look at what it only asserts."""
-    channels = args.input_size[0] if args.input_size else args.in_chans or 3
+    if args.input_size and args.in_chans not in (None, args.input_size[0]):
+        raise RecipeError(f"in_chans: {args.in_chans} contradicts input_size: {args.input_size}")
+    size = args.input_size or model.pretrained_cfg["input_size"]
+    channels = args.in_chans or size[0]
+    if channels != size[0] and args.img_size is None:
+        raise RecipeError(
+            f"in_chans: {args.in_chans}, but {args.model} takes images of {size[0]} channels; give input_size: "
+            f"{[channels, *size[1:]]}, mean and std, too"
+        )
     for key in ("mean", "std"):
         given = getattr(args, key)
         if given is not None and len(given) not in (1, channels):
             raise RecipeError(f"{key}: {given}: {len(given)} values for images of {channels} channels")
-    if args.input_size and args.in_chans not in (None, channels):
-        raise RecipeError(f"in_chans: {args.in_chans} contradicts input_size: {args.input_size}")
     return resolve_data_config(vars(args), model=model)
 
 
