@@ -12,7 +12,7 @@ def test_folder_of_one_channel_gives_timms_logits():
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     folder = weights_dir() / "regnetx_002.moex_fmnist10k"
     ours = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    theirs = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     size = resolve_data_config({}, model=ours)["input_size"]
     assert size[0] == 1
     images = torch.linspace(-1, 1, 2 * size[1] * size[2]).reshape(2, *size)
