@@ -273,8 +273,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the data")
     parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
     parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--batch-size", type=_positive, default=256)
+    parser.add_argument("--workers", type=_natural, default=0)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
     _add_skip_unreadable(parser)
 
@@ -284,14 +284,28 @@ def _add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return _integer(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number") from error
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
     return value
 
 
 def _percent(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a percentage from 0 to 100") from error
     if not 0 <= value <= 100:
         raise argparse.ArgumentTypeError(f"{text}: expected a percentage from 0 to 100")
     return value
