@@ -14,7 +14,7 @@ import timm_moex  # noqa: F401  registers the twins
 
 from .utils.messages import nearest
 
-__all__ = ["find_script", "main"]
+__all__ = ["find_script", "run_script"]
 
 _USAGE = "usage: python -m timm_moex.script SCRIPT.py [ARGUMENTS OF THE SCRIPT]"
 
@@ -44,7 +44,7 @@ def find_script(word: str) -> Path:
     return path
 
 
-def main(words: Sequence[str]) -> int:
+def run_script(words: Sequence[str]) -> int:
     """Run a script as Python does: its folder comes first in `sys.path`, `sys.argv` is the script's own.
 
     Args:
@@ -52,6 +52,12 @@ def main(words: Sequence[str]) -> int:
 
     Returns:
         0, or 2 where there is no such script; the script's own exit code and errors pass through.
+
+    Example:
+        >>> run_script(["--help"])  # doctest: +ELLIPSIS
+        usage: python -m timm_moex.script SCRIPT.py [ARGUMENTS OF THE SCRIPT]
+        ...
+        0
     """
     if not words or words[0] in ("-h", "--help"):
         print(f"{_USAGE}\n\n{__doc__}", file=sys.stdout if words else sys.stderr)
@@ -68,4 +74,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(sys.argv[1:]))

@@ -76,7 +76,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("timm-moex", description="Moment Exchange for timm: train, evaluate, look.")
+    parser = _Parser(
+        "timm-moex",
+        description="Moment Exchange for timm: train, evaluate, look.",
+        epilog="`timm-moex COMMAND --help` has the command's options and an example.",
+    )
     versions = f"timm-moex {__version__}, timm {timm.__version__}, torch {torch.__version__}"
     parser.add_argument("--version", action="version", version=versions)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,6 +1,7 @@
 """Options that several subcommands share, and what they stand for."""
 
 import argparse
+import textwrap
 from typing import Any
 
 from ..training.inference import Inference, open_inference
@@ -20,10 +21,11 @@ def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: A
         **kwargs: Further arguments of `ArgumentParser`.
     """
     shown = "\n".join(f"  {example}" for example in examples)
+    description = kwargs.pop("description", f"{help[0].upper()}{help[1:]}.")
     return commands.add_parser(
         name,
         help=help,
-        description=kwargs.pop("description", f"{help[0].upper()}{help[1:]}."),
+        description=textwrap.fill(description, 78),
         epilog=f"example{'s' * (len(examples) > 1)}:\n{shown}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **kwargs,

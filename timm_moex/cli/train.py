@@ -42,7 +42,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument("recipe", help="name of a packaged recipe (timm-moex list --recipes) or a YAML file")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override it")
     parser.add_argument("--data-dir", metavar="DIR", help="the data (same as --set data_dir=DIR)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (same as --set device=…)")
+    parser.add_argument("--device", help="cpu, cuda:1, … (default: the recipe's, else a GPU or the CPU)")
     parser.add_argument("--compile", action="store_true", help="torch.compile (same as --set torchcompile=inductor)")
     parser.add_argument("--resume", metavar="PATH", help="go on from this last.pth.tar, in its folder")
     parser.add_argument("--output", metavar="DIR", help="where to write (default: output/NAME)")
