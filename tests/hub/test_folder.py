@@ -185,3 +185,21 @@ def test_weights_that_are_not_finite_are_refused_by_name(saved, tmp_path):
 def test_one_channel_is_written_where_transformers_looks(saved):
     config = json.loads((saved[1] / "config.json").read_text())
     assert config["model_args"]["in_chans"] == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"moex_prob": 0.5, "moex_layer": ["stem", "stage2"]}])
+def test_folder_that_timm_itself_writes_of_a_twin_loads_without_this_package(settings, tmp_path):
+    twin = timm.create_model("moex_test_resnet", num_classes=10, **settings).eval()
+    timm.models.save_for_hf(twin, str(tmp_path / "timms"), safe_serialization=True)
+    images = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
+    code = f"""
+import json, sys, timm, torch
+model = timm.create_model("local-dir:{tmp_path / "timms"}", pretrained=True).eval()
+images = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
+assert not any(name.startswith("timm_moex") for name in sys.modules)
+print(json.dumps(model(images).tolist()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.tensor(json.loads(done.stdout)), twin(images))
+    assert find_moex(twin).prob == settings.get("moex_prob", 1.0)

@@ -142,9 +142,9 @@ def test_a_tag_resolves_to_timms_own_repository():
         timm.create_model("moex_resnet50.no_such_tag")
 
 
-def test_twin_knows_its_own_name_and_tag():
+def test_twin_states_the_stock_name_by_which_its_weights_load_and_its_tag():
     twin = timm.create_model("moex_resnet10t.c3_in1k")
-    assert twin.pretrained_cfg["architecture"] == "moex_resnet10t" and twin.pretrained_cfg["tag"] == "c3_in1k"
+    assert twin.pretrained_cfg["architecture"] == "resnet10t" and twin.pretrained_cfg["tag"] == "c3_in1k"
 
 
 def test_pretrained_weights_load_from_a_file(tmp_path):

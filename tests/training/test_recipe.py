@@ -1,6 +1,7 @@
 """Recipes: strict reading, and the table of train.py's arguments."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from timm_moex.training.ranges import Range, parse_range
 from timm_moex.training.recipe import Recipe, RecipeError, load_recipe, packaged_recipes, stock_keys
 
 
@@ -86,6 +88,52 @@ def test_value_that_the_trainer_cannot_serve_is_an_error(settings, message):
         Recipe("x", settings).arguments()
 
 
+WRONG_VALUES = {
+    "hflip": (7, -0.1, math.nan),
+    "reprob": (3,),
+    "clip_grad": (-1, 0, math.inf),
+    "crop_pct": (0, 87.5),
+    "mixup": (-1, math.nan),
+    "num_classes": (1, 0, -5),
+    "batch_size": (0,),
+    "validation_batch_size": (0,),
+    "epochs": (0,),
+    "lr": (-0.1, 0, math.nan, math.inf),
+    "lr_noise_pct": (0,),  # timm would draw for ever
+    "input_size": ([3, 0, 32],),
+    "std": ([0.0], []),
+    "scale": ([1.0, 0.1], [0.1], [0, 1]),
+    "cutmix_minmax": ([0.2, 1.5],),
+    "decay_milestones": ([20, 10],),
+    "opt_betas": ([0.9, 1.0],),
+    "smoothing": (1.0,),
+    "drop": (1.0,),
+    "seed": (-1, 2**32),
+    "workers": (-1, 2**70),
+}
+
+
+@pytest.mark.parametrize("key", WRONG_VALUES)
+def test_value_out_of_its_range_names_key_value_and_range(key):
+    for value in WRONG_VALUES[key]:
+        with pytest.raises(RecipeError, match=rf"^{key}: .*(expected|64 bits)") as caught:
+            Recipe("x", {key: value})
+        assert str(value)[:5] in str(caught.value)
+
+
+def test_every_number_of_the_built_in_trainer_has_a_range_and_its_default_is_in_it():
+    for key, row in stock_keys().items():
+        if row.trainer == "both" and row.type.rstrip("+3") in ("int", "float"):
+            assert isinstance(row.values, Range), key
+            assert Recipe("x", {key: row.default}).settings == {key: row.default}
+
+
+def test_values_to_which_timm_gives_a_meaning_are_accepted():
+    meant = dict(clip_grad=None, num_classes=None, crop_pct=1.0, hflip=0, mixup=0, warmup_epochs=0, workers=0, min_lr=0)
+    meant |= dict(mean=[0.5], std=[0.1, 0.2, 0.3], lr_noise=[0.4], color_jitter=1.5, mixup_off_epoch=0, layer_decay=1)
+    assert Recipe("x", meant).arguments().color_jitter == 1.5
+
+
 def test_override_reads_yaml_and_reaches_into_mappings():
     recipe = Recipe("x", {"model_kwargs": {"moex_prob": 0.5, "moex_norm": "in"}, "lr": 0.1})
     words = ["lr=2e-1", "model_kwargs.moex_prob=0", "mean=[0.5]", "amp=true"]
@@ -106,10 +154,16 @@ def test_loading_says_what_is_wrong_with_the_file(tmp_path):
         ("- lr", "expected a mapping"),
         ("lr: [", "not readable as YAML"),
         ("", "expected a mapping"),
+        ("lr: 2026-13-45", "r.yaml: not readable as YAML: month"),
+        ("lr: " + "9" * 5000, "r.yaml: not readable as YAML: .*digits"),
+        ("lr: " + "[" * 5000, "r.yaml: not readable as YAML"),
     ):
         path.write_text(text)
         with pytest.raises(RecipeError, match=message):
             load_recipe(path)
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(RecipeError, match="r.yaml: not a text in UTF-8"):
+        load_recipe(path)
     with pytest.raises(RecipeError, match="no such file"):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(RecipeError, match="expected the path of .* one of .*quickstart.*did you mean 'quickstart'"):
@@ -158,3 +212,9 @@ def test_a_few_lines_that_stand_for_gigabytes_give_a_short_message(tmp_path):
 def test_set_that_is_no_yaml_is_named():
     with pytest.raises(RecipeError, match=r"--set lr=\[1: not readable as YAML"):
         Recipe("x", {}).override(["lr=[1"])
+
+
+def test_range_that_is_spelled_otherwise_is_an_error():
+    for text in ("0..1", "[0; 1]", "2 rising in [0, 1]"):
+        with pytest.raises(ValueError, match="expected an interval"):
+            parse_range(text)

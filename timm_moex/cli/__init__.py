@@ -3,13 +3,17 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
 
 import timm
 import torch
 
 from .. import __version__
 from ..hub.download import HubError
+from ..utils.devices import is_out_of_memory
 from ..utils.messages import one_line
 from .evaluate import add_eval, add_predict
 from .hub import add_convert, add_publish, add_verify
@@ -19,7 +23,9 @@ from .train import add_sample, add_train
 
 __all__ = ["main"]
 
-_OUR_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, HubError)
+# Errors whose message is meant for the user: about what was given, or about the machine
+_EXPLAINED = (ValueError, OSError, ImportError, FloatingPointError, HubError)
+_DEFECT = 70  # EX_SOFTWARE of BSD's sysexits.h: an internal error, so that neither 1 nor 2 is taken for one
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,26 +35,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; default those of the process.
 
     Returns:
-        0; 1 where a demanded accuracy was missed, 2 after an error, which is one line on stderr, 130 after Ctrl-C.
+        0; 1 where a demanded accuracy was missed; 2 after an error, which is one line on stderr; 70 after a defect of
+        this package, with its traceback; 130 after Ctrl-C.
     """
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         code = args.run(args) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `timm-moex list | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except _OUR_ERRORS as error:
-        print(f"timm-moex: error: {one_line(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("timm-moex: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Print what went wrong; returns the exit code."""
+    if is_out_of_memory(error):
+        print(f"timm-moex: error: out of memory: {one_line(error)}; a smaller batch may fit", file=sys.stderr)
+        return 2
+    if isinstance(error, _EXPLAINED):
+        print(f"timm-moex: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("timm", "torch"))
+    request = f"timm-moex: this is a defect of timm_moex; please report it with the lines above ({versions})"
+    print(request, file=sys.stderr)
+    return _DEFECT
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong word is an error in one line, as every other."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"timm-moex: error: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "timm-moex",
         description="Moment Exchange for timm: train, evaluate, look.",
         epilog="`timm-moex COMMAND --help` has the command's options and an example.",

@@ -7,7 +7,7 @@ from typing import Any
 from ..training.inference import Inference, open_inference
 
 __all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "metrics_in_words"]
-__all__ += ["open_model_and_data", "percent", "positive"]
+__all__ += ["natural", "open_model_and_data", "percent", "positive"]
 
 
 def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: Any) -> argparse.ArgumentParser:
@@ -43,8 +43,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the data")
     parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
     parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--batch-size", type=positive, default=256)
+    parser.add_argument("--workers", type=natural, default=0)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
     add_skip_unreadable(parser)
 
@@ -56,15 +56,30 @@ def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """Convert an option's text to an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return _integer(text, 1)
+
+
+def natural(text: str) -> int:
+    """Convert an option's text to an integer of at least 0."""
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number") from error
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
     return value
 
 
 def percent(text: str) -> float:
     """Convert an option's text to a number from 0 to 100."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a percentage from 0 to 100") from error
     if not 0 <= value <= 100:
         raise argparse.ArgumentTypeError(f"{text}: expected a percentage from 0 to 100")
     return value

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.data import resolve_data_config
 from timm.models import is_model, model_entrypoint
 
+from ..utils.blaming import blaming
 from .provenance import Provenance
 
 __all__ = ["LOCAL_SOURCE", "model_card", "parse_card", "portable_recipe"]
@@ -170,10 +171,10 @@ def parse_card(text: str) -> ModelCard:
     Raises:
         ValueError: There is no front matter, or it is not a mapping in YAML.
     """
-    try:
+    if not text.lstrip().startswith("---"):  # huggingface_hub would print a warning of its own
+        raise ValueError("no front matter (--- … ---) at the top")
+    with blaming("front matter is not that of a model card", ValueError):
         card = ModelCard(text, ignore_metadata_errors=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"front matter is not YAML: {error}") from error
     if not card.data.to_dict():
         raise ValueError("no front matter (--- … ---) at the top")
     return card

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..insertion.insert import insert_moex
+from ..utils.blaming import blaming
 from ..utils.files import lock_of
 from ..utils.names import TWIN_PREFIX, stock_name
 from .address import parse_address
 from .card import model_card, portable_recipe
-from .download import WEIGHTS, download_weights, translate_errors
+from .download import WEIGHTS, HubError, download_weights, translate_errors
+from .preprocessing import preprocessing_problems
 from .provenance import Provenance
 
 __all__ = ["FILES", "README", "foreign_entries", "load_model", "load_twin", "save_folder"]
@@ -222,14 +224,20 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
         10
     """
     address = parse_address(source)
-    with translate_errors(address.timm_name):
+    # A registered name's arguments come from the caller alone; elsewhere a config.json decides, too
+    explain = blaming(f"{address.timm_name}: cannot be loaded", HubError) if address.source else nullcontext()
+    with explain, translate_errors(address.timm_name):
         if address.source == "hf-hub" and pretrained:
             try:
                 download_weights(address.place, address.revision, cache_dir=kwargs.get("cache_dir"))
             except EntryNotFoundError as error:  # no safetensors there: timm knows other files
                 if isinstance(error, LocalEntryNotFoundError):
                     raise
-        return timm.create_model(address.timm_name, pretrained=pretrained, **kwargs)
+        model = timm.create_model(address.timm_name, pretrained=pretrained, **kwargs)
+    cfg: Any = model.pretrained_cfg
+    if wrong := preprocessing_problems(cfg):
+        raise HubError(f"{address.timm_name}: {CONFIG_NAME}: pretrained_cfg: {'; '.join(wrong)}")
+    return model
 
 
 def load_twin(source: str | Path, **settings: Any) -> nn.Module:

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import timm
 from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
 
 from ..utils.files import sha256_of
+from ..utils.messages import short_repr
 from ..utils.names import stock_name
 from .download import WEIGHTS, HubError, download_weights, translate_errors
 from .provenance import Provenance
@@ -79,6 +81,9 @@ class ReleasedWeights(Provenance):
 
 
 _ONLY_IN_CARDS = {"recipe", "base_model", "origin", "results", "limits"}
+# What an entry's keys hold, where it is not a text
+_KINDS: dict[str, Any] = {"files": dict, "top1": dict, "seeds": list, "baseline": (dict, NoneType)}
+_KINDS |= dict.fromkeys(("hub_id", "revision"), (str, NoneType))
 _REQUIRED = {field.name for field in fields(ReleasedWeights)} - _ONLY_IN_CARDS
 
 
@@ -101,13 +106,34 @@ def read_manifest(path: str | Path) -> list[ReleasedWeights]:
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))["checkpoints"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no manifest: {error!r}") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} is no manifest: checkpoints is {short_repr(rows)}, not a list")
     for row in rows:
-        if set(row) != _REQUIRED:
-            wrong = ", ".join(sorted(set(row) ^ _REQUIRED))
-            raise ValueError(f"{path}: entry {row.get('name')!r} lacks, or has without reason: {wrong}")
+        _check_row(path, row)
     return [ReleasedWeights(**row) for row in rows]
+
+
+def _check_row(path: str | Path, row: Any) -> None:
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}: entry {short_repr(row)} is not a mapping")
+    if set(row) != _REQUIRED:
+        wrong = ", ".join(sorted(set(row) ^ _REQUIRED))
+        raise ValueError(f"{path}: entry {short_repr(row.get('name'))} lacks, or has without reason: {wrong}")
+    for key, value in row.items():
+        if not isinstance(value, _KINDS.get(key, str)):
+            raise ValueError(f"{path}: entry {short_repr(row['name'])}: {key} is {short_repr(value)}")
+    for name, stated in row["files"].items():
+        if not isinstance(stated, dict) or not isinstance(stated.get("sha256"), str):
+            raise ValueError(
+                f"{path}: entry {row['name']!r}: files: {name} has {short_repr(stated)}, not sha256 and size"
+            )
+    numbers = [*row["top1"].values(), *(row["baseline"] or {}).values(), *row["seeds"]]
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError(
+            f"{path}: entry {row['name']!r}: top1, baseline and seeds hold {short_repr(numbers)}, not numbers"
+        )
 
 
 @cache

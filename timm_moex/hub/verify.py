@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from timm.models import is_model
 
 from ..utils.files import sha256_of
-from ..utils.messages import nearest
+from ..utils.messages import nearest, one_line, short_repr
 from ..utils.names import TWIN_PREFIX, is_twin_name
 from .card import parse_card
 from .download import WEIGHTS
 from .folder import FILES, README
 from .manifest import MANIFEST, ReleasedWeights, packaged_dir, read_manifest, released_weights, weights_dir
+from .preprocessing import preprocessing_problems
 
 __all__ = ["find_released", "verify_all", "verify_folder"]
 
@@ -85,14 +86,16 @@ def _read_config(path: Path) -> dict[str, Any] | str:
         return f"config.json holds a {type(config).__name__}, not a mapping"
     for key, kind in {"architecture": str, "num_classes": int, "pretrained_cfg": dict}.items():
         if not isinstance(config.get(key), kind):
-            return f"config.json: {key} is {config.get(key)!r}, not a {kind.__name__}"
+            return f"config.json: {key} is {short_repr(config.get(key))}, not a {kind.__name__}"
     if not isinstance(config.get("model_args", {}), dict):
-        return f"config.json: model_args is {config['model_args']!r}, not a dict"
+        return f"config.json: model_args is {short_repr(config['model_args'])}, not a dict"
     name = config["architecture"]
     if not is_model(name):
         return f"config.json: architecture {name!r} is not registered{nearest(name, timm.list_models())}"
     if is_twin_name(name) or any(key.startswith(TWIN_PREFIX) for key in config.get("model_args", {})):
         return "config.json names a twin or MoEx settings; the stock architecture belongs there, so that timm loads it"
+    if wrong := preprocessing_problems(config["pretrained_cfg"]):
+        return f"config.json: pretrained_cfg: {'; '.join(wrong)}"
     return config
 
 
@@ -100,7 +103,7 @@ def _weights_problems(folder: Path) -> list[str]:
     try:
         expected = timm.create_model(f"local-dir:{folder}", pretrained=False).state_dict()
     except Exception as error:  # of any type, since timm's constructors get whatever the file holds
-        return [f"config.json: timm cannot build it: {type(error).__name__}: {error}"]
+        return [f"config.json: timm cannot build it: {type(error).__name__}: {one_line(error)}"]
     problems = []
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -147,8 +150,8 @@ def _entry_problems(folder: Path, config: Mapping[str, Any], entry: ReleasedWeig
                 problems.append(f"{name} is in the manifest, but not in the folder")
             continue
         size, sha256 = (folder / name).stat().st_size, sha256_of(folder / name)
-        if (size, sha256) != (stated["size"], stated["sha256"]):
-            expected = f"the manifest has {stated['size']} and {stated['sha256']}"
+        if (size, sha256) != (stated.get("size"), stated["sha256"]):
+            expected = f"the manifest has {stated.get('size')} and {stated['sha256']}"
             problems.append(f"{name} has {size} bytes and sha256 {sha256}, {expected}")
     return problems
 

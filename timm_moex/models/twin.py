@@ -5,7 +5,7 @@ The module is called `twin` because timm already has a model module `twins`, who
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ from ..insertion.insert import insert_moex
 from ..utils.messages import nearest
 from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
 
-__all__ = ["SETTINGS", "register_twin", "register_twins"]
+__all__ = ["SETTINGS", "register_twin", "register_twins", "take_settings"]
 
 # create_model's keyword → insert_moex's
 SETTINGS = {
@@ -44,12 +44,22 @@ SETTINGS = {
 default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for the pretrained tags
 
 
-def _take_settings(kwargs: dict[str, Any]) -> dict[str, Any]:
+def take_settings(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the keywords of `timm.create_model` into the settings of `insert_moex` and all others.
+
+    Raises:
+        TypeError: A keyword begins with moex_ and is none of `SETTINGS`.
+
+    Example:
+        >>> take_settings({"moex_prob": 0.5, "num_classes": 10})
+        ({'prob': 0.5}, {'num_classes': 10})
+    """
     for key in kwargs:
         if key.startswith(TWIN_PREFIX) and key not in SETTINGS:
             hint = nearest(key, SETTINGS, 0.4)
             raise TypeError(f"unknown keyword {key!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
-    return {SETTINGS[key]: kwargs.pop(key) for key in list(kwargs) if key in SETTINGS}
+    settings = {SETTINGS[key]: value for key, value in kwargs.items() if key in SETTINGS}
+    return settings, {key: value for key, value in kwargs.items() if key not in SETTINGS}
 
 
 def _resolve_cfg(name: str, pretrained_cfg: str | dict | PretrainedCfg | None) -> dict | PretrainedCfg | None:
@@ -67,23 +77,50 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
     name = twin_name(arch)
 
     def entrypoint(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs) -> nn.Module:
-        settings = _take_settings(kwargs)
+        settings, kwargs = take_settings(kwargs)
         if is_scriptable() and settings:
             asked = ", ".join(f"{TWIN_PREFIX}{key}" for key in settings)
             raise ValueError(f"{name}: scriptable=True gives the bare backbone, which cannot exchange; omit {asked}")
         cfg = _resolve_cfg(name, pretrained_cfg)
         if pretrained and cfg:
             cfg = resolve_verified_cfg(name, cfg, kwargs.get("cache_dir"))
+            _check_channels(name, cfg, kwargs.get("in_chans"))
         model = model_entrypoint(arch)(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
         if is_scriptable():
             return model
         if kwargs.get("features_only"):
             return insert_into_features(model, _backbone_of_features(arch, cfg, kwargs), **settings)
-        return insert_moex(model, **settings)
+        twin: Any = insert_moex(model, **settings)
+        # save_for_hf and push_to_hf_hub write both into config.json, which is to load without this package
+        twin.pretrained_cfg = {**twin.pretrained_cfg, "architecture": arch}
+        twin.register_state_dict_pre_hook(_forget_settings)
+        return twin
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"`{arch}` with a MoEx insertion point; see `timm_moex.insert_moex` for the moex_ settings."
     return entrypoint
+
+
+def _check_channels(name: str, cfg: PretrainedCfg, in_chans: int | None) -> None:
+    """Refuse what timm cannot convert: it makes any number of channels out of 3, and 1 out of any."""
+    own = cfg.input_size[0]
+    if in_chans not in (None, 1, own) and own != 3:
+        tag = f".{cfg.tag}" if cfg.tag else ""
+        raise ValueError(
+            f"in_chans={in_chans}: the weights of {name}{tag} take {own}-channel images, which timm cannot convert; "
+            f"give in_chans={own} (timm's train.py, which passes 3 otherwise: --in-chans {own})"
+        )
+
+
+def _forget_settings(model: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """Take MoEx's settings out of the arguments that timm keeps for config.json.
+
+    `timm.create_model` writes them down after the entrypoint has returned, so the first moment for it is when the
+    weights are asked for, which timm's `save_for_hf` and `push_to_hf_hub` do before they read the arguments.
+    """
+    kept: Any = getattr(model, "_model_args", {})
+    if any(key in SETTINGS for key in kept):
+        model._model_args = {key: value for key, value in kept.items() if key not in SETTINGS}  # type: ignore[assignment]
 
 
 def _backbone_of_features(arch: str, cfg: Any, kwargs: dict[str, Any]) -> nn.Module:

@@ -5,6 +5,8 @@ from typing import Any
 
 from timm.data import ImageDataset, create_dataset
 
+from ..utils.blaming import blaming
+from ..utils.messages import short_repr
 from .images import CheckedImages, DataError
 
 __all__ = ["DataError", "label_names", "open_dataset", "sample_dir", "unreadable_files"]
@@ -59,10 +61,11 @@ def open_dataset(
         raise DataError(f"dataset={name!r}: a stream without a fixed order; only timm's stock train.py serves it")
     if prefix != "hfds":
         _check_folder(root, split, rest.lower() if prefix == "torch" else "")
-    try:
+    others = "".join(
+        f", {key}={short_repr(value)}" for key, value in kwargs.items() if isinstance(value, str) and value
+    )
+    with blaming(f"dataset={name!r}, data_dir={str(root)!r}, split={split!r}{others}", DataError):
         dataset = create_dataset(name, root=None if root is None else str(root), split=split, **kwargs)
-    except (RuntimeError, FileNotFoundError, AssertionError) as error:
-        raise DataError(f"dataset={name!r}, data_dir={str(root)!r}, split={split!r}: {error}") from error
     found = label_names(dataset)
     if num_classes is not None and found and len(found) != num_classes:
         some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")

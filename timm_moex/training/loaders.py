@@ -8,8 +8,11 @@ import torch
 from timm.data import create_loader
 from timm.data.random_erasing import RandomErasing
 
+from ..utils.blaming import blaming
+from ..utils.messages import short_repr
 from .datasets import DataError, open_dataset
 from .in_memory import InMemoryLoader, check_in_memory
+from .recipe import RecipeError
 
 __all__ = ["create_eval_loader", "create_loaders"]
 
@@ -104,33 +107,34 @@ def _augmenting_loader(
     Workers live for one epoch: their seeds then come from torch's generator each time, which a checkpoint can restore.
     """
     interpolation = data_config["interpolation"] if args.no_aug else args.train_interpolation
-    return create_loader(
-        dataset,
-        data_config["input_size"],
-        args.batch_size,
-        is_training=True,
-        no_aug=args.no_aug,
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-        train_crop_mode=args.train_crop_mode,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        color_jitter_prob=args.color_jitter_prob,
-        grayscale_prob=args.grayscale_prob,
-        gaussian_blur_prob=args.gaussian_blur_prob,
-        auto_augment=args.aa,
-        interpolation=interpolation or data_config["interpolation"],
-        mean=data_config["mean"],
-        std=data_config["std"],
-        num_workers=args.workers,
-        pin_memory=args.pin_mem,
-        img_dtype=dtype,
-        device=device,
-        use_prefetcher=not args.no_prefetcher,
-        persistent_workers=False,
-        worker_seeding=args.worker_seeding,
-    )
+    with blaming(f"aa: {short_repr(args.aa)}, color_jitter: {args.color_jitter}", RecipeError):
+        return create_loader(
+            dataset,
+            data_config["input_size"],
+            args.batch_size,
+            is_training=True,
+            no_aug=args.no_aug,
+            re_prob=args.reprob,
+            re_mode=args.remode,
+            re_count=args.recount,
+            train_crop_mode=args.train_crop_mode,
+            scale=args.scale,
+            ratio=args.ratio,
+            hflip=args.hflip,
+            vflip=args.vflip,
+            color_jitter=args.color_jitter,
+            color_jitter_prob=args.color_jitter_prob,
+            grayscale_prob=args.grayscale_prob,
+            gaussian_blur_prob=args.gaussian_blur_prob,
+            auto_augment=args.aa,
+            interpolation=interpolation or data_config["interpolation"],
+            mean=data_config["mean"],
+            std=data_config["std"],
+            num_workers=args.workers,
+            pin_memory=args.pin_mem,
+            img_dtype=dtype,
+            device=device,
+            use_prefetcher=not args.no_prefetcher,
+            persistent_workers=False,
+            worker_seeding=args.worker_seeding,
+        )

@@ -1,10 +1,11 @@
 """Recipes: YAML files whose keys are the argument names of timm's stock train.py, read strictly.
 
 The same file serves either trainer: `timm-moex train RECIPE` or `python train.py --config RECIPE`. `stock_keys.yaml`
-holds every key with its type and default and says whether the built-in trainer serves it too.
+holds every key with its type, default and allowed values and says whether the built-in trainer serves it too.
 """
 
 import argparse
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,26 +16,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..utils.messages import nearest, short_repr
+from .ranges import Range, parse_range
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
 
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
 _TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3 and 1.0e3 for text
-
-# What the built-in trainer takes where train.py takes any text; an option that it left out says so.
-_CHOICES = {
-    "amp_dtype": ("float16", "bfloat16"),
-    "model_dtype": (None, "float32", "bfloat16"),
-    "clip_mode": ("norm", "value", "agc"),
-    "sched": ("cosine", "tanh", "step", "multistep", "poly"),
-    "lr_base_scale": ("", "linear", "sqrt"),
-    "train_crop_mode": (None, "rrc", "rkrc", "rkrr"),
-    "remode": ("const", "rand", "pixel"),
-    "mixup_mode": ("batch", "pair", "elem"),
-    "eval_metric": ("top1", "top5", "loss"),
-}
-_AT_LEAST_ONE = ("batch_size", "validation_batch_size", "epochs", "grad_accum_steps", "log_interval", "num_classes")
+_LARGEST_INTEGER, _LARGEST_FLOAT = 2**63 - 1, 3.4e38  # of PyTorch's int64 and float32
 
 
 class RecipeError(ValueError):
@@ -42,11 +31,19 @@ class RecipeError(ValueError):
 
 
 class StockKey(NamedTuple):
-    """One argument of train.py: `type` as in stock_keys.yaml, its default, and `trainer`, "both" or "stock"."""
+    """One argument of train.py.
+
+    Attributes:
+        type: As in stock_keys.yaml.
+        default: train.py's.
+        trainer: "both" or "stock".
+        values: Those that are allowed: a `Range`, all of them in a tuple, or None for what the type allows.
+    """
 
     type: str
     default: Any
     trainer: str
+    values: Range | tuple | None = None
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -64,7 +61,11 @@ class _StrictLoader(yaml.SafeLoader):
 def stock_keys() -> dict[str, StockKey]:
     """Every argument of timm's train.py, by its name in a config file."""
     table = yaml.safe_load((Path(__file__).parent / "stock_keys.yaml").read_text(encoding="utf-8"))
-    return {key: StockKey(*row) for key, row in table.items()}
+    return {key: StockKey(*row[:3], *map(_values, row[3:])) for key, row in table.items()}
+
+
+def _values(spelled: str | list) -> Range | tuple:
+    return parse_range(spelled) if isinstance(spelled, str) else tuple(spelled)
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -96,7 +97,7 @@ class Recipe:
             **settings: Values as they are; None leaves the recipe's.
 
         Raises:
-            RecipeError: No `=`, unknown key or wrong type.
+            RecipeError: No `=`, unknown key, wrong type, or out of the key's range.
         """
         merged = dict(self.settings)
         for assignment in assignments:
@@ -104,10 +105,7 @@ class Recipe:
             if not equals:
                 raise RecipeError(f"--set {assignment}: expected key=value")
             key, dot, inner = key.strip().partition(".")
-            try:
-                value = yaml.load(text, _StrictLoader)
-            except yaml.YAMLError as error:
-                raise RecipeError(f"--set {assignment}: not readable as YAML: {error}") from error
+            value = _read_yaml(text, f"--set {assignment}")
             if dot:
                 if _known(key).type != "dict":
                     raise RecipeError(f"--set {assignment}: {key} is not a mapping, it has no {inner}")
@@ -132,13 +130,10 @@ class Recipe:
                 "train.py --config with --device-modules timm_moex.plugin"
             )
         values = {key: row.default for key, row in table.items() if row.trainer == "both"} | self.settings
-        for key, choices in _CHOICES.items():
-            if values[key] not in choices:
-                served = ", ".join(repr(choice) for choice in choices) + nearest(values[key], choices)
+        for key, row in table.items():
+            if isinstance(row.values, tuple) and values[key] not in row.values:
+                served = ", ".join(map(repr, row.values)) + nearest(values[key], row.values)
                 raise RecipeError(f"{key}: {short_repr(values[key])}: the built-in trainer serves {served}")
-        for key in _AT_LEAST_ONE:
-            if values[key] is not None and values[key] < 1:
-                raise RecipeError(f"{key}: {values[key]}: expected at least 1")
         return argparse.Namespace(**values)
 
 
@@ -149,25 +144,38 @@ def load_recipe(source: str | Path) -> Recipe:
         source: Name of a packaged recipe (`quickstart`) or path of a YAML file.
 
     Raises:
-        RecipeError: No such recipe, unknown key, or a value of the wrong type.
+        RecipeError: No such recipe or unknown key, or a value of the wrong type or out of its range.
     """
     text, path, packaged = str(source), Path(source), packaged_recipes()
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise RecipeError(f"recipe {text}: no such file")
-        content = path.read_text(encoding="utf-8")
+        content = _read_text(path)
     elif text in packaged:
-        content = packaged[text].read_text(encoding="utf-8")
+        content = _read_text(packaged[text])
     else:
         names = ", ".join(packaged) + nearest(text, packaged)
         raise RecipeError(f"recipe {text!r}: expected the path of a .yaml file or one of {names}")
-    try:
-        settings = yaml.load(content, _StrictLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {text}: not readable as YAML: {error}") from error
+    settings = _read_yaml(content, f"recipe {text}")
     if not isinstance(settings, dict):
         raise RecipeError(f"recipe {text}: expected a mapping of train.py's arguments, got {type(settings).__name__}")
     return Recipe(path.stem, settings)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path}: not a text in UTF-8: {error}") from error
+
+
+def _read_yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, _StrictLoader)
+    except RecipeError as error:
+        raise RecipeError(f"{what}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, or 5,000 digits
+        raise RecipeError(f"{what}: not readable as YAML: {error}") from error
 
 
 def _known(key: Any) -> StockKey:
@@ -179,13 +187,19 @@ def _known(key: Any) -> StockKey:
 
 
 def _checked(key: str, value: Any) -> Any:
-    """`value`, of the type that train.py's argument has."""
+    """`value`, of the type and in the range that train.py's argument has."""
     row = _known(key)
-    kind, many = row.type.rstrip("+0123456789"), row.type.lstrip("abcdefghijklmnopqrstuvwxyz")
     if value is None and row.default is None:
         return None
-    if not many:
-        return _scalar(key, kind, value)
+    kind, many = row.type.rstrip("+0123456789"), row.type.lstrip("abcdefghijklmnopqrstuvwxyz")
+    value = _checked_list(key, kind, many, value) if many else _scalar(key, kind, value)
+    if isinstance(row.values, Range) and not row.values.holds(value):
+        null = ", or null" if row.default is None else ""
+        raise RecipeError(f"{key}: {short_repr(value)}: expected {row.values.describe(bool(many))}{null}")
+    return value
+
+
+def _checked_list(key: str, kind: str, many: str, value: Any) -> list:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RecipeError(
             f"{key}: {short_repr(value)}: expected a list, e.g. [{', '.join(['…'] * (3 if many == '3' else 2))}]"
@@ -207,4 +221,8 @@ def _scalar(key: str, kind: str, value: Any) -> Any:
         return float(value)
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise RecipeError(f"{key}: {short_repr(value)}: expected {_TYPE_WORDS[kind]}, got {type(value).__name__}")
+    if kind in ("int", "float") and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        raise RecipeError(f"{key}: {short_repr(value)}: an integer of more than 64 bits")
+    if kind == "float" and isinstance(value, (int, float)) and _LARGEST_FLOAT < abs(value) < math.inf:
+        raise RecipeError(f"{key}: {value}: too large for a 32-bit float")
     return value

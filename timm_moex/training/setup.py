@@ -5,10 +5,10 @@ Where it mixes images, as train.py --no-prefetcher: normalised ones, where the p
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from timm.data import Mixup, resolve_data_config
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -19,14 +19,15 @@ from timm.task import TrainingTask
 from timm.utils import NativeScaler, random_seed
 from torch import Tensor, nn
 
+from ..utils.blaming import blaming
 from ..utils.devices import pick_device
 from ..utils.messages import nearest, short_repr
-from ..utils.names import check_model_name
 from .loaders import create_loaders
+from .model import create_model, try_first_step
 from .recipe import RecipeError
 from .task import create_task
 
-__all__ = ["TrainingSetup", "create_model", "set_up_training"]
+__all__ = ["TrainingSetup", "set_up_training"]
 
 
 @dataclass
@@ -105,9 +106,7 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
         DataError: See `open_dataset`.
     """
     device = pick_device(args.device)
-    for module in args.device_modules or []:
-        if module != "timm_moex.plugin":  # what it does for train.py, create_task does here
-            importlib.import_module(module)
+    _import_modules(args.device_modules or [])
     if device.type == "cuda":  # as train.py
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -118,21 +117,29 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     model = create_model(args)
     args = argparse.Namespace(**vars(args) | {"lr": _learning_rate(args), "num_classes": model.num_classes})
-    data_config = resolve_data_config(vars(args), model=model)
+    data_config = _resolve_data_config(args, model)
     model.to(device=device, dtype=dtype)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
     train_loader, eval_loader = create_loaders(args, data_config, device, dtype, pad, skip_unreadable)
     mixup = _create_mixup(args)
     task = create_task(model, _create_criterion(args, mixup), device=device, dtype=dtype, verbose=False)
+    try_first_step(task, data_config["input_size"], args, dtype, device)
     optimizer = _create_optimizer(args, model)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
     if args.torchcompile:
-        task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
-        task.compile_ema(backend=args.torchcompile, mode=args.torchcompile_mode)
+        how = dict(backend=args.torchcompile, mode=args.torchcompile_mode)
+        with blaming(
+            f"torchcompile: {args.torchcompile!r}, torchcompile_mode: {args.torchcompile_mode!r}", RecipeError
+        ):
+            task.compile(**how)
+            task.compile_ema(**how)
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
-    scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
+    with blaming(f"sched: {args.sched!r}", RecipeError):
+        scheduler, epochs = create_scheduler_v2(
+            optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
+        )
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
     return TrainingSetup(
         args, device, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
@@ -140,37 +147,29 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
     )  # fmt: skip
 
 
-def create_model(args: argparse.Namespace) -> Any:
-    """The recipe's model, as train.py creates it.
+def _import_modules(names: Sequence[str]) -> None:
+    for name in names:
+        if name != "timm_moex.plugin":  # what it does for train.py, create_task does here
+            with blaming(f"device_modules: {name!r} cannot be imported", RecipeError):
+                importlib.import_module(name)
 
-    Raises:
-        RecipeError: Unknown model, or model_kwargs that it does not take.
-    """
-    check_model_name(args.model)
-    # A checkpoint given as pretrained weights: num_classes=-1 makes timm take a new head, whatever it was trained for.
-    overlay = {"file": args.pretrained_path, "num_classes": -1} if args.pretrained_path else None
-    in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
-    try:
-        model: Any = timm.create_model(
-            args.model,
-            pretrained=args.pretrained,
-            pretrained_cfg_overlay=overlay,
-            checkpoint_path=args.initial_checkpoint,
-            in_chans=in_chans,
-            num_classes=args.num_classes,
-            drop_rate=args.drop,
-            drop_path_rate=args.drop_path,
-            drop_block_rate=args.drop_block,
-            global_pool=args.gp,
-            bn_momentum=args.bn_momentum,
-            bn_eps=args.bn_eps,
-            **args.model_kwargs,
+
+def _resolve_data_config(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """timm's, after a look at what it only asserts."""
+    if args.input_size and args.in_chans not in (None, args.input_size[0]):
+        raise RecipeError(f"in_chans: {args.in_chans} contradicts input_size: {args.input_size}")
+    size = args.input_size or model.pretrained_cfg["input_size"]
+    channels = args.in_chans or size[0]
+    if channels != size[0] and args.img_size is None:
+        raise RecipeError(
+            f"in_chans: {args.in_chans}, but {args.model} takes images of {size[0]} channels; give input_size: "
+            f"{[channels, *size[1:]]}, mean and std, too"
         )
-    except TypeError as error:
-        raise RecipeError(f"model {args.model} with model_kwargs {short_repr(args.model_kwargs)}: {error}") from error
-    if args.grad_checkpointing:
-        model.set_grad_checkpointing(enable=True)
-    return model
+    for key in ("mean", "std"):
+        given = getattr(args, key)
+        if given is not None and len(given) not in (1, channels):
+            raise RecipeError(f"{key}: {given}: {len(given)} values for images of {channels} channels")
+    return resolve_data_config(vars(args), model=model)
 
 
 def _create_mixup(args: argparse.Namespace) -> Mixup | None:
@@ -210,7 +209,8 @@ def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim
     known = list_optimizers()
     if args.opt.lower().removeprefix("lookahead_") not in known:
         raise RecipeError(f"opt: {args.opt!r} is unknown to timm{nearest(args.opt, known)}")
-    return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+    with blaming(f"opt: {args.opt!r} with opt_kwargs: {short_repr(args.opt_kwargs)}", RecipeError):
+        return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
 
 
 def _learning_rate(args: argparse.Namespace) -> float:

@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["pick_device"]
+__all__ = ["is_out_of_memory", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -22,3 +22,14 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device: {name!r} is not available here; try --device cpu ({reason})") from error
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU, on the CPU, or Python's own.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+        (True, False)
+    """
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))

@@ -1,0 +1,87 @@
+"""Wrong command lines, each with the words of the one line that explains it."""
+
+from pathlib import Path
+
+import yaml
+from hub_folders import write_folder
+from tinydata import tiny_recipe, write_tiny
+
+Case = tuple[str, list[str], tuple[str, ...]]  # id, words, regular expressions
+
+
+def prepare(folder: Path) -> Path:
+    """The files that the command lines name: a recipe with its data, sound and broken folders; DIR is this one."""
+    data = write_tiny(folder / "data", train=8, test=4)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_recipe(data, batch_size=4, epochs=1).settings))
+    (folder / "broken.yaml").write_bytes(b"\xff\xfe")
+    (folder / "junk").write_bytes(b"junk")
+    write_folder(folder / "hub")
+    write_folder(folder / "null")
+    (folder / "null" / "config.json").write_text("null")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "thesis.tex").write_text("my life")
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def _train(*words: str) -> list[str]:
+    return ["train", "DIR/tiny.yaml", "--output", "DIR/run", *words]
+
+
+_DATA = ["--dataset", "torch/fashion_mnist", "--data-dir", "DIR/data"]
+
+CASES: list[Case] = [
+    ("no command", [], ("COMMAND",)),
+    ("unknown command", ["trian"], ("trian",)),
+    ("unknown option", ["list", "--bla"], ("--bla",)),
+    ("sites of a near name", ["sites", "restnet18"], ("restnet18", "did you mean 'resnet18'")),
+    ("train without a recipe", ["train"], ("recipe",)),
+    ("train by a near name", ["train", "quikstart"], ("quikstart", "did you mean 'quickstart'")),
+    ("train by no file", ["train", "DIR/no.yaml"], ("no.yaml: no such file",)),
+    ("train by a folder", ["train", "DIR/data"], ("data'", "path of a .yaml file")),
+    ("train by bytes", ["train", "DIR/broken.yaml"], ("broken.yaml", "UTF-8")),
+    ("train with no YAML", _train("--set", "lr=[1"), ("--set lr=\\[1", "YAML")),
+    ("train with no value", _train("--set", "lr"), ("--set lr", "key=value")),
+    ("train with a negative lr", _train("--set", "lr=-1"), ("lr: -1", "above 0")),
+    ("train with one class", _train("--set", "num_classes=1"), ("num_classes: 1", "at least 2")),
+    ("train with opt_kwargs", _train("--set", "opt_kwargs={foo: 1}"), ("opt_kwargs: {'foo': 1}", "foo")),
+    ("train with model_kwargs", _train("--set", "model_kwargs={foo: 1}"), ("model_kwargs: {'foo': 1}", "foo")),
+    ("train with too many classes", _train("--set", "num_classes=1000000000000000000"), ("num_classes: 10+",)),
+    ("train on nonsense", _train("--device", "nonsense"), ("device: 'nonsense'", "not available")),
+    ("train on meta", _train("--device", "meta"), ("device: 'meta'", "not available")),
+    ("train with half a pad", _train("--pad", "1.5", "--in-memory"), ("--pad", "1.5")),
+    ("train with an idle pad", _train("--pad", "2"), ("--pad 2", "--in-memory")),
+    ("train with a negative pad", _train("--pad", "-1", "--in-memory"), ("pad=-1", "at least 0")),
+    ("train on no data", _train("--data-dir", "DIR/no"), ("DIR|no'", "does not exist")),
+    ("train on a file", _train("--data-dir", "DIR/junk"), ("junk", "fashion_mnist")),
+    ("train from junk", _train("--set", "initial_checkpoint=DIR/junk"), ("initial_checkpoint: .*junk",)),
+    ("train into a file", ["train", "DIR/tiny.yaml", "--output", "DIR/junk"], ("junk",)),
+    (
+        "resume of no file",
+        ["train", "DIR/tiny.yaml", "--resume", "DIR/taken/last.pth.tar"],
+        ("last.pth.tar", "no such"),
+    ),
+    ("resume of a folder", ["train", "DIR/tiny.yaml", "--resume", "DIR/taken"], ("taken",)),
+    ("eval of a near name", ["eval", "moex_restnet18", *_DATA], ("did you mean 'moex_resnet18'",)),
+    ("eval of a folder without a model", ["eval", "DIR/taken", *_DATA], ("taken has no config.json",)),
+    ("eval of null", ["eval", "DIR/null", *_DATA], ("null", "config")),
+    ("eval of no batches", ["eval", "DIR/hub", *_DATA, "--batch-size", "0"], ("--batch-size", "at least 1")),
+    ("eval of some batches", ["eval", "DIR/hub", *_DATA, "--batch-size", "some"], ("--batch-size", "'some'")),
+    ("eval with negative workers", ["eval", "DIR/hub", *_DATA, "--workers", "-1"], ("--workers", "at least 0")),
+    ("eval on no device", ["eval", "DIR/hub", *_DATA, "--device", "cuda:99"], ("device: 'cuda:99'",)),
+    ("eval for nan percent", ["eval", "DIR/hub", *_DATA, "--min-top1", "nan"], ("--min-top1", "nan")),
+    ("eval of a subset", ["eval", "DIR/hub", *_DATA, "--subset", "imagenet-b"], ("imagenet-b", "imagenet-a")),
+    ("eval on no data", ["eval", "DIR/hub", "--data-dir", "DIR/no"], ("no'", "does not exist")),
+    ("publish without a repo", ["publish", "DIR/hub"], ("--repo-id",)),
+    ("publish upwards", ["publish", "DIR/hub", "--repo-id", "../..", "--dry-run"], ("repo_id='../..'", "ORG/NAME")),
+    ("publish of a null", ["publish", "DIR/null", "--repo-id", "a/b", "--dry-run"], ("config.json", "NoneType")),
+    ("publish of a thesis", ["publish", "DIR/taken", "--repo-id", "a/b", "--dry-run"], ("thesis.tex",)),
+    ("convert of junk", ["convert", "DIR/junk", "--arch", "resnet50", "--output", "DIR/out"], ("junk", "PyTorch file")),
+    ("convert of no file", ["convert", "DIR/no", "--arch", "resnet50", "--output", "DIR/out"], ("no: no such file",)),
+    ("convert to a net", ["convert", "DIR/junk", "--arch", "vgg", "--output", "DIR/out"], ("arch='vgg'", "resnet50")),
+]

@@ -1,0 +1,219 @@
+"""Wrong recipes, data and checkpoints, each with the error it must give."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from bad_input_insertion import Case
+from tinydata import tiny_recipe, write_tiny
+
+from timm_moex.training.datasets import DataError, open_dataset, sample_dir
+from timm_moex.training.evaluate import evaluate
+from timm_moex.training.images import CheckedImages
+from timm_moex.training.in_memory import InMemoryLoader
+from timm_moex.training.inference import open_inference
+from timm_moex.training.loop import train
+from timm_moex.training.ranges import parse_range
+from timm_moex.training.recipe import Recipe, RecipeError, load_recipe
+from timm_moex.training.setup import set_up_training
+from timm_moex.training.subsets import imagenet_subset, locate_subset
+
+_SAMPLE = "torch/fashion_mnist"
+
+
+def _recipe(**settings: Any) -> Callable[[Path], Any]:
+    return lambda tmp_path: Recipe("x", settings).arguments()
+
+
+def _file(content: str | bytes) -> Callable[[Path], Any]:
+    def run(tmp_path: Path) -> None:
+        path = tmp_path / "r.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        load_recipe(path)
+
+    return run
+
+
+def _set(word: str) -> Callable[[Path], Any]:
+    return lambda tmp_path: Recipe("x", {"model_kwargs": {}}).override([word])
+
+
+def _set_up(**settings: Any) -> Callable[[Path], Any]:
+    def run(tmp_path: Path) -> None:
+        data = write_tiny(tmp_path / "data", train=8, test=4)
+        set_up_training(tiny_recipe(data, **{"batch_size": 4, **settings}).arguments())
+
+    return run
+
+
+def _open(name: str = _SAMPLE, root: Any = None, split: str = "train", **kwargs: Any) -> Callable[[Path], Any]:
+    return lambda tmp_path: open_dataset(name, root if root is not None else sample_dir(), split, **kwargs)
+
+
+def _resume(content: bytes | dict[str, Any] | None) -> Callable[[Path], Any]:
+    def run(tmp_path: Path) -> None:
+        data, path = write_tiny(tmp_path / "data", train=8, test=4), tmp_path / "run" / "last.pth.tar"
+        path.parent.mkdir()
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        recipe = tiny_recipe(data, batch_size=4, resume=str(path))
+        train(recipe, path.parent, log=lambda line: None, progress=False)
+
+    return run
+
+
+def _initial(key: str, content: bytes) -> Callable[[Path], Any]:
+    def run(tmp_path: Path) -> None:
+        path = tmp_path / "weights.pth"
+        path.write_bytes(content)
+        _set_up(**{key: str(path), "pretrained": True if key == "pretrained_path" else False})(tmp_path)
+
+    return run
+
+
+_RANGES: dict[str, tuple[Any, str]] = {
+    "hflip": (7, "0 to 1"),
+    "vflip": (-0.5, "0 to 1"),
+    "reprob": (3, "0 to 1"),
+    "mixup_prob": (1.5, "0 to 1"),
+    "grayscale_prob": (2, "0 to 1"),
+    "clip_grad": (-1, "above 0, or null"),
+    "lr": (-0.1, "above 0, or null"),
+    "lr_base": (float("nan"), "above 0"),
+    "weight_decay": (float("inf"), "at least 0"),
+    "momentum": (1.5, "below 1"),
+    "crop_pct": (0, "above 0 and at most 1"),
+    "mixup": (-1, "at least 0"),
+    "cutmix": (-1, "at least 0"),
+    "cutmix_minmax": ([0.9, 0.1], "2 ascending values"),
+    "num_classes": (1, "at least 2"),
+    "batch_size": (0, "at least 1"),
+    "epochs": (-3, "at least 1"),
+    "grad_accum_steps": (0, "at least 1"),
+    "smoothing": (1, "below 1"),
+    "drop": (1.0, "below 1"),
+    "model_ema_decay": (1.0, "below 1"),
+    "bn_eps": (0, "above 0"),
+    "std": ([0.0], "above 0"),
+    "scale": ([1.0], "2 ascending values"),
+    "decay_milestones": ([30, 20], "ascending values"),
+    "workers": (-1, "0 to 1024"),
+    "seed": (2**40, "0 to 4294967295"),
+    "input_size": ([3, -1, 32], "at least 1"),
+}
+_SERVED = {
+    "sched": "plateau",
+    "amp_dtype": "bf16",
+    "remode": "cons",
+    "interpolation": "cubic",
+    "worker_seeding": "some",
+}
+
+CASES: list[Case] = [
+    *(
+        (f"recipe with {key} {value}", _recipe(**{key: value}), RecipeError, (f"{key}: ", str(value), words))
+        for key, (value, words) in _RANGES.items()
+    ),
+    *(
+        (f"recipe with {key} {value}", _recipe(**{key: value}), RecipeError, (f"{key}: ", value, "serves"))
+        for key, value in _SERVED.items()
+    ),
+    ("recipe of an unknown key", _recipe(bacth_size=4), RecipeError, ("bacth_size", "did you mean 'batch_size'")),
+    ("recipe with a text for a number", _recipe(lr="fast"), RecipeError, ("lr: 'fast'", "a number")),
+    ("recipe with a list for a mapping", _recipe(model_kwargs=["a"]), RecipeError, ("model_kwargs", "a mapping")),
+    ("recipe with a number for a list", _recipe(mean=0.5), RecipeError, ("mean: 0.5", "a list")),
+    ("recipe with null for a number", _recipe(batch_size=None), RecipeError, ("batch_size: None", "an integer")),
+    ("recipe with a huge integer", _recipe(epochs=2**70), RecipeError, ("epochs", "64 bits")),
+    ("recipe with a huge float", _recipe(weight_decay=1e300), RecipeError, ("weight_decay: 1e+300", "32-bit")),
+    ("recipe of stock train.py", _recipe(kd_model_name="resnet18"), RecipeError, ("kd_model_name", "stock train.py")),
+    ("recipe file of nothing", _file(""), RecipeError, ("r.yaml", "a mapping")),
+    ("recipe file of a list", _file("[1, 2]"), RecipeError, ("r.yaml", "a mapping", "list")),
+    ("recipe file that is no YAML", _file("lr: ["), RecipeError, ("r.yaml", "not readable as YAML")),
+    ("recipe file with a key twice", _file("lr: 1\nlr: 2"), RecipeError, ("r.yaml", "lr given twice")),
+    ("recipe file with no date", _file("lr: 2026-13-45"), RecipeError, ("r.yaml", "month")),
+    ("recipe file of nested lists", _file("lr: " + "[" * 9999), RecipeError, ("r.yaml", "not readable")),
+    ("recipe file of bytes", _file(bytes(range(256))), RecipeError, ("r.yaml", "UTF-8")),
+    (
+        "recipe that is not there",
+        lambda tmp_path: load_recipe(tmp_path / "no.yaml"),
+        RecipeError,
+        ("no.yaml", "no such"),
+    ),
+    ("recipe of a near name", lambda tmp_path: load_recipe("quikstart"), RecipeError, ("quikstart", "'quickstart'")),
+    ("set without a value", _set("lr"), RecipeError, ("--set lr", "key=value")),
+    ("set of no YAML", _set("lr=[1"), RecipeError, ("--set lr=[1", "YAML")),
+    ("set into a number", _set("lr.x=1"), RecipeError, ("--set lr.x=1", "not a mapping")),
+    ("range that is none", lambda tmp_path: parse_range("0..1"), ValueError, ("'0..1'", "interval")),
+    # What meets timm
+    ("set-up of an unknown model", _set_up(model="moex_restnet18"), ValueError, ("moex_restnet18", "moex_resnet18")),
+    ("set-up of a device", _set_up(device="cuda:99"), ValueError, ("device: 'cuda:99'", "not available")),
+    ("set-up on meta", _set_up(device="meta"), ValueError, ("device: 'meta'", "not available")),
+    ("set-up with an argument", _set_up(model_kwargs={"a": 1}), RecipeError, ("model_kwargs: {'a': 1}", "unexpected")),
+    ("set-up with a typo", _set_up(model_kwargs={"moex_probb": 1}), RecipeError, ("moex_probb", "'moex_prob'")),
+    ("set-up with prob 2", _set_up(model_kwargs={"moex_prob": 2}), RecipeError, ("prob=2", "[0, 1]")),
+    ("set-up with a pool", _set_up(gp="maxx"), RecipeError, ("gp: 'maxx'", "pool type")),
+    ("set-up with an optimizer", _set_up(opt="sdg"), RecipeError, ("opt: 'sdg'", "unknown", "did you mean 'sgd'")),
+    ("set-up with opt_kwargs", _set_up(opt_kwargs={"foo": 1}), RecipeError, ("opt_kwargs: {'foo': 1}", "foo")),
+    (
+        "set-up with a module",
+        _set_up(device_modules=["no_such"]),
+        RecipeError,
+        ("device_modules: 'no_such'", "imported"),
+    ),
+    ("set-up with two means", _set_up(mean=[0.1, 0.2]), RecipeError, ("mean: [0.1, 0.2]", "1 channels")),
+    ("set-up with channels", _set_up(in_chans=2), RecipeError, ("in_chans: 2", "input_size: [1, 28, 28]")),
+    ("set-up with a compiler", _set_up(torchcompile="nonsense"), RecipeError, ("torchcompile: 'nonsense'", "backend")),
+    ("set-up with a policy", _set_up(aa="nonsense"), RecipeError, ("aa: 'nonsense'", "AA policy")),
+    ("set-up with an odd batch", _set_up(mixup=0.1, batch_size=3), RecipeError, ("batch_size: 3", "even")),
+    ("set-up with a batch of one", _set_up(batch_size=1), RecipeError, ("batch_size: 1", "more than 1 value")),
+    ("set-up with a large batch", _set_up(batch_size=64), DataError, ("batch_size=64", "8 training images")),
+    ("set-up with 3 classes", _set_up(num_classes=3), DataError, ("num_classes=3", "10 classes")),
+    ("set-up with input_key", _set_up(input_key="image"), DataError, ("input_key='image'",)),
+    ("set-up in two types", _set_up(amp=True, model_dtype="bfloat16"), RecipeError, ("amp: true", "model_dtype")),
+    ("set-up with a pool to nothing", _set_up(gp=""), RecipeError, ("gp: ''", "do not go through")),
+    (
+        "set-up from no file",
+        _set_up(initial_checkpoint="no.pth"),
+        RecipeError,
+        ("initial_checkpoint: 'no.pth'", "no such"),
+    ),
+    (
+        "set-up from an idle file",
+        _set_up(pretrained_path=__file__),
+        RecipeError,
+        ("pretrained_path", "pretrained: true"),
+    ),
+    ("set-up from junk", _initial("initial_checkpoint", b"junk"), RecipeError, ("initial_checkpoint", "weights.pth")),
+    ("set-up from nothing", _initial("pretrained_path", b""), RecipeError, ("pretrained_path", "weights.pth")),
+    # Data
+    ("data of no folder", _open(root="no/such"), DataError, ("no/such", "does not exist")),
+    ("data of a file", _open("", __file__), DataError, ("bad_input_training.py",)),
+    ("data of no split", _open("", split="train"), DataError, ("no folder 'train'", "FashionMNIST")),
+    ("data of a torch split", _open(split="all"), DataError, ("split='all'", "train")),
+    ("data of an unknown set", _open("torch/fashion"), DataError, ("torch/fashion",)),
+    ("data of a stream", _open("wds/x"), DataError, ("wds/x", "stream")),
+    ("data with 5 classes", _open(num_classes=5), DataError, ("num_classes=5", "10 classes")),
+    (
+        "images read otherwise",
+        lambda t: CheckedImages(None, "skip"),
+        ValueError,
+        ("unreadable='skip'", "error, replace"),
+    ),  # type: ignore[arg-type]
+    ("pad below 0", lambda t: InMemoryLoader(None, pad=-1), ValueError, ("pad=-1", "at least 0")),
+    ("evaluation of nothing", lambda t: evaluate(torch.nn.Identity(), [], "cpu"), ValueError, ("loader", "no samples")),
+    ("a subset", lambda t: imagenet_subset("imagenet-b"), ValueError, ("imagenet-b", "imagenet-a")),
+    ("a subset of nothing", lambda t: locate_subset("imagenet-a", None, ""), DataError, ("--data-dir", "no such")),
+    ("inference of a name", lambda t: open_inference("restnet18", t), ValueError, ("restnet18", "did you mean")),
+    ("inference of a folder", lambda t: open_inference(str(t), t), ValueError, ("no config.json",)),
+    # Checkpoints
+    ("resume of nothing", _resume(None), FileNotFoundError, ("last.pth.tar", "no such file")),
+    ("resume of no bytes", _resume(b""), ValueError, ("last.pth.tar",)),
+    ("resume of junk", _resume(b"junk" * 99), ValueError, ("last.pth.tar",)),
+    ("resume of a list", _resume([1, 2]), ValueError, ("last.pth.tar",)),  # type: ignore[arg-type]
+    ("resume of others", _resume({"state_dict": {}}), ValueError, ("last.pth.tar", "built-in trainer")),
+    ("resume of code", _resume({"rng": yaml.SafeLoader}), ValueError, ("last.pth.tar",)),
+]

@@ -1,0 +1,154 @@
+"""The model of a training run: created as train.py creates it, and tried on a small batch before a file is written."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub.constants import CONFIG_NAME
+from timm.models import load_checkpoint
+from timm.task import TrainingTask
+from torch import nn
+
+from ..hub.download import translate_errors
+from ..insertion.insert import insert_moex
+from ..models.twin import take_settings
+from ..utils.blaming import blaming
+from ..utils.messages import short_repr
+from ..utils.names import check_model_name
+from .recipe import RecipeError
+
+__all__ = ["create_model", "try_first_step"]
+
+
+def create_model(args: argparse.Namespace) -> Any:
+    """The recipe's model, as train.py creates it.
+
+    Args:
+        args: `Recipe.arguments()`.
+
+    Raises:
+        RecipeError: Unknown model, settings that it does not take, or weights that are missing or do not fit.
+        HubError: Pretrained weights could not be loaded, see `load_model`.
+    """
+    check_model_name(args.model)
+    _check_weights(args)
+    # train.py's 3 where nothing is given would contradict weights of another number; timm finds that in the model's cfg
+    in_chans = args.in_chans or (args.input_size[0] if args.input_size else None)
+    settings, model_kwargs = _settings_of_folder(args)
+    chosen = ("num_classes", "gp", "in_chans", "bn_momentum", "bn_eps", "drop_path", "drop_block", "pretrained_path",
+              "model_kwargs")  # fmt: skip
+    given = ", ".join(f"{key}: {short_repr(getattr(args, key))}" for key in chosen if getattr(args, key))
+    from_hub = args.pretrained and not args.pretrained_path or ":" in args.model
+    explain = translate_errors(args.model) if from_hub else nullcontext()
+    with blaming(f"model: {args.model!r} with {given or 'its defaults'}", RecipeError), explain:
+        model: Any = timm.create_model(
+            args.model,
+            pretrained=args.pretrained,
+            pretrained_cfg_overlay=_overlay(args, in_chans),
+            in_chans=in_chans,
+            num_classes=args.num_classes,
+            drop_rate=args.drop,
+            drop_path_rate=args.drop_path,
+            drop_block_rate=args.drop_block,
+            global_pool=args.gp,
+            bn_momentum=args.bn_momentum,
+            bn_eps=args.bn_eps,
+            **model_kwargs,
+        )
+        if settings:
+            insert_moex(model, **settings)
+        if args.grad_checkpointing:
+            model.set_grad_checkpointing(enable=True)
+    if args.initial_checkpoint:
+        with blaming(f"initial_checkpoint: {args.initial_checkpoint!r} does not fit {args.model}", RecipeError):
+            load_checkpoint(model, args.initial_checkpoint)
+    return model
+
+
+def _settings_of_folder(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """MoEx's settings and other model_kwargs of a "local-dir:" or "hf-hub:" model, which is of a stock architecture."""
+    if ":" not in args.model:
+        return {}, args.model_kwargs
+    return take_settings(args.model_kwargs)
+
+
+def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] | None:
+    """What a checkpoint given as pretrained weights changes in the model's pretrained cfg.
+
+    Channels, size and normalisation come from the config.json next to it if its channels are not the architecture's.
+    """
+    if not args.pretrained_path:
+        return None
+    # num_classes=-1 makes timm take a new head, whatever the weights were trained for
+    overlay = {"file": args.pretrained_path, "num_classes": -1}
+    config = Path(args.pretrained_path).with_name(CONFIG_NAME)
+    own = timm.get_pretrained_cfg(args.model)
+    if in_chans is not None or own is None or not config.is_file():
+        return overlay
+    with blaming(str(config), RecipeError):
+        cfg = json.loads(config.read_text())["pretrained_cfg"]
+        if cfg["input_size"][0] == own.input_size[0]:
+            return overlay
+        return overlay | {key: tuple(cfg[key]) for key in ("input_size", "mean", "std")}
+
+
+def _check_weights(args: argparse.Namespace) -> None:
+    for key in ("initial_checkpoint", "pretrained_path"):
+        path = getattr(args, key)
+        if path and not Path(path).is_file():
+            raise RecipeError(f"{key}: {path!r}: no such file")
+    if args.pretrained_path and not args.pretrained:
+        raise RecipeError(f"pretrained_path: {args.pretrained_path!r} is read with pretrained: true only")
+
+
+def try_first_step(
+    task: TrainingTask, input_size: Sequence[int], args: argparse.Namespace, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Run a training step's forward pass on one or two black images, and leave no trace of it.
+
+    What does not fit together - the size or channels of the images, a pool, a batch of one in a batch norm - shows
+    before any file is written, instead of somewhere inside torch during the first step.
+
+    Args:
+        task: As for training; its model is not compiled yet.
+        input_size: Of an image, (C, H, W).
+        args: `Recipe.arguments()` with `num_classes` filled in.
+        dtype: Type of the images.
+        device: Where the model is.
+
+    Raises:
+        RecipeError: The step fails; the message has the reason and the settings that it depends on.
+    """
+    shape = (min(2, args.batch_size), *input_size)
+    target = torch.zeros(shape[0], dtype=torch.long, device=device)
+    if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax:
+        target = torch.nn.functional.one_hot(target, args.num_classes).float()
+    model: Any = task.get_trainable_module()
+    amp_dtype = getattr(torch, args.amp_dtype)
+    keys = ("batch_size", "in_chans", "input_size", "img_size", "gp")
+    settings = ", ".join(f"{key}: {getattr(args, key)!r}" for key in keys)
+    what = f"images of shape {shape} do not go through {args.model} ({settings})"
+    with blaming(what, RecipeError), _without_a_trace(model, device), torch.no_grad():
+        with torch.autocast(device.type, dtype=amp_dtype, enabled=args.amp):
+            task(torch.zeros(shape, dtype=dtype, device=device), target)
+
+
+@contextmanager
+def _without_a_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put buffers, mode and torch's sources of randomness back to where they were."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = [device] if device.type == "cuda" else []
+    was_training = model.training
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            model.train(was_training)
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(buffers[name])
