@@ -1,0 +1,91 @@
+"""A training step of each preset against plain timm's: ResNet-50, every site of the preset exchanging in every step.
+
+That is the most a preset can cost: MixStyle's sites exchange in half of the steps, permuted AdaIN's in one of 100.
+`alone` is forward and backward of the operators on the features of the sites, as a share of the plain step. Writes
+benchmarks/results/presets.csv.
+
+    python -m benchmarks.speed.presets
+"""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import timm
+import torch
+from torch import nn
+
+from timm_moex import draw_own_share, find_moex
+from timm_moex.insertion.moex import SiteExchange
+from timm_moex.insertion.presets import PRESETS
+
+from .._results import write_rows
+from ._measure import arguments, measure, print_rows, set_up
+
+MODEL, BATCH, SIDE, CLASSES = "resnet50", 8, 96, 100
+
+
+class PresetStep:
+    """Training steps of a twin with a preset, or of plain timm's model without one."""
+
+    def __init__(self, preset: str | None, images: torch.Tensor, target: torch.Tensor):
+        torch.manual_seed(0)
+        settings = {} if preset is None else {"moex_preset": preset}
+        name = MODEL if preset is None else f"moex_{MODEL}"
+        self.model = timm.create_model(name, num_classes=CLASSES, **settings).to(images.device).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 1e-3, 0.9)
+        self.moex = find_moex(self.model)
+        self.images, self.target, self.criterion = images, target, nn.CrossEntropyLoss()
+
+    def draw(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Donors, and shares where the preset draws them, for every site."""
+        device, sites = self.images.device, self.moex.site_names
+        drawn = {"swap_index": {site: torch.randperm(len(self.images)).to(device) for site in sites}}
+        if self.moex.alpha:
+            shares = {site: draw_own_share(len(self.images), self.moex.alpha).to(device) for site in sites}
+            drawn["own_share"] = shares
+        return drawn
+
+    def train(self) -> None:
+        self.optimizer.zero_grad()
+        output = self.model(self.images, **({} if self.moex is None else self.draw()))
+        self.criterion(output, self.target).backward()
+        self.optimizer.step()
+
+    def exchanges_alone(self) -> Callable[[], None]:
+        """Forward and backward of the operators on what the sites pass them."""
+        calls, exchange = [], SiteExchange.forward
+
+        def spy(site, x, swap_index, own_share=None):
+            calls.append((site, x.detach().requires_grad_(), swap_index, own_share))
+            return x
+
+        with patch.object(SiteExchange, "forward", spy), torch.no_grad():
+            self.model(self.images, **self.draw())
+        grads = [torch.randn_like(x) for _, x, *_ in calls]
+
+        def run() -> None:
+            for (site, x, *drawn), grad in zip(calls, grads):
+                torch.autograd.grad(exchange(site, x, *drawn), x, grad)
+
+        return run
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    device = set_up(options)
+    images, target = torch.randn(BATCH, 3, SIDE, SIDE, device=device), torch.randint(CLASSES, (BATCH,), device=device)
+    steps = {name: PresetStep(name, images, target) for name in PRESETS}
+    training = {"plain": PresetStep(None, images, target).train} | {name: s.train for name, s in steps.items()}
+    training |= {f"{name} alone": step.exchanges_alone() for name, step in steps.items()}
+    where = {"model": MODEL, "shape": f"{BATCH}x3x{SIDE}x{SIDE}", "dtype": "float32", "layout": "NCHW"}
+    rows = []
+    for row in measure(training, device, options.seconds, options.clock):
+        preset = row["contender"].removesuffix(" alone")
+        sites = len(steps[preset].moex.site_names) if preset in steps else 0
+        rows.append(where | {"sites": sites} | row)
+    print_rows(rows, "contender", "sites", "ms_50", "ratio_20", "ratio_50", "ratio_80", "ratio_min")
+    write_rows("presets", rows, device, options.output)
+
+
+if __name__ == "__main__":
+    main()

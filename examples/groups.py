@@ -1,0 +1,72 @@
+"""Donors from another group (drawing style, device, hospital), in a loop of your own: `python examples/groups.py`.
+
+MixStyle's "crossdomain": every sample takes its share of foreign moments from a sample of another group. The sampler
+keeps the batches mixed, so that there is such a sample. The data are generated: squares and discs, drawn by three
+"cameras" of different gain and offset; the camera is the group.
+"""
+
+from collections.abc import Iterator
+
+import timm
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+import timm_moex
+
+
+class MixedBatches(Sampler[list[int]]):
+    """Batches with equally many samples of each group, in random order."""
+
+    def __init__(self, groups: Tensor, batch_size: int):
+        self.members = [(groups == group).nonzero().flatten() for group in groups.unique()]
+        if batch_size % len(self.members):
+            raise ValueError(f"batch_size={batch_size}: expected a multiple of the {len(self.members)} groups")
+        self.share = batch_size // len(self.members)
+
+    def __len__(self) -> int:
+        return min(map(len, self.members)) // self.share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shuffled = [members[torch.randperm(len(members))].split(self.share) for members in self.members]
+        for parts in list(zip(*shuffled))[: len(self)]:
+            yield torch.cat(parts).tolist()
+
+
+def shapes(count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (N, 3, 32, 32), labels (N,): 0 square, 1 disc; and the group (N,) of the camera."""
+    labels, groups = torch.randint(2, (count,)), torch.arange(count) % 3
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    centre, size = 10 + 12 * torch.rand(count, 2, 1, 1), 5 + 4 * torch.rand(count, 1, 1)
+    dy, dx = (rows - centre[:, 0]).abs(), (columns - centre[:, 1]).abs()
+    square, disc = torch.maximum(dy, dx) < size, dy.square() + dx.square() < size.square()
+    masks = torch.where(labels[:, None, None] == 0, square, disc).float()[:, None].expand(-1, 3, -1, -1)
+    gain, offset = torch.tensor([0.5, 1.0, 2.0])[groups], torch.tensor([-1.0, 0.0, 1.0])[groups]
+    images = gain[:, None, None, None] * masks + offset[:, None, None, None]
+    return images + 0.1 * torch.randn(images.shape), labels, groups
+
+
+def main(steps: int = 40) -> list[float]:
+    torch.manual_seed(0)
+    images, labels, groups = shapes(480)
+    model = timm.create_model("moex_test_resnet", num_classes=2, moex_preset="mixstyle").train()
+    moex = timm_moex.find_moex(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    loader = DataLoader(TensorDataset(images, labels, groups), batch_sampler=MixedBatches(groups, 24))
+    losses = []
+    for _ in range(1 + steps // len(loader)):
+        for x, y, group in list(loader)[: steps - len(losses)]:
+            donors = {site: timm_moex.draw_swap_index(len(x), moex.prob, groups=group) for site in moex.site_names}
+            donors = {site: index for site, index in donors.items() if index is not None}
+            shares = {site: timm_moex.draw_own_share(len(x), moex.alpha) for site in donors}
+            output = model(x, swap_index=donors, own_share=shares)
+            loss = torch.nn.functional.cross_entropy(output, y)  # own labels: style says nothing about the class
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+if __name__ == "__main__":
+    print(f"loss of the last step: {main()[-1]:.3f}")
