@@ -48,23 +48,22 @@ def shapes(count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def main(steps: int = 40) -> list[float]:
     torch.manual_seed(0)
-    images, labels, groups = shapes(480)
+    images, labels, groups = shapes(960)
     model = timm.create_model("moex_test_resnet", num_classes=2, moex_preset="mixstyle").train()
     moex = timm_moex.find_moex(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     loader = DataLoader(TensorDataset(images, labels, groups), batch_sampler=MixedBatches(groups, 24))
     losses = []
-    for _ in range(1 + steps // len(loader)):
-        for x, y, group in list(loader)[: steps - len(losses)]:
-            donors = {site: timm_moex.draw_swap_index(len(x), moex.prob, groups=group) for site in moex.site_names}
-            donors = {site: index for site, index in donors.items() if index is not None}
-            shares = {site: timm_moex.draw_own_share(len(x), moex.alpha) for site in donors}
-            output = model(x, swap_index=donors, own_share=shares)
-            loss = torch.nn.functional.cross_entropy(output, y)  # own labels: style says nothing about the class
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+    for _, (x, y, group) in zip(range(steps), loader):
+        donors = {site: timm_moex.draw_swap_index(len(x), moex.prob, groups=group) for site in moex.site_names}
+        donors = {site: index for site, index in donors.items() if index is not None}
+        shares = {site: timm_moex.draw_own_share(len(x), moex.alpha) for site in donors}
+        output = model(x, swap_index=donors, own_share=shares)
+        loss = torch.nn.functional.cross_entropy(output, y)  # own labels: style says nothing about the class
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
     return losses
 
 
