@@ -7,6 +7,7 @@ from typing import Any
 from ..training.datasets import sample_dir
 from ..training.fill_in import fill_in
 from ..training.loop import train
+from ..training.processes import is_first_process
 from ..training.recipe import load_recipe
 from .options import add_command, add_skip_unreadable, metrics_in_words
 
@@ -37,6 +38,7 @@ def add_train(commands: Any) -> None:
         'timm-moex train quickstart --in-memory --data-dir "$(timm-moex sample)"',
         "timm-moex train finetune --data-dir FOLDER --set epochs=5",
         "timm-moex train my_recipe.yaml --resume output/my_recipe/last.pth.tar",
+        "torchrun --nproc-per-node 8 -m timm_moex train imagenet_resnet50 --data-dir /path/to/imagenet",
         description="Train by a recipe. Its keys are the arguments of timm's train.py.",
     )
     parser.add_argument("recipe", help="name of a packaged recipe (timm-moex list --recipes) or a YAML file")
@@ -67,7 +69,9 @@ def _run_train(args: argparse.Namespace) -> None:
         raise ValueError(f"--pad {args.pad} is of the crop that --in-memory does; give both or neither")
     pad = 4 if args.pad is None else args.pad
     recipe, notes = fill_in(recipe)
-    print("\n".join(notes), end="\n" * bool(notes))
+    say = print if is_first_process() else _say_nothing
+    for note in notes:
+        say(note)
     folder = args.output or (Path(args.resume).parent if args.resume else None)
     result = train(
         recipe,
@@ -77,5 +81,9 @@ def _run_train(args: argparse.Namespace) -> None:
         skip_unreadable=args.skip_unreadable,
         tensorboard=args.tensorboard,
     )
-    print(f"last epoch: {metrics_in_words(result.metrics)}")
-    print(f"{result.folder / 'hub'} loads as timm.create_model('local-dir:{result.folder / 'hub'}', pretrained=True)")
+    say(f"last epoch: {metrics_in_words(result.metrics)}")
+    say(f"{result.folder / 'hub'} loads as timm.create_model('local-dir:{result.folder / 'hub'}', pretrained=True)")
+
+
+def _say_nothing(_: str) -> None:
+    """What all processes but the first do."""

@@ -5,6 +5,7 @@ timm's `load_checkpoint`, `resume_task_checkpoint` and train.py's --resume read 
 
 import random
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def save_checkpoint(
     *,
     epoch: int,
     args: dict[str, Any],
-    generator: torch.Generator | None,
+    rng: list[dict[str, Any]],
     **extra: Any,
 ) -> None:
     """Write the state after `epoch` (counted from 0), learning rate of the next one already set.
@@ -66,14 +67,16 @@ def save_checkpoint(
         scaler: Of fp16 gradients, if any.
         epoch: The epoch just done.
         args: The run's settings, for `load_checkpoint` to compare.
-        generator: The data loader's own, if it has one.
+        rng: `get_rng_state` of each process.
         **extra: Plain values to keep: `metric`, `best`, …
     """
     state = {"epoch": epoch, "version": 2, "arch": args["model"], "args": args, "optimizer": optimizer.state_dict()}
     state |= task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
     if scaler is not None:
         state[scaler.state_dict_key] = scaler.state_dict()
-    state["rng"] = get_rng_state(generator)
+    state["rng"] = rng[0]
+    if len(rng) > 1:
+        state["rng_of_others"] = rng[1:]
     write_atomically(path, lambda file: torch.save(state | extra, file))
 
 
@@ -84,7 +87,9 @@ def load_checkpoint(
     scaler: NativeScaler | None,
     *,
     args: dict[str, Any],
+    defaults: Mapping[str, Any],
     may_differ: frozenset[str],
+    rank: int,
     generator: torch.Generator | None,
 ) -> dict[str, Any]:
     """Put a run back to where `save_checkpoint` left it.
@@ -95,7 +100,9 @@ def load_checkpoint(
         optimizer: Made, with its scheduler, as for a new run.
         scaler: Likewise.
         args: The settings of this run.
+        defaults: Values of settings that a checkpoint of an older version may lack.
         may_differ: Keys of `args` that need not be what they were.
+        rank: Which of the processes this is.
         generator: The data loader's own, if it has one.
 
     Returns:
@@ -105,15 +112,16 @@ def load_checkpoint(
         ValueError: The file is damaged, is no checkpoint of the built-in trainer, or is of a run with other settings.
     """
     state = _read(path)
-    changed = [k for k in args if k not in may_differ and args[k] != state["args"].get(k)]
+    was = {**defaults, **state["args"]}
+    changed = [k for k in args if k not in may_differ and args[k] != was.get(k)]
     if changed:
-        values = ", ".join(f"{key}={args[key]!r} (was {state['args'].get(key)!r})" for key in changed)
+        values = ", ".join(f"{key}={args[key]!r} (was {was.get(key)!r})" for key in changed)
         raise ValueError(f"resume={str(path)!r} is of a run with other settings: {values}")
     try:
         _restore(state, task, optimizer, scaler)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"resume={str(path)!r} does not fit this run: {one_line(error)}") from error
-    set_rng_state(state["rng"], generator)
+    set_rng_state([state["rng"], *state.get("rng_of_others", [])][rank], generator)
     return state
 
 

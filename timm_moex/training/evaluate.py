@@ -1,7 +1,7 @@
 """Top-1, top-5 and loss of a model, exact over every sample, in total and per class."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["evaluate", "write_per_class"]
+__all__ = ["combine_metrics", "evaluate", "first_samples", "write_per_class"]
 
 
 @torch.inference_mode()
@@ -83,6 +83,39 @@ def evaluate(
         counts = (target.bincount(minlength=output.shape[1]), target[hit1].bincount(minlength=output.shape[1]))
         metrics |= {"images": counts[0].tolist(), "correct": counts[1].tolist()}
     return metrics
+
+
+def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metrics of a whole set from those of its parts.
+
+    Args:
+        parts: Results of `evaluate` without `per_class`.
+
+    Example:
+        >>> right = {"loss": 0.0, "top1": 100.0, "top5": 100.0, "count": 1}
+        >>> combine_metrics([right, {"loss": 4.0, "top1": 0.0, "top5": 100.0, "count": 3}])
+        {'loss': 3.0, 'top1': 25.0, 'top5': 100.0, 'count': 4}
+    """
+    if len(parts) == 1:
+        return dict(parts[0])
+    count = sum(part["count"] for part in parts)
+    loss = sum(part["loss"] * part["count"] for part in parts) / count
+    hits = {key: sum(round(part[key] * part["count"] / 100) for part in parts) for key in ("top1", "top5")}
+    return {"loss": loss} | {key: 100 * found / count for key, found in hits.items()} | {"count": count}
+
+
+def first_samples(loader: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `count` samples of a loader, in its batches; the last batch may be cut.
+
+    Example:
+        >>> batches = [(torch.zeros(2, 1), torch.tensor([0, 1])), (torch.zeros(2, 1), torch.tensor([2, 3]))]
+        >>> [target.tolist() for _, target in first_samples(batches, 3)]
+        [[0, 1], [2]]
+    """
+    for images, target in loader:
+        if count > 0:
+            yield images[:count], target[:count]
+        count -= len(target)
 
 
 def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str, Any]) -> None:

@@ -48,6 +48,9 @@ class InMemoryLoader:
         hflip: Probability of a horizontal flip.
         erasing: timm's random erasing, applied to the normalised batch.
         seed: Seed of the loader's own generator (order, crops, flips), which lives on the CPU.
+        rank: Which share of each training step to yield, from 0.
+        processes: How many shares a step has. Every process draws for all of them and keeps its own, so that the shares
+            together are the batches that one process with so much larger ones would see.
 
     Raises:
         ValueError: `pad` is negative.
@@ -74,6 +77,8 @@ class InMemoryLoader:
         hflip: float = 0.0,
         erasing: RandomErasing | None = None,
         seed: int = 42,
+        rank: int = 0,
+        processes: int = 1,
     ):
         if pad < 0:
             raise ValueError(f"pad={pad}: expected a width of at least 0 pixels")
@@ -86,34 +91,46 @@ class InMemoryLoader:
         self.batch_size, self.training = loader.loader.batch_size, training
         self.pad, self.hflip, self.erasing = pad, hflip, erasing
         self.dataset = loader.dataset
+        self.rank, self.processes = rank, processes
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.targets), self.batch_size)
+        whole, rest = divmod(len(self.targets), self.batch_size * self.processes)
         return whole + (rest > 0 and not self.training)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.targets)
         order = torch.randperm(count, generator=self.generator) if self.training else torch.arange(count)
-        for index in order[: len(self) * self.batch_size].split(self.batch_size):
-            images = self._window(index) if self.training else self.images[index.to(self.images.device)]
+        step = self.batch_size * self.processes
+        for index in order[: len(self) * step].split(step):
+            if self.training:
+                images, index = self._window(index)
+            else:
+                images = self.images[index.to(self.images.device)]
             images = images.to(self.dtype).sub_(self.mean).div_(self.std)
             if self.erasing is not None:
                 images = self.erasing(images)
             yield images, self.targets[index.to(self.targets.device)]
 
-    def _window(self, index: Tensor) -> Tensor:
-        """Images `index`, each cropped and flipped at random: one gather from the padded set. (B, C, H, W), uint8."""
+    def _window(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's share of images `index`, each cropped and flipped at random by one gather from the padded set.
+
+        Returns:
+            The images, (B, C, H, W), uint8, and their share of `index`, (B,).
+        """
         device, count = self.images.device, len(index)
         top, left = torch.randint(2 * self.pad + 1, (2, count, 1), generator=self.generator)
         flip = torch.rand(count, 1, generator=self.generator) < self.hflip
+        share = slice(self.rank, None, self.processes)
+        index, top, left, flip = index[share], top[share], left[share], flip[share]
         rows = top + torch.arange(self.height)  # (B, H)
         cols = torch.arange(self.width)
         cols = left + torch.where(flip, cols.flip(0), cols)  # (B, W)
         channels = torch.arange(self.images.shape[1], device=device)
-        return self.images[
+        images = self.images[
             index.to(device)[:, None, None, None],
             channels[None, :, None, None],
             rows.to(device)[:, None, :, None],
             cols.to(device)[:, None, None, :],
         ]
+        return images, index

@@ -12,6 +12,7 @@ from ..utils.blaming import blaming
 from ..utils.messages import short_repr
 from .datasets import DataError, open_dataset
 from .in_memory import InMemoryLoader, check_in_memory
+from .processes import Processes
 from .recipe import RecipeError
 
 __all__ = ["create_eval_loader", "create_loaders"]
@@ -20,24 +21,28 @@ __all__ = ["create_eval_loader", "create_loaders"]
 def create_loaders(
     args: argparse.Namespace,
     data_config: Mapping[str, Any],
-    device: torch.device,
+    processes: Processes,
     dtype: torch.dtype,
     pad: int | None,
     skip_unreadable: bool = False,
 ) -> tuple[Any, Any]:
-    """Training and evaluation loader; both yield images (B, C, H, W), normalised, and labels (B,), on `device`.
+    """Training and evaluation loader; both yield images (B, C, H, W), normalised, and labels (B,), on the device.
+
+    Of several processes each gets its share: as many training images as the others, and every evaluation image once,
+    where timm repeats some at the end of the last share (see `Processes.share_of`).
 
     Args:
         args: `Recipe.arguments()`.
         data_config: What `timm.data.resolve_data_config` says for the model.
-        device: Where the images are to be.
-        dtype: Their type.
-        pad: None for timm's loader; else the whole set is kept on `device`, see `InMemoryLoader`.
+        processes: This process, the device where its images are to be, and the others of the training.
+        dtype: The type of the images.
+        pad: None for timm's loader; else the whole set is kept on the device, see `InMemoryLoader`.
         skip_unreadable: Whether to leave out evaluation images that cannot be read, which are an error otherwise. In
             training another image takes the place of such a one, as in train.py, and it is counted.
 
     Raises:
-        DataError: See `open_dataset`; fewer training images than `batch_size`; `pad` with augmentation it cannot serve.
+        DataError: See `open_dataset`; fewer training images than a step takes; fewer
+            evaluation images than processes; `pad` with augmentation it cannot serve.
     """
     common = dict(
         download=args.dataset_download,
@@ -47,25 +52,36 @@ def create_loaders(
         target_key=args.target_key,
         num_classes=args.num_classes,
     )
-    train_set = open_dataset(
-        args.dataset, args.data_dir, args.train_split, is_training=True, unreadable="replace", **common
-    )
-    eval_set = open_dataset(
-        args.dataset, args.data_dir, args.val_split, unreadable="drop" if skip_unreadable else "error", **common
-    )
-    if len(train_set) < args.batch_size:
-        raise DataError(f"batch_size={args.batch_size} is more than the {len(train_set)} training images")
+    with processes.first_ahead():  # it downloads
+        train_set = open_dataset(
+            args.dataset, args.data_dir, args.train_split, is_training=True, unreadable="replace", **common
+        )
+        eval_set = open_dataset(
+            args.dataset, args.data_dir, args.val_split, unreadable="drop" if skip_unreadable else "error", **common
+        )
+    _check_sizes(len(train_set), len(eval_set), args.batch_size, processes.count)
+    device, several = processes.device, processes.count > 1
     shared = dict(device=device, dtype=dtype, workers=args.workers, pin_memory=args.pin_mem)
-    eval_loader = create_eval_loader(eval_set, data_config, args.validation_batch_size or args.batch_size, **shared)
+    eval_batch = args.validation_batch_size or args.batch_size
+    eval_loader = create_eval_loader(eval_set, data_config, eval_batch, distributed=several, **shared)
     if pad is None:
-        return _augmenting_loader(train_set, args, data_config, device, dtype), eval_loader
+        return _augmenting_loader(train_set, args, data_config, device, dtype, several), eval_loader
     check_in_memory(args)
-    augment = {}
+    augment: dict[str, Any] = {}
     if not args.no_aug:
         erasing = RandomErasing(args.reprob, mode=args.remode, max_count=args.recount, device=device)
         augment = dict(pad=pad, hflip=args.hflip, erasing=erasing if args.reprob else None)
     train_loader = create_eval_loader(train_set, data_config, args.batch_size, **shared)
-    return InMemoryLoader(train_loader, training=True, seed=args.seed, **augment), InMemoryLoader(eval_loader)
+    augment |= dict(seed=args.seed, rank=processes.rank, processes=processes.count)
+    return InMemoryLoader(train_loader, training=True, **augment), InMemoryLoader(eval_loader)
+
+
+def _check_sizes(train: int, evaluation: int, batch_size: int, processes: int) -> None:
+    if train < batch_size * processes:
+        in_each = f" in each of {processes} processes" if processes > 1 else ""
+        raise DataError(f"batch_size={batch_size}{in_each} is more than the {train} training images")
+    if evaluation < processes:
+        raise DataError(f"{evaluation} evaluation images are fewer than the {processes} processes")
 
 
 def create_eval_loader(
@@ -77,8 +93,11 @@ def create_eval_loader(
     dtype: torch.dtype = torch.float32,
     workers: int = 0,
     pin_memory: bool = False,
+    distributed: bool = False,
 ) -> Any:
     """timm's loader with the evaluation transform: every image once, in order, the last batch as short as it is.
+
+    With `distributed` it yields this process's share, filled up to the length of the longest by images of others.
 
     Workers live for one epoch, see `_augmenting_loader`.
     """
@@ -96,11 +115,17 @@ def create_eval_loader(
         img_dtype=dtype,
         device=device,
         persistent_workers=False,
+        distributed=distributed,
     )
 
 
 def _augmenting_loader(
-    dataset: Any, args: argparse.Namespace, data_config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    dataset: Any,
+    args: argparse.Namespace,
+    data_config: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    distributed: bool,
 ) -> Any:
     """timm's training loader with train.py's arguments.
 
@@ -137,4 +162,5 @@ def _augmenting_loader(
             use_prefetcher=not args.no_prefetcher,
             persistent_workers=False,
             worker_seeding=args.worker_seeding,
+            distributed=distributed,
         )

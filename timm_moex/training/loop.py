@@ -1,9 +1,13 @@
-"""The built-in trainer: what timm's train.py does, in one process, as one loop that can be read from top to bottom."""
+"""The built-in trainer: what timm's train.py does, as one loop that can be read from top to bottom.
+
+Under torchrun or SLURM every process runs it on its share of the data, and the first one writes and reports.
+"""
 
 import argparse
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,8 @@ from tqdm import tqdm
 
 from ..hub.folder import save_folder
 from .datasets import label_names, unreadable_files
-from .evaluate import evaluate
+from .evaluate import combine_metrics, evaluate, first_samples
+from .processes import join_processes
 from .recipe import Recipe
 from .run_folder import Progress, RunFolder
 from .setup import TrainingSetup, set_up_training
@@ -55,6 +60,9 @@ def train(
 ) -> Result:
     """Train a model by a recipe.
 
+    Where torchrun or SLURM started several processes, each trains on its share of every step, with permutations of its
+    own; `batch_size` is that of each process.
+
     The last epoch is the result; the best one is kept as well. With `resume` in the recipe a run goes on where its
     last.pth.tar left it, on the CPU bit for bit; of a finished run the files that are missing are written.
 
@@ -75,28 +83,37 @@ def train(
             another training writes to it.
         ValueError: `resume` is not the folder's own last.pth.tar, or is damaged, or of other settings.
         FloatingPointError: The loss is not finite; the checkpoint of the epoch before stays.
+        ConnectionError: Another process of this training has ended, see `join_processes`.
         ImportError: wandb, which `log_wandb` needs, or TensorBoard is not installed.
     """
     args = recipe.arguments()
     check_trackers(args, tensorboard)
     place = RunFolder(folder or Path(args.output or "output") / (args.experiment or recipe.name))
-    with place.locked():
+    with join_processes(args.device) as processes, place.locked() if processes.is_first else nullcontext():
         place.check(args.resume)
-        run = set_up_training(args, pad if in_memory else None, skip_unreadable)
+        run = set_up_training(args, processes, pad if in_memory else None, skip_unreadable)
         settings = {key: value for key, value in vars(run.args).items() if key != "resume"}
-        settings |= {"in_memory": in_memory, "pad": pad if in_memory else None}
+        settings |= {"in_memory": in_memory, "pad": pad if in_memory else None, "processes": processes.count}
         state = place.resume(run, settings) if args.resume else Progress()
-        place.start(recipe, in_memory)
-        with open_trackers(run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done) as track:
+        if processes.is_first:
+            place.start(recipe, in_memory)
+            trackers: Any = open_trackers(run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done)
+        else:
+            trackers, log, progress = nullcontext(_ignore), _ignore, False
+        with trackers as track:
             while state.epochs_done < run.epochs:
                 began = time.time()
                 _run_epoch(run, state, show_bar=progress)
                 place.record(run, settings, state)
                 track(state.history[-1])
                 _log_epoch(run, state, time.time() - began, log)
-        if not place.hub.exists():
+        if processes.is_first and not place.hub.exists():
             _write_hub(place, recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
+
+
+def _ignore(_: Any) -> None:
+    """What the other processes do in place of reporting."""
 
 
 def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool) -> None:
@@ -116,7 +133,7 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
         f"eval loss {row['eval']['loss']:.4f}  top-1 {row['eval']['top1']:.2f}  lr {row['lr']:.3g}  {seconds:.1f} s"
     )
     for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
-        if unreadable := unreadable_files(loader.dataset):
+        if unreadable := sorted(set().union(*run.processes.gather(unreadable_files(loader.dataset)))):
             log(f"{len(unreadable)} {part} images could not be read and were left out, such as {unreadable[0]}")
 
 
@@ -131,10 +148,7 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
     """One pass over the training set; returns the mean loss and, for a MoEx model, the share of exchanged batches."""
     args, task, optimizer = run.args, run.task, run.optimizer
     run.model.train()
-    if isinstance(task, MoExTask):
-        task.set_epoch(epoch)
-    if run.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
-        run.mixup.mixup_enabled = False
+    run.set_epoch(epoch)
     steps, updates = len(run.train_loader), epoch * run.updates_per_epoch
     last_group = steps - steps % args.grad_accum_steps  # the steps from here on make a shorter group
     losses, exchanged = _Losses(epoch), []
@@ -142,13 +156,14 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
     bar = tqdm(run.train_loader, f"epoch {epoch + 1}/{run.epochs}", leave=False, disable=None if show_bar else True)
     for step, batch in enumerate(bar):
         images, target = run.prepare(*batch)
-        with torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None):
-            result = task(images, target)
         group = args.grad_accum_steps if step < last_group else steps - last_group
         update = step + 1 == steps or (step + 1) % args.grad_accum_steps == 0
+        with nullcontext() if update else task.no_sync():
+            with torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None):
+                result = task(images, target)
+            _backward(run, result["loss"] / group, update)
         losses.add(step, result["loss"], len(images), run.lr)
         exchanged += [result["exchanged"]] if "exchanged" in result else []
-        _backward(run, result["loss"] / group, update)
         if update:
             updates += 1
             optimizer.zero_grad()
@@ -159,7 +174,9 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
             bar.set_postfix(loss=f"{losses.mean:.4f}", lr=f"{run.lr:.3g}")
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
-    return {"loss": losses.mean} | ({"exchanged": sum(exchanged) / len(exchanged)} if exchanged else {})
+    parts = run.processes.gather((losses.total, losses.count, sum(exchanged), len(exchanged)))
+    total, count, exchanges, batches = (sum(part) for part in zip(*parts))
+    return {"loss": total / count} | ({"exchanged": exchanges / batches} if batches else {})
 
 
 def _backward(run: TrainingSetup, loss: Tensor, update: bool) -> None:
@@ -208,10 +225,15 @@ def _not_finite(what: str, epoch: int, lr: float) -> str:
 
 
 def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
+    run.equalise_batch_norms()
+    loader: Any = run.eval_loader
+    if run.processes.count > 1:
+        loader = first_samples(loader, run.processes.share_of(len(loader.dataset)))
     metrics = evaluate(
-        run.eval_model, run.eval_loader, run.device,
+        run.eval_model, loader, run.device,
         amp_dtype=run.amp_dtype, dtype=run.dtype, channels_last=run.args.channels_last,
     )  # fmt: skip
+    metrics = combine_metrics(run.processes.gather(metrics))
     if not math.isfinite(metrics["loss"]):
         what = f"evaluation loss is {metrics['loss']} after epoch {epoch}"
         raise FloatingPointError(_not_finite(what, epoch, run.lr))

@@ -23,8 +23,8 @@ from timm.utils import update_summary
 
 from ..hub.folder import foreign_entries
 from ..utils.files import lock_of, write_atomically
-from .checkpoint import load_checkpoint, save_checkpoint
-from .recipe import Recipe
+from .checkpoint import get_rng_state, load_checkpoint, save_checkpoint
+from .recipe import Recipe, stock_keys
 from .setup import TrainingSetup
 
 __all__ = ["Progress", "RunFolder"]
@@ -171,16 +171,19 @@ class RunFolder:
         write_atomically(self.recipe, lambda file: file.write(text.encode()))
 
     def record(self, run: TrainingSetup, settings: dict[str, Any], progress: Progress) -> None:
-        """Write the state after an epoch, learning rate of the next one already set.
+        """Let the first process write the state after an epoch, learning rate of the next one already set.
 
         Args:
             run: The run.
             settings: Everything that the result depends on; a resumed run must have the same.
             progress: With the epoch just done.
         """
+        rng = run.processes.gather(get_rng_state(run.generator))
+        if not run.processes.is_first:
+            return
         save_checkpoint(
             self.last, run.task, run.optimizer, run.scaler,
-            epoch=progress.epochs_done - 1, args=settings, generator=run.generator,
+            epoch=progress.epochs_done - 1, args=settings, rng=rng,
             metric=progress.metrics[run.args.eval_metric], best=progress.best, eval_metrics=progress.metrics,
             history=progress.history,
         )  # fmt: skip
@@ -198,11 +201,13 @@ class RunFolder:
         """
         state = load_checkpoint(
             self.last, run.task, run.optimizer, run.scaler,
-            args=settings, may_differ=_MAY_DIFFER, generator=run.generator,
+            args=settings, defaults={key: row.default for key, row in stock_keys().items()} | {"processes": 1},
+            may_differ=_MAY_DIFFER, rank=run.processes.rank, generator=run.generator,
         )  # fmt: skip
         history = state["history"] if "history" in state else self._read_summary(state["epoch"])
         progress = Progress(history, state["best"])
-        self._write_from_last(progress)
+        if run.processes.is_first:
+            self._write_from_last(progress)
         return progress
 
     def _write_from_last(self, progress: Progress) -> None:

@@ -16,16 +16,18 @@ from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
-from timm.utils import NativeScaler, random_seed
+from timm.utils import NativeScaler, distribute_bn, random_seed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
 
 from ..utils.blaming import blaming
-from ..utils.devices import pick_device
 from ..utils.messages import nearest, short_repr
 from .loaders import create_loaders
 from .model import create_model, try_first_step
+from .processes import Processes
 from .recipe import RecipeError
-from .task import create_task
+from .task import MoExTask, create_task
 
 __all__ = ["TrainingSetup", "set_up_training"]
 
@@ -36,7 +38,7 @@ class TrainingSetup:
 
     Attributes:
         args: `Recipe.arguments()`, with `lr` and `num_classes` filled in.
-        device: Where the model and the batches are.
+        processes: This process, where its model and batches are, and the others of the training.
         data_config: Preprocessing: input_size, mean, std, interpolation, crop_pct, crop_mode.
         epochs: Number of epochs, cool-down included.
         updates_per_epoch: Optimizer steps per epoch.
@@ -47,7 +49,7 @@ class TrainingSetup:
     """
 
     args: argparse.Namespace
-    device: torch.device
+    processes: Processes
     data_config: dict[str, Any]
     train_loader: Any
     eval_loader: Any
@@ -62,8 +64,13 @@ class TrainingSetup:
     dtype: torch.dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where the model and the batches are."""
+        return self.processes.device
+
+    @property
     def model(self) -> nn.Module:
-        """The model that is trained, compiled where the recipe compiles."""
+        """The model that is trained: compiled where the recipe compiles, in DDP where there are several processes."""
         model = self.task.get_trainable_module()
         assert model is not None
         return model
@@ -73,7 +80,8 @@ class TrainingSetup:
         """The model that is evaluated and saved: the EMA where the recipe keeps one."""
         model = self.task.get_eval_model(ema=self.task.has_ema())
         assert model is not None
-        return model
+        # DDP would wait for the other processes in every batch, also in evaluation
+        return model.module if isinstance(model, DistributedDataParallel) else model
 
     @property
     def generator(self) -> torch.Generator | None:
@@ -85,6 +93,22 @@ class TrainingSetup:
         """Mean learning rate of the parameter groups."""
         return sum(group["lr"] for group in self.optimizer.param_groups) / len(self.optimizer.param_groups)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Tell every part that changes with the epoch, counted from 0, which one begins."""
+        if isinstance(self.task, MoExTask):
+            self.task.set_epoch(epoch)
+        if self.mixup is not None and self.args.mixup_off_epoch and epoch >= self.args.mixup_off_epoch:
+            self.mixup.mixup_enabled = False
+        sampler = getattr(self.train_loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler):
+            sampler.set_epoch(epoch)
+
+    def equalise_batch_norms(self) -> None:
+        """Give every process the same batch statistics, as the recipe's `dist_bn` says; each has seen other images."""
+        if self.processes.count > 1 and self.args.dist_bn:
+            for ema in (False, True)[: 1 + self.task.has_ema()]:
+                distribute_bn(self.task.get_trainable_module(ema), self.processes.count, self.args.dist_bn == "reduce")
+
     def prepare(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """A batch as the model takes it, mixed where the recipe mixes: (B, C, H, W) and (B,) or (B, classes)."""
         memory_format = torch.channels_last if self.args.channels_last else torch.preserve_format
@@ -93,11 +117,14 @@ class TrainingSetup:
         return (images, target) if self.mixup is None else self.mixup(images, target)
 
 
-def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unreadable: bool = False) -> TrainingSetup:
+def set_up_training(
+    args: argparse.Namespace, processes: Processes, pad: int | None = None, skip_unreadable: bool = False
+) -> TrainingSetup:
     """Seed everything and make the parts of a run.
 
     Args:
         args: `Recipe.arguments()`; left as it is.
+        processes: This process and the others of the training; `batch_size` is that of each, as in train.py.
         pad: None for timm's loaders; else the dataset is kept on the device, see `InMemoryLoader`.
         skip_unreadable: See `create_loaders`.
 
@@ -105,7 +132,7 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
         RecipeError: Unknown model, optimizer or device, or settings that do not go together.
         DataError: See `open_dataset`.
     """
-    device = pick_device(args.device)
+    device = processes.device
     _import_modules(args.device_modules or [])
     if device.type == "cuda":  # as train.py
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -116,12 +143,14 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
         raise RecipeError(f"amp: true with model_dtype: {args.model_dtype}: choose one of them")
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     model = create_model(args)
-    args = argparse.Namespace(**vars(args) | {"lr": _learning_rate(args), "num_classes": model.num_classes})
+    args = argparse.Namespace(
+        **vars(args) | {"lr": _learning_rate(args, processes.count), "num_classes": model.num_classes}
+    )
     data_config = _resolve_data_config(args, model)
     model.to(device=device, dtype=dtype)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    train_loader, eval_loader = create_loaders(args, data_config, device, dtype, pad, skip_unreadable)
+    train_loader, eval_loader = create_loaders(args, data_config, processes, dtype, pad, skip_unreadable)
     mixup = _create_mixup(args)
     task = create_task(model, _create_criterion(args, mixup), device=device, dtype=dtype, verbose=False)
     try_first_step(task, data_config["input_size"], args, dtype, device)
@@ -135,6 +164,9 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
         ):
             task.compile(**how)
             task.compile_ema(**how)
+    if processes.count > 1:
+        task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
+        random_seed(args.seed, processes.rank)  # until here all are equal; from here each draws its own permutations
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
     with blaming(f"sched: {args.sched!r}", RecipeError):
         scheduler, epochs = create_scheduler_v2(
@@ -142,7 +174,7 @@ def set_up_training(args: argparse.Namespace, pad: int | None = None, skip_unrea
         )
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
     return TrainingSetup(
-        args, device, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
+        args, processes, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
         scaler, mixup, amp_dtype, dtype,
     )  # fmt: skip
 
@@ -213,11 +245,11 @@ def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim
         return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
 
 
-def _learning_rate(args: argparse.Namespace) -> float:
+def _learning_rate(args: argparse.Namespace, processes: int) -> float:
     """train.py's: `lr`, or where there is none, `lr_base` scaled by the batch size."""
     if args.lr:
         return args.lr
-    ratio = args.batch_size * args.grad_accum_steps / args.lr_base_size
+    ratio = args.batch_size * processes * args.grad_accum_steps / args.lr_base_size
     adaptive = any(word in args.opt.lower() for word in ("ada", "lamb"))
     scaling = args.lr_base_scale or ("sqrt" if adaptive else "linear")
     return args.lr_base * (ratio**0.5 if scaling == "sqrt" else ratio)

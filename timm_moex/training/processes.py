@@ -1,0 +1,136 @@
+"""The processes of one training, as torchrun starts them: who this one is, and what they tell one another.
+
+Gradients travel through DistributedDataParallel. What is here is the rest: timm's `init_distributed_device` at the
+start, a few figures of each epoch, and an error in words where another process has gone.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from timm.utils import init_distributed_device
+from timm.utils.distributed import is_distributed_env, world_info_from_env
+
+from ..utils.devices import pick_device
+from ..utils.messages import one_line
+
+__all__ = ["Processes", "is_first_process", "join_processes"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training, seen from one of them.
+
+    Attributes:
+        device: Where this process trains.
+        rank: Its number, from 0; the first one writes and reports.
+        count: How many there are.
+
+    Example:
+        >>> alone = Processes(torch.device("cpu"))
+        >>> alone.is_first, alone.gather({"loss": 0.5})
+        (True, [{'loss': 0.5}])
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of their ranks; each of them has to call this."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def share_of(self, samples: int) -> int:
+        """How many of `samples` are this process's, where each takes every `count`-th, beginning at its rank."""
+        return len(range(self.rank, samples, self.count))
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """Let the first process do the body alone, then all others: it may download what they find then."""
+        if not self.is_first:
+            dist.barrier()
+        yield
+        if self.is_first and self.count > 1:
+            dist.barrier()
+
+
+def is_first_process() -> bool:
+    """Whether this process, by the environment that torchrun or SLURM gave it, is the one that reports.
+
+    Example:
+        >>> is_first_process()
+        True
+    """
+    return not is_distributed_env() or world_info_from_env()[1] == 0
+
+
+@contextmanager
+def join_processes(device: str) -> Iterator[Processes]:
+    """Join the other processes of a training, where torchrun or SLURM started several, and leave them at the end.
+
+    Args:
+        device: As in a recipe: "cpu", "cuda", …; of several processes on GPUs each takes the one of its local rank.
+
+    Yields:
+        The processes; a single one where nothing started several.
+
+    Raises:
+        ValueError: There is no such device, or a machine has fewer GPUs than processes.
+        RuntimeError: A process group exists already.
+        ConnectionError: The others cannot be reached, or one of them ended in the midst of the training.
+
+    Example:
+        >>> with join_processes("cpu") as processes:
+        ...     processes.count
+        1
+    """
+    if not is_distributed_env():
+        yield Processes(pick_device(device))
+        return
+    if dist.is_initialized():
+        raise RuntimeError("a process group exists already; the trainer starts its own, so call it before that")
+    _check_gpus(device)
+    args = argparse.Namespace(device=device)
+    with _explaining():
+        where = init_distributed_device(args)
+        try:
+            yield Processes(pick_device(str(where)), args.rank, args.world_size)
+        finally:
+            dist.destroy_process_group()
+
+
+def _check_gpus(device: str) -> None:
+    local_rank = world_info_from_env()[0]
+    if torch.device(device).type == "cuda" and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"device: {device!r}: process {local_rank} of this machine has no GPU of its own, for there are "
+            f"{torch.cuda.device_count()}; give torchrun at most that --nproc-per-node, or --device cpu"
+        )
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Turn what the backends raise where a connection breaks into one error; they know only a plain RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+        if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words):
+            raise ConnectionError(
+                f"another process of this training has ended or cannot be reached: {one_line(error)}"
+            ) from error
+        raise
