@@ -28,7 +28,7 @@ def _source(rows: list[dict]) -> str:
     return f"{row['processor']}, {row['threads']} thread(s), {clock}, torch {row['torch']}, commit {row['commit']}"
 
 
-def operatortable() -> str:
+def operator_table() -> str:
     op, compiled, memory = (
         [r for r in read_rows(name) if r["device"] == "cpu" and r["shape"] == SHAPE]
         for name in ("op", "compile", "memory")
@@ -57,7 +57,7 @@ def operatortable() -> str:
     )
 
 
-def steptable() -> str:
+def step_table() -> str:
     rows = [r for r in read_rows("step") if r["device"] == "cpu"]
 
     def cell(model: str, work: str, contender: str) -> str:
@@ -82,6 +82,23 @@ def steptable() -> str:
     )
 
 
+def presets_table() -> str:
+    rows = [r for r in read_rows("presets") if r["device"] == "cpu"]
+    lines = []
+    for name in dict.fromkeys(row["contender"] for row in rows if "alone" not in row["contender"]):
+        if name != "plain":
+            sites = next(row["sites"] for row in rows if row["contender"] == name)
+            ratio = float(_pick(rows, "ratio_50", contender=name))
+            share = float(_pick(rows, "ratio_50", contender=f"{name} alone"))
+            lines.append([f"`{name}`", sites, f"**{ratio:.2f}**", f"{share:.1%}"])
+    return (
+        f"A training step of {rows[0]['model']} ({rows[0]['shape']}) with each [preset](presets.md) over plain timm's, "
+        "every site of it exchanging in every step; by their own probabilities they exchange less often:\n\n"
+        + table(["preset", "sites", "step", "its operators alone"], lines)
+        + f"\n({_source(rows)})\n"
+    )
+
+
 def gpu_note() -> str:
     if any(row["device"] == "cuda" for row in read_rows("op")):
         return ""
@@ -92,7 +109,7 @@ def gpu_note() -> str:
 
 
 def performance() -> str:
-    return f"{operatortable()}\n{steptable()}{gpu_note()}"
+    return f"{operator_table()}\n{step_table()}\n{presets_table()}{gpu_note()}"
 
 
 def main() -> None:

@@ -201,5 +201,5 @@ print(json.dumps(model(images).tolist()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert torch.equal(torch.tensor(json.loads(done.stdout)), twin(images))
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), twin(images))  # it may take other threads
     assert find_moex(twin).prob == settings.get("moex_prob", 1.0)

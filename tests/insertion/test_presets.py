@@ -32,7 +32,7 @@ def test_a_preset_sets_sites_and_settings_and_shows_them(preset, sites, first):
     assert moex.site_names == sites and moex.preset == preset
     assert {key: getattr(moex.sites[0], key) for key in first} == first
     assert moex.each_site is (preset != "moex") and moex.lam == (0.9 if preset == "moex" else 1.0)
-    assert f"preset={preset!r}" in repr(moex) and f"norm={first['norm']!r}" in repr(moex)
+    assert (f"preset={preset!r}" in repr(moex)) == (preset != "moex") and f"norm={first['norm']!r}" in repr(moex)
 
 
 def test_single_settings_override_the_preset():

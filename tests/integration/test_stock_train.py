@@ -27,7 +27,7 @@ steps, forward = [], MoExTask.forward
 
 def counted(self, input, target):
     result = forward(self, input, target)
-    steps.append(result["exchanged"])
+    steps.append(len(result["sites"]))
     return result
 
 MoExTask.forward = counted
@@ -116,6 +116,20 @@ def test_settings_go_in_by_model_kwargs(workplace):
     settings = ["--model-kwargs", "moex_lam=0.5", "moex_layer=stage2", "moex_norm=in"]
     printed, _ = train(workplace, "settings", *PLUGIN, *settings)
     assert re.search("MoEx: prob=1.0, lam=0.5, stage2: .*norm='in'", printed) and exchanges(printed) == (4, 4)
+
+
+def test_preset_exchanges_at_its_sites_and_keeps_the_labels(workplace):
+    printed, output = train(workplace, "mixstyle", *PLUGIN, "--model-kwargs", "moex_preset=mixstyle", "moex_prob=1.0")
+    assert "MoEx: prob=1.0, lam=1.0, preset='mixstyle', alpha=0.1, each_site=True" in printed
+    assert exchanges(printed) == (12, 4)  # at three sites in each step
+    with (output / "summary.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert 0 < float(row["train_loss"]) < 20
+
+
+def test_preset_that_changes_with_the_epoch_is_refused(workplace):
+    printed, _ = train(workplace, "off", *PLUGIN, "--model-kwargs", "moex_off_epoch=1", fails=True)
+    assert "timm's train.py does not tell its task the epoch" in printed
 
 
 def test_importing_the_plugin_twice_exchanges_once_per_step(workplace):

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from tinydata import write_tiny
 
 from timm_moex.cli import main
-from timm_moex.training import task
+from timm_moex.training import draw, setup
 from timm_moex.training.datasets import DataError, open_dataset
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import load_recipe, packaged_recipes
@@ -56,10 +56,10 @@ COINS = (
     + """
 import atexit
 import json
-from timm_moex.training import task
+from timm_moex.training import draw, task
 
 asked = []
-task.draw_swap_index = alternating(task.draw_swap_index, asked)
+draw.draw_swap_index = alternating(draw.draw_swap_index, asked)
 steps, forward = [], task.MoExTask.forward
 
 def counted(self, input, target):
@@ -71,6 +71,20 @@ task.MoExTask.forward = counted
 atexit.register(lambda: print("COUNTED", json.dumps([asked, steps]), flush=True))
 """
 )
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The probabilities of the coins that the built-in trainer tosses, in turn, those of its trial step left out."""
+    noted, trial = [], setup.try_first_step
+
+    def trial_unnoted(*args):
+        trial(*args)
+        noted.clear()
+
+    monkeypatch.setattr(draw, "draw_swap_index", alternating(draw.draw_swap_index, noted))
+    monkeypatch.setattr(setup, "try_first_step", trial_unnoted)
+    return noted
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +174,8 @@ def exchanges(asked):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_trains_in_the_built_in_trainer(name, data, folder, monkeypatch):
-    tiny, asked = tiny_settings(name, data, folder), []
-    monkeypatch.setattr(task, "draw_swap_index", alternating(task.draw_swap_index, asked))
+def test_recipe_trains_in_the_built_in_trainer(name, data, folder, asked):
+    tiny = tiny_settings(name, data, folder)
     command = ["train", *header_command(name, "timm-moex train"), "--output", str(folder / "run")]
     overrides = [f"{key}={value!r}" for key, value in tiny.items()]
     assert main([*command, "--data-dir", str(data), "--set", *overrides]) == 0
@@ -176,7 +189,7 @@ def test_recipe_trains_in_the_built_in_trainer(name, data, folder, monkeypatch):
 
 @pytest.mark.skipif(not CLONE, reason="no train.py: TIMM_MOEX_TIMM_CLONE names no clone of timm")
 @pytest.mark.parametrize("name", packaged_recipes())
-def test_recipe_trains_in_stock_train_py_as_in_the_built_in_trainer(name, data, folder, monkeypatch):
+def test_recipe_trains_in_stock_train_py_as_in_the_built_in_trainer(name, data, folder, asked):
     tiny = tiny_settings(name, data, folder)
     (folder / "alternating_coins.py").write_text(COINS)
     shutil.copy(Path(CLONE) / "train.py", folder)
@@ -190,14 +203,13 @@ def test_recipe_trains_in_stock_train_py_as_in_the_built_in_trainer(name, data, 
     assert done.returncode == 0, done.stdout + done.stderr
 
     counted = next(line for line in done.stdout.splitlines() if line.startswith("COUNTED"))
-    asked, steps = json.loads(counted.removeprefix("COUNTED"))
+    tossed, steps = json.loads(counted.removeprefix("COUNTED"))
     args = yaml.safe_load((folder / "run" / "args.yaml").read_text())
     modules = dict(device_modules=["timm_moex.plugin", "alternating_coins"])
-    row, weights = assert_trained(name, tiny | modules, folder / "run", args, asked)
-    assert len(steps) == STEPS and sum(steps) == exchanges(asked)
+    row, weights = assert_trained(name, tiny | modules, folder / "run", args, tossed)
+    assert len(steps) == STEPS and sum(steps) == exchanges(tossed)
     plain_model(load_recipe(name).settings, args["num_classes"]).load_state_dict(weights)
 
-    monkeypatch.setattr(task, "draw_swap_index", alternating(task.draw_swap_index, []))
     recipe = load_recipe(name).override(**tiny, num_classes=args["num_classes"])
     train(recipe, folder / "built-in", log=lambda line: None, progress=False)
     ours = read_row(folder / "built-in")

@@ -257,7 +257,9 @@ class MoEx(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        shown = f"preset={self.preset!r}, lam={self.lam}, prob={self.prob}"
+        shown = f"prob={self.prob}, lam={self.lam}"
+        if self.preset != "moex":
+            shown += f", preset={self.preset!r}"
         names = ("alpha", "each_site", "off_epoch", "ramp_epochs")
         return shown + "".join(f", {name}={getattr(self, name)}" for name in names if getattr(self, name))
 

@@ -91,7 +91,7 @@ def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] |
     if in_chans is not None or own is None or not config.is_file():
         return overlay
     with blaming(str(config), RecipeError):
-        cfg = json.loads(config.read_text())["pretrained_cfg"]
+        cfg = json.loads(config.read_text(encoding="utf-8"))["pretrained_cfg"]
         if cfg["input_size"][0] == own.input_size[0]:
             return overlay
         return overlay | {key: tuple(cfg[key]) for key in ("input_size", "mean", "std")}

@@ -153,6 +153,8 @@ def set_up_training(
     train_loader, eval_loader = create_loaders(args, data_config, processes, dtype, pad, skip_unreadable)
     mixup = _create_mixup(args)
     task = create_task(model, _create_criterion(args, mixup), device=device, dtype=dtype, verbose=False)
+    if isinstance(task, MoExTask):
+        task.set_epoch(0)
     try_first_step(task, data_config["input_size"], args, dtype, device)
     optimizer = _create_optimizer(args, model)
     if args.model_ema:
