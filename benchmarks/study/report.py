@@ -32,6 +32,7 @@ from ._rows import (
 )
 from ._statistics import format_mean, paired
 from .report_deep import deep, growth
+from .report_style import style
 
 README, REPORT = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
 NOT_ON_FRONT_PAGE = ("cutmix_moex_lam05", "smoothing")
@@ -110,7 +111,8 @@ PARTS = {
 def domain_shift() -> str:
     """Accuracy on emoji and drawing styles held out, by the style held out and the method."""
     parts = []
-    for (phase, held_out), rows in grouped(read_rows("domain_shift"), "phase", "held_out_style").items():
+    shown = [row for row in read_rows("domain_shift") if row["phase"] in PHASES]
+    for (phase, held_out), rows in grouped(shown, "phase", "held_out_style").items():
         runs = grouped(rows, "method", "setting")
         baseline = next((own for (name, _), own in runs.items() if name == "baseline"), [])
         lines = []
@@ -197,7 +199,7 @@ def pictures(kind: str, label: str, rows: Sequence[dict]) -> str:
     return "".join(f"![{label}](results/{kind}_{preset}_{model}.png)\n" for preset, model in places) or NONE
 
 
-MADE = (study, learning_curves, ablation, robustness, robustness_curves, domain_shift, deep, growth, totals)
+MADE = (study, learning_curves, ablation, robustness, robustness_curves, domain_shift, style, deep, growth, totals)
 
 
 def blocks() -> dict[tuple[Path, str], str]:
