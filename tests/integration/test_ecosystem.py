@@ -221,3 +221,15 @@ def test_moving_and_copying_between_steps_changes_no_step(arch):
     for name in single:
         assert double[name].dtype == torch.float64
         torch.testing.assert_close(single[name].double(), double[name], rtol=1e-2, atol=1e-5)
+
+
+def test_wrapper_of_transformers_is_refused_with_a_hint():
+    class TimmWrapperForImageClassification(torch.nn.Module):  # as transformers' class of this name keeps its model
+        def __init__(self):
+            super().__init__()
+            self.timm_model = timm.create_model("resnet10t", num_classes=2)
+
+    wrapper = TimmWrapperForImageClassification()
+    with pytest.raises(TypeError, match="insert MoEx into model.timm_model"):
+        insert_moex(wrapper, "timm_model.layer1")
+    assert find_moex(wrapper) is None

@@ -13,6 +13,7 @@ from benchmarks.study import make_sample
 from timm_moex.training.datasets import DataError, label_names, open_dataset, sample_dir
 from timm_moex.training.in_memory import InMemoryLoader
 from timm_moex.training.loaders import create_eval_loader, create_loaders
+from timm_moex.training.processes import Processes
 
 CPU = torch.device("cpu")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -26,7 +27,7 @@ def tiny(tmp_path_factory):
 def loaders(recipe, pad):
     args = recipe.arguments()
     config = resolve_data_config(vars(args))
-    return create_loaders(args, config, CPU, torch.float32, pad)
+    return create_loaders(args, config, Processes(CPU), torch.float32, pad)
 
 
 def test_sample_is_balanced_and_opens_with_timm_alone():

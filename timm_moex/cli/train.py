@@ -46,7 +46,11 @@ def add_train(commands: Any) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the data (same as --set data_dir=DIR)")
     parser.add_argument("--device", help="cpu, cuda:1, … (default: the recipe's, else a GPU or the CPU)")
     parser.add_argument("--compile", action="store_true", help="torch.compile (same as --set torchcompile=inductor)")
-    parser.add_argument("--resume", metavar="PATH", help="go on from this last.pth.tar, in its folder")
+    parser.add_argument(
+        "--resume",
+        metavar="PATH",
+        help="go on from this last.pth.tar, in its folder; auto: from the one in --output, if any",
+    )
     parser.add_argument("--output", metavar="DIR", help="where to write (default: output/NAME)")
     parser.add_argument("--in-memory", action="store_true", help="keep the set on the device, crop and flip there")
     parser.add_argument(
@@ -72,7 +76,7 @@ def _run_train(args: argparse.Namespace) -> None:
     say = print if is_first_process() else _say_nothing
     for note in notes:
         say(note)
-    folder = args.output or (Path(args.resume).parent if args.resume else None)
+    folder = args.output or (Path(args.resume).parent if args.resume not in (None, "auto") else None)
     result = train(
         recipe,
         folder,

@@ -27,6 +27,11 @@ def _check_model(model: nn.Module) -> None:
         raise TypeError(
             f"model is wrapped in {type(model).__name__}; insert MoEx into the bare model, then wrap or compile it"
         )
+    if type(model).__name__.startswith("TimmWrapper") and isinstance(getattr(model, "timm_model", None), nn.Module):
+        raise TypeError(
+            f"model is a {type(model).__name__} of transformers, which has no site; insert MoEx into model.timm_model "
+            "and exchange in the wrapper's call within timm_moex.exchanging(model, swap_index)"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
     if holds_moex(model):

@@ -63,8 +63,9 @@ def train(
     Where torchrun or SLURM started several processes, each trains on its share of every step, with permutations of its
     own; `batch_size` is that of each process.
 
-    The last epoch is the result; the best one is kept as well. With `resume` in the recipe a run goes on where its
-    last.pth.tar left it, on the CPU bit for bit; of a finished run the files that are missing are written.
+    The last epoch is the result; the best one is kept as well. `stop_epoch` ends a run before its schedule does, and a
+    resumed run can go on from there. With `resume` in the recipe a run goes on where its last.pth.tar left it, on the
+    CPU bit for bit, and with "auto" if there is one; of a finished run the files that are missing are written.
 
     Args:
         recipe: What to train, see `load_recipe`.
@@ -89,9 +90,11 @@ def train(
     args = recipe.arguments()
     check_trackers(args, tensorboard)
     place = RunFolder(folder or Path(args.output or "output") / (args.experiment or recipe.name))
+    if args.resume == "auto":  # a job that is started again and again by the same command
+        args.resume = str(place.last) if place.last.is_file() else ""
     with join_processes(args.device) as processes, place.locked() if processes.is_first else nullcontext():
         place.check(args.resume)
-        run = set_up_training(args, processes, pad if in_memory else None, skip_unreadable)
+        run = set_up_training(args, pad if in_memory else None, skip_unreadable, processes)
         settings = {key: value for key, value in vars(run.args).items() if key != "resume"}
         settings |= {"in_memory": in_memory, "pad": pad if in_memory else None, "processes": processes.count}
         state = place.resume(run, settings) if args.resume else Progress()
@@ -101,13 +104,13 @@ def train(
         else:
             trackers, log, progress = nullcontext(_ignore), _ignore, False
         with trackers as track:
-            while state.epochs_done < run.epochs:
+            while state.epochs_done < run.stops_after:
                 began = time.time()
                 _run_epoch(run, state, show_bar=progress)
                 place.record(run, settings, state)
                 track(state.history[-1])
                 _log_epoch(run, state, time.time() - began, log)
-        if processes.is_first and not place.hub.exists():
+        if processes.is_first and not place.hub_is_of_last():
             _write_hub(place, recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
 
@@ -140,7 +143,7 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
 def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
     save_folder(
         unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.eval_loader.dataset),
-        model_args=_architecture_args(run.args), summary=folder.summary, card=_card(recipe, run, state.metrics),
+        model_args=_architecture_args(run.args), summary=folder.summary, card=_card(recipe, run, state),
     )  # fmt: skip
 
 
@@ -246,7 +249,8 @@ def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:
     return args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
 
 
-def _card(recipe: Recipe, run: TrainingSetup, metrics: dict[str, Any]) -> dict[str, Any]:
+def _card(recipe: Recipe, run: TrainingSetup, state: Progress) -> dict[str, Any]:
+    metrics = state.metrics
     return {
         "dataset": recipe.settings.get("dataset", ""),
         "split": run.args.val_split,
@@ -256,5 +260,5 @@ def _card(recipe: Recipe, run: TrainingSetup, metrics: dict[str, Any]) -> dict[s
         "seeds": [run.args.seed],
         "device": str(run.device),
         "results": f"top-1 {metrics['top1']:.2f}, top-5 {metrics['top5']:.2f} on {metrics['count']} images, "
-        f"after epoch {run.epochs} of {run.epochs}",
+        f"after epoch {state.epochs_done} of {run.epochs}",
     }

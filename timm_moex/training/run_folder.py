@@ -1,15 +1,16 @@
 """The folder of a training run: which files it gets, in which order, and how an interrupted run is completed.
 
-After every epoch last.pth.tar is written first; it also holds the rows of summary.csv. Then follow summary.csv and,
-after the best epoch so far, model_best.pth.tar; after the last epoch hub/. Each of them appears whole or not at all,
-and each can be made from last.pth.tar: a run that is killed at any moment can be resumed and ends with the same files.
+After every epoch last.pth.tar is written first; it also holds the rows of summary.csv. Then follow summary.csv, after
+the best epoch so far model_best.pth.tar, after those of `save_epochs` milestone-N.pth.tar, and after the last epoch
+hub/. Each of them appears whole or not at all, and each can be made from last.pth.tar: a run that is killed at any
+moment can be resumed and ends with the same files.
 """
 
 import csv
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = ["Progress", "RunFolder"]
 # --in-memory, with the same number of workers.
 _MAY_DIFFER = frozenset(
     {"output", "experiment", "data_dir", "workers", "log_interval", "pin_mem", "device", "device_modules"}
+    | {"stop_epoch", "save_epochs"}
     | {"log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id"}
 )
 _NOTE = "# timm-moex train"
@@ -153,6 +155,7 @@ class RunFolder:
     def _files_of_others(self) -> list[str]:
         """Files that are there before the first checkpoint; only the recipe of a run that got no further is ours."""
         files = [path.name for path in (self.summary, self.best, self.hub) if path.exists()]
+        files += sorted(path.name for path in self.path.glob("milestone-*.pth.tar"))
         if self.recipe.exists() and not self.recipe.read_bytes().startswith(_NOTE.encode()):
             files.append(self.recipe.name)
         return files
@@ -187,7 +190,12 @@ class RunFolder:
             metric=progress.metrics[run.args.eval_metric], best=progress.best, eval_metrics=progress.metrics,
             history=progress.history,
         )  # fmt: skip
-        self._write_from_last(progress)
+        self._write_from_last(progress, run.args.save_epochs)
+
+    def hub_is_of_last(self) -> bool:
+        """Whether hub/ is there and was made after the last epoch of summary.csv, of which it holds a copy."""
+        copy = self.hub / self.summary.name
+        return copy.is_file() and copy.read_bytes() == self.summary.read_bytes()
 
     def resume(self, run: TrainingSetup, settings: dict[str, Any]) -> Progress:
         """Put a run back where its last.pth.tar left it, and make the files that follow it right again.
@@ -207,10 +215,10 @@ class RunFolder:
         history = state["history"] if "history" in state else self._read_summary(state["epoch"])
         progress = Progress(history, state["best"])
         if run.processes.is_first:
-            self._write_from_last(progress)
+            self._write_from_last(progress, run.args.save_epochs)
         return progress
 
-    def _write_from_last(self, progress: Progress) -> None:
+    def _write_from_last(self, progress: Progress, save_epochs: Sequence[int] | None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             table = Path(temporary) / self.summary.name
             for row in progress.history:
@@ -219,6 +227,9 @@ class RunFolder:
             write_atomically(self.summary, _copy_of(table))
         if progress.is_best:
             write_atomically(self.best, _copy_of(self.last))
+        if progress.epochs_done in (save_epochs or ()):
+            milestone = self.path / f"milestone-{progress.epochs_done}.pth.tar"  # timm's name, after so many epochs
+            write_atomically(milestone, _copy_of(self.last))
 
     def _read_summary(self, epoch: int) -> list[dict[str, Any]]:
         """The rows up to `epoch`, for a checkpoint of a version that did not keep them."""

@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 from timm.data import Mixup, resolve_data_config
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.loss import (
+    BinaryCrossEntropy,
+    LabelSmoothingCrossEntropy,
+    SoftTargetCrossEntropy,
+    create_classification_loss,
+)
 from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
@@ -22,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 from ..utils.blaming import blaming
+from ..utils.devices import pick_device
 from ..utils.messages import nearest, short_repr
 from .loaders import create_loaders
 from .model import create_model, try_first_step
@@ -62,6 +68,11 @@ class TrainingSetup:
     mixup: Mixup | None
     amp_dtype: torch.dtype | None
     dtype: torch.dtype
+
+    @property
+    def stops_after(self) -> int:
+        """How many epochs are trained now: all, or up to the recipe's `stop_epoch`, on the schedule of all."""
+        return self.args.stop_epoch or self.epochs
 
     @property
     def device(self) -> torch.device:
@@ -118,20 +129,25 @@ class TrainingSetup:
 
 
 def set_up_training(
-    args: argparse.Namespace, processes: Processes, pad: int | None = None, skip_unreadable: bool = False
+    args: argparse.Namespace,
+    pad: int | None = None,
+    skip_unreadable: bool = False,
+    processes: Processes | None = None,
 ) -> TrainingSetup:
     """Seed everything and make the parts of a run.
 
     Args:
         args: `Recipe.arguments()`; left as it is.
-        processes: This process and the others of the training; `batch_size` is that of each, as in train.py.
         pad: None for timm's loaders; else the dataset is kept on the device, see `InMemoryLoader`.
         skip_unreadable: See `create_loaders`.
+        processes: This process and the others of the training, see `join_processes`; None where it is alone.
+            `batch_size` is that of each, as in train.py.
 
     Raises:
         RecipeError: Unknown model, optimizer or device, or settings that do not go together.
         DataError: See `open_dataset`.
     """
+    processes = processes or Processes(pick_device(args.device))
     device = processes.device
     _import_modules(args.device_modules or [])
     if device.type == "cuda":  # as train.py
@@ -174,6 +190,7 @@ def set_up_training(
         scheduler, epochs = create_scheduler_v2(
             optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
         )
+    _check_epochs(args, epochs)
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
     return TrainingSetup(
         args, processes, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
@@ -225,6 +242,8 @@ def _create_mixup(args: argparse.Namespace) -> Mixup | None:
 
 def _create_criterion(args: argparse.Namespace, mixup: Mixup | None) -> nn.Module:
     """train.py's choice of loss; Mixup smooths the labels itself."""
+    if args.loss:
+        return _create_named_loss(args, mixup is not None)
     if args.bce_loss and (mixup is not None or args.smoothing):
         return BinaryCrossEntropy(
             smoothing=0.0 if mixup is not None else args.smoothing,
@@ -237,6 +256,26 @@ def _create_criterion(args: argparse.Namespace, mixup: Mixup | None) -> nn.Modul
     if mixup is not None:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
+
+
+def _create_named_loss(args: argparse.Namespace, soft_targets: bool) -> nn.Module:
+    if args.bce_loss and args.loss != "bce":
+        raise RecipeError(f"loss: {args.loss!r} with bce_loss: true: give one of them")
+    if args.loss != "bce" and args.bce_pos_weight is not None:
+        raise RecipeError(f"bce_pos_weight: {args.bce_pos_weight} is of loss: 'bce', got loss: {args.loss!r}")
+    bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
+    with blaming(f"loss: {args.loss!r} with smoothing: {args.smoothing}", RecipeError):
+        return create_classification_loss(
+            args.loss, smoothing=args.smoothing, soft_targets=soft_targets, **(bce if args.loss == "bce" else {})
+        )
+
+
+def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
+    """Refuse a stop and milestones that the run would never reach."""
+    if args.stop_epoch and args.stop_epoch > epochs:
+        raise RecipeError(f"stop_epoch: {args.stop_epoch}: the run has {epochs} epochs")
+    if late := [epoch for epoch in args.save_epochs or () if epoch > epochs]:
+        raise RecipeError(f"save_epochs: {late}: the run has {epochs} epochs")
 
 
 def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
