@@ -16,8 +16,7 @@ from timm_moex import create_task
 from timm_moex.training.datasets import sample_dir
 
 
-def main(steps: int = 20) -> list[float]:
-    dist.init_process_group("gloo")  # "nccl" on GPUs
+def train(steps: int) -> list[float]:
     rank = dist.get_rank()
     torch.manual_seed(rank)  # other permutations in each process; DDP broadcasts the weights of rank 0
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
@@ -35,6 +34,12 @@ def main(steps: int = 20) -> list[float]:
         exchanged += result["exchanged"]
     counts = f"{exchanged} of {len(losses)} batches exchanged"
     print(f"rank {rank}: {counts}, loss of the last step {losses[-1]:.3f}\n", end="")
+    return losses
+
+
+def main(steps: int = 20) -> list[float]:
+    dist.init_process_group("gloo")  # "nccl" on GPUs
+    losses = train(steps)  # in a function of its own: DDP goes before its process group
     dist.destroy_process_group()
     return losses
 

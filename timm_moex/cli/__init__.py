@@ -13,6 +13,7 @@ import torch
 
 from .. import __version__
 from ..hub.download import HubError
+from ..training.processes import is_alone
 from ..utils.devices import is_out_of_memory
 from ..utils.messages import one_line
 from .evaluate import add_eval, add_predict
@@ -50,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("timm-moex: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        return _explain(error)
+        code = _explain(error)
+        if not is_alone():  # the other processes wait for this one, whose own clean-up may wait for them
+            sys.stderr.flush()
+            os._exit(code)
+        return code
 
 
 def _explain(error: Exception) -> int:

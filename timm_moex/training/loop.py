@@ -7,7 +7,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,24 +94,26 @@ def train(
         args.resume = str(place.last) if place.last.is_file() else ""
     with join_processes(args.device) as processes, place.locked() if processes.is_first else nullcontext():
         place.check(args.resume)
-        run = set_up_training(args, pad if in_memory else None, skip_unreadable, processes)
-        settings = {key: value for key, value in vars(run.args).items() if key != "resume"}
-        settings |= {"in_memory": in_memory, "pad": pad if in_memory else None, "processes": processes.count}
-        state = place.resume(run, settings) if args.resume else Progress()
-        if processes.is_first:
-            place.start(recipe, in_memory)
-            trackers: Any = open_trackers(run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done)
-        else:
-            trackers, log, progress = nullcontext(_ignore), _ignore, False
-        with trackers as track:
-            while state.epochs_done < run.stops_after:
-                began = time.time()
-                _run_epoch(run, state, show_bar=progress)
-                place.record(run, settings, state)
-                track(state.history[-1])
-                _log_epoch(run, state, time.time() - began, log)
-        if processes.is_first and not place.hub_is_of_last():
-            _write_hub(place, recipe, run, state)
+        with closing(set_up_training(args, pad if in_memory else None, skip_unreadable, processes)) as run:
+            settings = {key: value for key, value in vars(run.args).items() if key != "resume"}
+            settings |= {"in_memory": in_memory, "pad": pad if in_memory else None, "processes": processes.count}
+            state = place.resume(run, settings) if args.resume else Progress()
+            if processes.is_first:
+                place.start(recipe, in_memory)
+                tracking: Any = open_trackers(
+                    run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done
+                )
+            else:
+                tracking, log, progress = nullcontext(_ignore), _ignore, False
+            with tracking as track:
+                while state.epochs_done < run.stops_after:
+                    began = time.time()
+                    _run_epoch(run, state, show_bar=progress)
+                    place.record(run, settings, state)
+                    track(state.history[-1])
+                    _log_epoch(run, state, time.time() - began, log)
+            if processes.is_first and not place.hub_is_of_last():
+                _write_hub(place, recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
 
 

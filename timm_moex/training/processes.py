@@ -18,7 +18,7 @@ from timm.utils.distributed import is_distributed_env, world_info_from_env
 from ..utils.devices import pick_device
 from ..utils.messages import one_line
 
-__all__ = ["Processes", "is_first_process", "join_processes"]
+__all__ = ["Processes", "is_alone", "is_first_process", "join_processes"]
 
 T = TypeVar("T")
 
@@ -68,6 +68,16 @@ class Processes:
             dist.barrier()
 
 
+def is_alone() -> bool:
+    """Whether neither torchrun nor SLURM, by the environment, started several processes of this training.
+
+    Example:
+        >>> is_alone()
+        True
+    """
+    return not is_distributed_env()
+
+
 def is_first_process() -> bool:
     """Whether this process, by the environment that torchrun or SLURM gave it, is the one that reports.
 
@@ -75,7 +85,7 @@ def is_first_process() -> bool:
         >>> is_first_process()
         True
     """
-    return not is_distributed_env() or world_info_from_env()[1] == 0
+    return is_alone() or world_info_from_env()[1] == 0
 
 
 @contextmanager
@@ -98,7 +108,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         ...     processes.count
         1
     """
-    if not is_distributed_env():
+    if is_alone():
         yield Processes(pick_device(device))
         return
     if dist.is_initialized():

@@ -4,6 +4,7 @@ Where it mixes images, as train.py --no-prefetcher: normalised ones, where the p
 """
 
 import argparse
+import gc
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,6 +104,14 @@ class TrainingSetup:
     def lr(self) -> float:
         """Mean learning rate of the parameter groups."""
         return sum(group["lr"] for group in self.optimizer.param_groups) / len(self.optimizer.param_groups)
+
+    def close(self) -> None:
+        """Take the model out of DDP, which has to go before its process group: after it, a thread of gloo may wait forever."""
+        model = self.task.get_trainable_module()
+        if isinstance(model, DistributedDataParallel):
+            self.task.trainable_module = model.module
+            del model
+            gc.collect()
 
     def set_epoch(self, epoch: int) -> None:
         """Tell every part that changes with the epoch, counted from 0, which one begins."""
