@@ -106,7 +106,7 @@ class TrainingSetup:
         return sum(group["lr"] for group in self.optimizer.param_groups) / len(self.optimizer.param_groups)
 
     def close(self) -> None:
-        """Take the model out of DDP, which has to go before its process group; a thread of gloo may else wait forever."""
+        """Take the model out of DDP, which has to go before its process group; else a thread of gloo may hang."""
         model = self.task.get_trainable_module()
         if isinstance(model, DistributedDataParallel):
             self.task.trainable_module = model.module
