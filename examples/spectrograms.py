@@ -1,4 +1,7 @@
-"""MoEx on spectrograms: an image of one channel, frequency by time. The tones are generated."""
+"""Spectrograms, images of one channel, frequency by time: the preset freq_mixstyle mixes moments per frequency.
+
+Those show the response of a microphone, and the label stays. The tones are generated.
+"""
 
 import math
 
@@ -24,7 +27,7 @@ def draw_tones(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def main(steps: int = 40) -> list[float]:
     generator = torch.Generator().manual_seed(0)
-    model = timm.create_model("moex_resnet8_cifar", in_chans=1, num_classes=3, moex_prob=0.5)
+    model = timm.create_model("moex_resnet8_cifar", in_chans=1, num_classes=3, moex_preset="freq_mixstyle")
     task = create_task(model.train(), nn.CrossEntropyLoss(), verbose=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []

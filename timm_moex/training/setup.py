@@ -12,12 +12,6 @@ from typing import Any
 
 import torch
 from timm.data import Mixup, resolve_data_config
-from timm.loss import (
-    BinaryCrossEntropy,
-    LabelSmoothingCrossEntropy,
-    SoftTargetCrossEntropy,
-    create_classification_loss,
-)
 from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
@@ -30,6 +24,7 @@ from torch.utils.data import DistributedSampler
 from ..utils.blaming import blaming
 from ..utils.devices import pick_device
 from ..utils.messages import nearest, short_repr
+from .criterion import create_criterion
 from .loaders import create_loaders
 from .model import create_model, try_first_step
 from .processes import Processes
@@ -177,7 +172,9 @@ def set_up_training(
         model.to(memory_format=torch.channels_last)
     train_loader, eval_loader = create_loaders(args, data_config, processes, dtype, pad, skip_unreadable)
     mixup = _create_mixup(args)
-    task = create_task(model, _create_criterion(args, mixup), device=device, dtype=dtype, verbose=False)
+    task = create_task(
+        model, create_criterion(args, soft_targets=mixup is not None), device=device, dtype=dtype, verbose=False
+    )
     if isinstance(task, MoExTask):
         task.set_epoch(0)
     try_first_step(task, data_config["input_size"], args, dtype, device)
@@ -247,36 +244,6 @@ def _create_mixup(args: argparse.Namespace) -> Mixup | None:
         label_smoothing=args.smoothing,
         num_classes=args.num_classes,
     )
-
-
-def _create_criterion(args: argparse.Namespace, mixup: Mixup | None) -> nn.Module:
-    """train.py's choice of loss; Mixup smooths the labels itself."""
-    if args.loss:
-        return _create_named_loss(args, mixup is not None)
-    if args.bce_loss and (mixup is not None or args.smoothing):
-        return BinaryCrossEntropy(
-            smoothing=0.0 if mixup is not None else args.smoothing,
-            target_threshold=args.bce_target_thresh,
-            sum_classes=args.bce_sum,
-            pos_weight=args.bce_pos_weight,
-        )
-    if args.bce_loss:
-        raise RecipeError("bce_loss: true without mixup, cutmix or smoothing: train.py would use cross-entropy")
-    if mixup is not None:
-        return SoftTargetCrossEntropy()
-    return LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
-
-
-def _create_named_loss(args: argparse.Namespace, soft_targets: bool) -> nn.Module:
-    if args.bce_loss and args.loss != "bce":
-        raise RecipeError(f"loss: {args.loss!r} with bce_loss: true: give one of them")
-    if args.loss != "bce" and args.bce_pos_weight is not None:
-        raise RecipeError(f"bce_pos_weight: {args.bce_pos_weight} is of loss: 'bce', got loss: {args.loss!r}")
-    bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
-    with blaming(f"loss: {args.loss!r} with smoothing: {args.smoothing}", RecipeError):
-        return create_classification_loss(
-            args.loss, smoothing=args.smoothing, soft_targets=soft_targets, **(bce if args.loss == "bce" else {})
-        )
 
 
 def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
