@@ -50,6 +50,8 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, data):
         for key in ("train_loss", "eval_loss", "lr"):
             assert float(two[key]) == pytest.approx(float(whole[key]), rel=1e-5)
     assert len(re.findall("^epoch", out, re.MULTILINE)) == 2  # one process speaks
+    assert "2 x cpu" in (tmp_path / "two" / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "processes: 2" in (tmp_path / "two" / "recipe.yaml").read_text(encoding="utf-8").splitlines()[0]
     assert one.metrics["count"] == 21
 
 

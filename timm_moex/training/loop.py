@@ -99,7 +99,7 @@ def train(
             settings |= {"in_memory": in_memory, "pad": pad if in_memory else None, "processes": processes.count}
             state = place.resume(run, settings) if args.resume else Progress()
             if processes.is_first:
-                place.start(recipe, in_memory)
+                place.start(recipe, in_memory, processes.count)
                 tracking: Any = open_trackers(
                     run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done
                 )
@@ -260,7 +260,7 @@ def _card(recipe: Recipe, run: TrainingSetup, state: Progress) -> dict[str, Any]
         "origin": None if isinstance(run.task, MoExTask) else "Trained by timm_moex, without an exchange of moments.",
         "top1": {"value": round(metrics["top1"], 2)},
         "seeds": [run.args.seed],
-        "device": str(run.device),
+        "device": str(run.device) if run.processes.count == 1 else f"{run.processes.count} x {run.device.type}",
         "results": f"top-1 {metrics['top1']:.2f}, top-5 {metrics['top5']:.2f} on {metrics['count']} images, "
         f"after epoch {state.epochs_done} of {run.epochs}",
     }

@@ -160,15 +160,16 @@ class RunFolder:
             files.append(self.recipe.name)
         return files
 
-    def start(self, recipe: Recipe, in_memory: bool) -> None:
-        """Make the folder, remove what a killed run left half written, and write the recipe."""
+    def start(self, recipe: Recipe, in_memory: bool, processes: int) -> None:
+        """Make the folder, remove what a killed run left half written, and write the recipe with how it was run."""
         self.path.mkdir(parents=True, exist_ok=True)
         for path in (self.last, self.best, self.summary, self.recipe):
             path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         for path in self.path.iterdir():
             if re.fullmatch(rf"\.{self.hub.name}-[a-z0-9_]{{8}}", path.name) and path.is_dir():
                 shutil.rmtree(path)
-        note = f"{_NOTE}, in_memory: {in_memory}, timm {timm.__version__}, torch {torch.__version__}\n"
+        how = f"in_memory: {in_memory}" + (f", processes: {processes}" if processes > 1 else "")
+        note = f"{_NOTE}, {how}, timm {timm.__version__}, torch {torch.__version__}\n"
         settings = {key: value for key, value in recipe.settings.items() if key != "resume"}
         text = note + yaml.safe_dump(settings, sort_keys=False)
         write_atomically(self.recipe, lambda file: file.write(text.encode()))
