@@ -18,6 +18,8 @@ RUN := output/quickstart
 PRESET ?= cpu-small
 DEVICE ?= cpu
 PARALLEL ?= 2
+# Processes that share the tests, each of them with one thread.
+WORKERS ?= 2
 # OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
 export OMP_WAIT_POLICY ?= passive
 
@@ -37,7 +39,7 @@ quickstart: $(STAMP)
 		--output $(RUN)/predictions.png
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 zoo: $(STAMP)
 	$(BIN)/python -m pytest -m zoo
@@ -80,4 +82,4 @@ $(VENV)-floor/.timm-moex-installed: pyproject.toml tests/floor.txt
 	touch $@
 
 test-floor: $(VENV)-floor/.timm-moex-installed
-	$(VENV)-floor/bin/python -m pytest
+	$(VENV)-floor/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
