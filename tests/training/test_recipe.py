@@ -195,7 +195,7 @@ def test_table_equals_the_parser_of_a_timm_clone():
         env=os.environ | {"PYTHONPATH": clone},
     )  # fmt: skip
     theirs = json.loads(done.stdout.splitlines()[-1])
-    newer = ("loss", "task", "stop_epoch", "save_epochs")  # than the clone, if it is older than timm 1.0.30
+    newer = ("loss", "task", "stop_epoch", "save_epochs")  # of timm 1.0.31, whose train.py the clone may be older than
     ours = {key: [row.type, row.default] for key, row in stock_keys().items() if key in theirs or key not in newer}
     assert ours == {key: row for key, row in theirs.items() if key not in newer} | {
         key: ours[key] for key in newer if key in theirs

@@ -188,15 +188,15 @@ def set_up_training(
         ):
             task.compile(**how)
             task.compile_ema(**how)
-    if processes.count > 1:
-        task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
-        random_seed(args.seed, processes.rank)  # until here all are equal; from here each draws its own permutations
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
     with blaming(f"sched: {args.sched!r}", RecipeError):
         scheduler, epochs = create_scheduler_v2(
             optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
         )
     _check_epochs(args, epochs)
+    if processes.count > 1:  # last, so that an error leaves no DDP behind
+        task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
+        random_seed(args.seed, processes.rank)  # until here all are equal; from here each draws its own permutations
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
     return TrainingSetup(
         args, processes, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
