@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ import yaml
 from timm.data.distributed_sampler import OrderedDistributedSampler
 from tinydata import tiny_recipe, write_tiny
 
+from timm_moex.training import loop, setup
 from timm_moex.training.loop import train
 from timm_moex.training.processes import Processes, join_processes
+from timm_moex.training.setup import set_up_training
 
 VIT = {"moex_prob": 0.0, "img_size": 28, "patch_size": 7}  # no batch norm: each process has its own statistics
 PLAIN = {"model": "moex_test_vit", "model_kwargs": VIT, "drop": 0.0, "opt": "adamw", "lr": 1e-3}
@@ -111,3 +114,14 @@ def test_shares_are_those_of_timms_sampler(samples):
     shares = [Processes(torch.device("cpu"), rank, 3).share_of(samples) for rank in range(3)]
     dealt = [list(OrderedDistributedSampler(range(samples), 3, rank)) for rank in range(3)]
     assert sorted(index for part, share in zip(dealt, shares) for index in part[:share]) == list(range(samples))
+
+
+def test_evaluation_equalises_batch_statistics_and_sees_its_share(data, monkeypatch):
+    alone = set_up_training(tiny_recipe(data, model_ema=True).arguments())
+    run = replace(alone, processes=Processes(torch.device("cpu"), rank=0, count=2))
+    reduced = []
+    monkeypatch.setattr(setup, "distribute_bn", lambda *args: reduced.append(args))
+    monkeypatch.setattr(Processes, "gather", lambda self, value: [value])
+    assert loop._evaluate(run, epoch=0)["count"] == 11  # of 21
+    models = (run.task.get_trainable_module(), run.task.get_trainable_module(ema=True))
+    assert reduced == [(model, 2, True) for model in models]
