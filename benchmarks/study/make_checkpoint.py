@@ -7,8 +7,9 @@
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
 The runs are folders of `timm-moex train`, one per seed. Their top-1 is measured after the last epoch on the evaluation
-part of the data, or with --table read from a column of a CSV in benchmarks/results, which is measured on other images.
-The weights are those of the run with the median top-1 (of two, the lower one), never of the best.
+part of the data. With --table it is read from a column of a CSV in benchmarks/results, which is measured on other images;
+the seeds are the table's then, and only the median run's folder must still be there. The weights are those of the run
+with the median top-1 (of two, the lower one), never of the best.
 """
 
 import argparse
@@ -67,9 +68,9 @@ def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
         rows = [row_of(run, args.table) for run in runs]
         facts["commit"] = facts["commit"] or ", ".join(sorted({row["commit"] for row in rows}))
         facts["device"] = facts["device"] or f"{rows[0]['processor']}, {rows[0]['threads']} thread(s)"
+    seeds = [settings_of(run).get("seed", 42) for run in runs] if not args.table else [int(row["seed"]) for row in rows]
     trained = date.fromtimestamp((runs[0] / "summary.csv").stat().st_mtime).isoformat()
     top1 = {"value": round(values[0] if args.value is None else args.value, 2)} | figures(values)
-    seeds = [settings_of(run).get("seed", 42) for run in runs]
     return facts | dict(top1=top1, baseline=figures(others) if others else None, seeds=seeds, date=trained)
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.study import domain_shift, emoji  # noqa: E402
@@ -123,6 +124,28 @@ def test_training_part_has_no_held_out_style_and_no_unseen_emoji(root, tmp_path,
         assert not (old & set(styles) and new & set(styles))
     if "--select" in words:
         assert new == {"twemoji"} and "openmoji" not in old
+
+
+def test_all_styles_train_on_every_style_and_test_unseen_emoji_alone(root, tmp_path, monkeypatch):
+    words = ["--all-styles", "--emoji", str(root), "--output", str(tmp_path / "out")]
+    jobs = domain_shift.planned(domain_shift.parse(words))
+    assert [(job.columns["method"], job.columns["seed"]) for job in jobs] == [
+        (method, str(seed)) for seed in (0, 1, 2) for method in ("baseline", "mixstyle")
+    ]
+    [tree] = {Path(job.recipe.settings["data_dir"]) for job in jobs}
+    assert shown(tree / "train") == sorted((style, "seen") for style in emoji.STYLES)
+    assert shown(tree / "validation") == sorted((style, "unseen") for style in emoji.STYLES)
+    assert sorted(path.name for path in tree.iterdir()) == ["train", "validation"]
+
+    monkeypatch.setattr(domain_shift, "open_dataset", lambda name, root, part, num_classes: part)
+    monkeypatch.setattr(domain_shift, "create_eval_loader", lambda part, *args, **kwargs: part)
+    monkeypatch.setattr(domain_shift, "evaluate", lambda model, part, *args, **kwargs: {"top1": 50.0, "count": 12})
+    model = timm.create_model("test_resnet", num_classes=8)
+    row = domain_shift.evaluate_parts(model, jobs[0])
+    assert {key: value for key, value in row.items() if value} == {
+        "unseen_emoji_seen_styles": "50.00", "images_unseen_emoji_seen_styles": 12,
+    }  # fmt: skip
+    assert all(f"{prefix}{part}" in row for prefix in ("", "images_") for part in domain_shift.PARTS)
 
 
 def test_style_on_both_sides_is_an_error(root, tmp_path):

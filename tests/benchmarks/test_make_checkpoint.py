@@ -1,5 +1,6 @@
 """How a study's runs become a checkpoint: the median one, never the best; the shipped ones do as stated."""
 
+import argparse
 import gzip
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def test_a_run_is_found_by_its_curve(monkeypatch):
     assert make_checkpoint.top1_of(Path("runs/a-1"), "study", "test_top1") == 81
     with pytest.raises(ValueError):
         make_checkpoint.top1_of(Path("runs/a"), "study", "test_top1")
+
+
+def test_with_a_table_only_the_median_runs_folder_is_needed(tmp_path, monkeypatch):
+    line = dict(commit="abc1234", processor="CPU", threads="1")
+    rows = [line | {"curve": f"study/run-{seed}.csv", "test_top1": f"8{seed}", "seed": f"{seed}"} for seed in (1, 2, 3)]
+    monkeypatch.setattr(make_checkpoint, "read_rows", lambda table: rows)
+    (tmp_path / "run-2").mkdir()
+    (tmp_path / "run-2" / "summary.csv").write_text("epoch\n0\n")
+    words = dict.fromkeys(("dataset", "split", "license", "commit", "device", "value"))
+    args = argparse.Namespace(**words, table="study", column="test_top1", baseline=[])
+    facts = make_checkpoint.facts_of(args, [tmp_path / f"run-{seed}" for seed in (2, 1, 3)])
+    assert facts["seeds"] == [2, 1, 3] and facts["top1"]["value"] == 82 and facts["commit"] == "abc1234"
 
 
 @pytest.fixture(scope="module")

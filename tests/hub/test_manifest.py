@@ -89,6 +89,15 @@ def test_card_compares_with_the_baseline():
     assert "These weights: top-1 81.50, the last epoch of seed 4." in card and "lr: 0.1" in card
 
 
+def test_card_names_the_preset_it_was_trained_with():
+    facts = dict(top1=TOP1, baseline=TOP1, seeds=[4, 5], recipe={"model_kwargs": {"moex_preset": "mixstyle"}})
+    card = model_card(CONFIG, facts).text
+    assert "Trained with [MixStyle](https://arxiv.org/abs/2104.02008) by timm_moex." in card and "MoEx" not in card
+    assert "| same recipe without MixStyle |" in card and 'preset="mixstyle")' in card
+    with pytest.raises(ValueError, match="preset='mixtyle': expected one of"):
+        model_card(CONFIG, {"recipe": {"model_kwargs": {"moex_preset": "mixtyle"}}})
+
+
 def test_stock_architectures_are_tagged_for_transformers():
     assert "transformers" in model_card(CONFIG, {}).data.tags
     assert "transformers" not in model_card(CONFIG | {"architecture": "resnet20_cifar"}, {}).data.tags

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.data import resolve_data_config
 from timm.models import is_model, model_entrypoint
 
+from ..insertion.presets import Preset, find_preset
 from ..utils.blaming import blaming
 from .provenance import Provenance
 
@@ -26,9 +27,9 @@ _HUB_DATASETS = {
     "imagenet-1k": ("ILSVRC/imagenet-1k", "ImageNet-1k"),
 }
 _LIMITS = (
-    "MoEx acts in training only. This is a plain network of its architecture, no more robust to data unlike its "
+    "{} acts in training only. This is a plain network of its architecture, no more robust to data unlike its "
     "training data than the numbers above show.",
-    "MoEx does not help everywhere; the report of this project names trainings in which it did not.",
+    "{} does not help everywhere; the report of this project names trainings in which it did not.",
 )
 
 
@@ -43,15 +44,16 @@ def model_card(
         source: timm's name of the model in the code, such as "hf-hub:ORG/NAME".
 
     Raises:
-        ValueError: `facts` has an unknown key.
+        ValueError: `facts` has an unknown key, or its recipe an unknown preset.
     """
     facts = Provenance.of(facts)
-    parts = [_summary(config, facts), _usage(config["architecture"], source)]
+    preset = _preset(facts)
+    parts = [_summary(config, facts, preset), _usage(config["architecture"], source, preset)]
     if facts.recipe:
         recipe = yaml.safe_dump(portable_recipe(facts.recipe), sort_keys=False)
         parts.append(f"## Recipe\n\n```yaml\n{recipe}```")
     given = facts.limits or []
-    limits = [*([given] if isinstance(given, str) else given), *_LIMITS]
+    limits = [*([given] if isinstance(given, str) else given), *(text.format(preset.title) for text in _LIMITS)]
     parts.append("## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in limits))
     matter = _card_data(config, facts).to_yaml().strip()
     return ModelCard(f"---\n{matter}\n---\n\n" + "\n\n".join(parts) + "\n")
@@ -103,7 +105,13 @@ def _is_ours(architecture: str) -> bool:
     return is_model(architecture) and model_entrypoint(architecture).__module__.startswith("timm_moex")
 
 
-def _summary(config: Mapping[str, Any], facts: Provenance) -> str:
+def _preset(facts: Provenance) -> Preset:
+    """The preset that the recipe trained with: MoEx, unless it names another."""
+    settings = (facts.recipe or {}).get("model_kwargs") or {}
+    return find_preset(settings.get("moex_preset") or "moex")
+
+
+def _summary(config: Mapping[str, Any], facts: Provenance, preset: Preset) -> str:
     cfg = resolve_data_config({}, pretrained_cfg=dict(config["pretrained_cfg"]))
     names = config.get("label_names") or ()
     size = " x ".join(map(str, cfg["input_size"]))
@@ -121,21 +129,21 @@ def _summary(config: Mapping[str, Any], facts: Provenance) -> str:
         "Code": facts.commit and f"commit {facts.commit}",
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in rows.items() if value)
-    trained = "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by timm_moex."
-    intro = f"{facts.origin or trained} MoEx adds no weights: timm loads it."
-    return f"# {config['architecture']}\n\n{intro}\n\n{lines}{_comparison(facts)}"
+    trained = f"Trained with [{preset.title}]({preset.url}) by timm_moex."
+    intro = f"{facts.origin or trained} {preset.title} adds no weights: timm loads it."
+    return f"# {config['architecture']}\n\n{intro}\n\n{lines}{_comparison(facts, preset)}"
 
 
-def _comparison(facts: Provenance) -> str:
+def _comparison(facts: Provenance, preset: Preset) -> str:
     top1, baseline, seeds = facts.top1, facts.baseline, facts.seeds or []
     if not top1:
         return ""
     several = len(seeds) > 1
     head = f"top-1, mean ± standard deviation of {len(seeds)} seeds" if several else "top-1, one seed"
-    rows = {"these weights" if facts.origin else "with MoEx": _percent(top1, several)}
+    rows = {"these weights" if facts.origin else f"with {preset.title}": _percent(top1, several)}
     if not facts.origin:
-        unknown = "not run: the figure above does not show what MoEx brings"
-        rows["same recipe without MoEx"] = _percent(baseline, several) if baseline else unknown
+        unknown = f"not run: the figure above does not show what {preset.title} brings"
+        rows[f"same recipe without {preset.title}"] = _percent(baseline, several) if baseline else unknown
     table = "".join(f"\n| {name} | {percent} |" for name, percent in rows.items())
     those = f"\n\nThese weights: top-1 {top1['value']:.2f}, the last epoch of seed {seeds[0]}." if several else ""
     return f"\n\n| {facts.split or 'evaluation'} | {head} |\n|---|---|{table}{those}"
@@ -145,7 +153,8 @@ def _percent(top1: Mapping[str, float], several: bool) -> str:
     return f"{top1['mean']:.2f} ± {top1['std']:.2f}" if several else f"{top1.get('value', top1.get('mean')):.2f}"
 
 
-def _usage(architecture: str, source: str) -> str:
+def _usage(architecture: str, source: str, preset: Preset) -> str:
+    settings = "prob=0.5" if preset.name == "moex" else f'preset="{preset.name}"'
     extra = "\nimport timm_moex  # registers the architecture, which timm lacks" if _is_ours(architecture) else ""
     return f"""## Use
 
@@ -156,12 +165,12 @@ model = timm.create_model("{source}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```
 
-To go on training with MoEx:
+To go on training with {preset.title}:
 
 ```python
 from timm_moex.hub import load_twin
 
-model = load_twin("{source}", prob=0.5)
+model = load_twin("{source}", {settings})
 ```"""
 
 

@@ -17,8 +17,9 @@ class Preset:
 
     Attributes:
         name: As `moex_preset` takes it.
+        title: The method's name.
         summary: The method in a sentence.
-        source: The paper.
+        source: The paper, with its arXiv number at the end.
         layers: The default sites: "default" (the family's one), "stem", "first_stages" (up to three, never the last) or
             "all".
         norm: Axes of the moments; None for the default of the site.
@@ -34,6 +35,7 @@ class Preset:
     """
 
     name: str
+    title: str
     summary: str
     source: str
     layers: str = "default"
@@ -48,25 +50,32 @@ class Preset:
     lam: float = 1.0
     prob: float = 1.0
 
+    @property
+    def url(self) -> str:
+        """The paper's page."""
+        return f"https://arxiv.org/abs/{self.source.rpartition(' ')[2]}"
+
     def with_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """The settings of `insert_moex`, with those of `overrides` that are not None in place of the preset's."""
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _DESCRIPTION}
         return settings | {key: value for key, value in overrides.items() if value is not None}
 
 
-_DESCRIPTION = ("name", "summary", "source", "layers")
+_DESCRIPTION = ("name", "title", "summary", "source", "layers")
 
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
             "moex",
+            "MoEx",
             "The moments of another sample and a share of its label; one coin and one site a batch.",
             "Li et al., On Feature Normalization and Data Augmentation, CVPR 2021, arXiv 2002.11102",
             lam=0.9,
         ),
         Preset(
             "padain",
+            "Permuted AdaIN",
             "The moments of another sample, as constants; rarely, and at every site by its own coin.",
             "Nuriel et al., Permuted AdaIN, CVPR 2021, arXiv 2010.05785",
             layers="all",
@@ -77,6 +86,7 @@ PRESETS = {
         ),
         Preset(
             "mixstyle",
+            "MixStyle",
             "A mixture of a sample's moments and another's, as constants; at the first stages, each by its own coin.",
             "Zhou et al., Domain Generalization with MixStyle, ICLR 2021, arXiv 2104.02008",
             layers="first_stages",
@@ -89,6 +99,7 @@ PRESETS = {
         ),
         Preset(
             "freq_mixstyle",
+            "Freq-MixStyle",
             "MixStyle with moments per frequency, over channels and time, for spectrograms (B, C, frequency, time).",
             "Schmid et al., DCASE 2022 technical report; Kim et al., Interspeech 2022, arXiv 2206.12513",
             layers="stem",
@@ -101,6 +112,7 @@ PRESETS = {
         ),
         Preset(
             "efdmix",
+            "EFDMix",
             "A mixture of a sample's values and another's, rank by rank; at the first stages, each by its own coin.",
             "Zhang et al., Exact Feature Distribution Matching, CVPR 2022, arXiv 2203.07740",
             layers="first_stages",
