@@ -7,7 +7,7 @@
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
 The runs are folders of `timm-moex train`, one per seed. Their top-1 is measured after the last epoch on the evaluation
-part of the data. With --table it is read from a column of a CSV in benchmarks/results, which is measured on other images;
+part of the data. With --table it is read from a column of a CSV in benchmarks/results, measured on other images;
 the seeds are the table's then, and only the median run's folder must still be there. The weights are those of the run
 with the median top-1 (of two, the lower one), never of the best.
 """
