@@ -31,7 +31,7 @@ from ._rows import (
     validation_top1,
 )
 from ._statistics import format_mean, paired
-from .report_deep import deep, growth
+from .report_deep import DEEP, deep, growth
 from .report_style import style
 
 README, REPORT = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
@@ -44,9 +44,19 @@ def study_rows() -> list[dict]:
 
 
 def study() -> str:
+    """The study's presets without cpu-deep, see `methods_table`."""
+    return methods_table([row for row in study_rows() if row["preset"] not in DEEP])
+
+
+def deep_methods() -> str:
+    """cpu-deep and cpu-deep-long, see `methods_table`."""
+    return methods_table([row for row in study_rows() if row["preset"] in DEEP])
+
+
+def methods_table(runs: Sequence[dict]) -> str:
     """Test error by preset, net and method, the difference from the baseline of the same seed, the cost in time."""
     settings_of, parts = presets(), []
-    for (preset, model), rows in grouped(study_rows(), "preset", "model").items():
+    for (preset, model), rows in grouped(runs, "preset", "model").items():
         methods = grouped(rows, "method")
         baseline, lines = methods.get(("baseline",), []), []
         for name, own in in_order(methods):
@@ -184,8 +194,13 @@ def zoo_table() -> str:
 
 
 def learning_curves() -> str:
-    """The pictures of the study's learning curves."""
-    return pictures("curves", "learning curves", study_rows())
+    """The pictures of the learning curves, without cpu-deep."""
+    return pictures("curves", "learning curves", [row for row in study_rows() if row["preset"] not in DEEP])
+
+
+def deep_curves() -> str:
+    """The pictures of the learning curves of cpu-deep and cpu-deep-long."""
+    return pictures("curves", "learning curves", [row for row in study_rows() if row["preset"] in DEEP])
 
 
 def robustness_curves() -> str:
@@ -199,7 +214,12 @@ def pictures(kind: str, label: str, rows: Sequence[dict]) -> str:
     return "".join(f"![{label}](results/{kind}_{preset}_{model}.png)\n" for preset, model in places) or NONE
 
 
-MADE = (study, learning_curves, ablation, robustness, robustness_curves, domain_shift, style, deep, growth, totals)
+MADE = (
+    totals,
+    deep_methods, deep, deep_curves, growth,
+    style,
+    study, learning_curves, ablation, robustness, robustness_curves, domain_shift,
+)  # fmt: skip
 
 
 def blocks() -> dict[tuple[Path, str], str]:
