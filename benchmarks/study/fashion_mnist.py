@@ -13,7 +13,7 @@ on, they are some of those.
 import argparse
 import itertools
 import random
-import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,14 +68,19 @@ def prepare(source: Path, folder: Path, train_per_class: int, validation_per_cla
         monitored = draw(labels, validation_per_class, rng, without=frozenset(chosen))
     else:
         monitored = draw(labels, MONITORED_PER_CLASS, rng)
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    write_split(new / "fit", "train", size, pixels, labels, chosen)
-    write_split(new / "fit", "t10k", size, pixels, labels, monitored)
-    test_size, test_pixels, test_labels = read_split(source, "t10k")
-    write_split(new / "test", "t10k", test_size, test_pixels, test_labels, list(range(len(test_labels))))
-    write_split(new / "test", "train", size, pixels, labels, chosen[:1])  # torchvision wants both parts to be there
-    new.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        new = Path(temporary) / folder.name
+        write_split(new / "fit", "train", size, pixels, labels, chosen)
+        write_split(new / "fit", "t10k", size, pixels, labels, monitored)
+        test_size, test_pixels, test_labels = read_split(source, "t10k")
+        write_split(new / "test", "t10k", test_size, test_pixels, test_labels, list(range(len(test_labels))))
+        write_split(new / "test", "train", size, pixels, labels, chosen[:1])  # torchvision wants both parts to be there
+        try:
+            new.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else a command beside this one was first, with the same draw
+                raise
     return folder
 
 

@@ -36,6 +36,20 @@ def test_training_validation_and_test_images_are_drawn_apart_and_balanced(tmp_pa
     assert images(again / "fit", "train")[0] == fit
 
 
+def test_commands_that_draw_the_same_images_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
+    write = fashion_mnist.write_split
+
+    def write_while_another_finishes(*args):
+        monkeypatch.setattr(fashion_mnist, "write_split", write)
+        fashion_mnist.prepare(SAMPLE, tmp_path / "data", 4, 2)
+        write(*args)
+
+    monkeypatch.setattr(fashion_mnist, "write_split", write_while_another_finishes)
+    data = fashion_mnist.prepare(SAMPLE, tmp_path / "data", 4, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert len(images(data / "fit", "train")[0]) == 40 and len(images(data / "test", "t10k")[0]) == 1000
+
+
 def options(tmp_path, source):
     return argparse.Namespace(source=source, output=tmp_path / "output", device="cpu", set=[])
 

@@ -45,7 +45,7 @@ def plan_all(org: str, root: str | Path | None = None, *, tag: str = "v1") -> li
 
     Example:
         >>> [planned.repo_id for planned in plan_all("ORG")][:2]
-        ['ORG/resnet8_cifar.plain_fmnist10k', 'ORG/tf_efficientnet_lite0.moex_emoji8']
+        ['ORG/resnet20_cifar.fmnist_sample', 'ORG/tf_efficientnet_lite0.mixstyle_emoji8']
     """
     root = Path(root or weights_dir())
     entries = read_manifest(root / MANIFEST)
