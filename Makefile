@@ -3,6 +3,7 @@
 # make zoo          sweeps over every architecture (long)
 # make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes)
 # make study        the study, robustness and report (hours; on a GPU: PRESET=full DEVICE=cuda PARALLEL=12)
+# make evidence     the runs of the report's first half: cpu-deep, cpu-growth-*, MixStyle (a day of two cores; goes on where it stopped)
 # make ablation     the runs that settings are chosen by, on validation images alone (likewise)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff and mypy
@@ -23,7 +24,7 @@ WORKERS ?= 2
 # OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test zoo bench study ablation timm-tests lint docs dist test-floor
+.PHONY: quickstart test zoo bench study evidence ablation timm-tests lint docs dist test-floor
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "timm_moex needs Python >= 3.10; make PYTHON=...")'
@@ -51,6 +52,16 @@ bench: $(STAMP)
 
 study: $(STAMP)
 	$(BIN)/python -m benchmarks.study run --preset $(PRESET) --device $(DEVICE) --parallel $(PARALLEL) --threads 1
+	$(BIN)/python -m benchmarks.study.robustness --device $(DEVICE) --threads 1
+	$(BIN)/python -m benchmarks.study.report --write
+	$(BIN)/python -m benchmarks.study.report_plots
+
+evidence: $(STAMP)
+	for preset in cpu-deep cpu-growth-250 cpu-growth-500 cpu-growth-1000 cpu-growth-5000 cpu-deep-long; do \
+		$(BIN)/python -m benchmarks.study run --preset $$preset --device $(DEVICE) --parallel $(PARALLEL) --threads 1 || exit 1; done
+	$(BIN)/python -m pip install resvg-py==0.5.0
+	test -e output/emoji/initial.safetensors || $(BIN)/python -m benchmarks.study.emoji --output output/emoji
+	$(BIN)/python -m benchmarks.study.domain_shift --mixstyle --device $(DEVICE) --parallel $(PARALLEL) --threads 1
 	$(BIN)/python -m benchmarks.study.robustness --device $(DEVICE) --threads 1
 	$(BIN)/python -m benchmarks.study.report --write
 	$(BIN)/python -m benchmarks.study.report_plots
