@@ -132,7 +132,7 @@ def growth() -> dict[str, Figure]:
     if not points:
         return {}
     figure = Figure((10, 4), layout="constrained")
-    panels = (("errors", "test error, percentage points"), ("losses", "test loss"))
+    panels = (("errors", "test error, points"), ("losses", "test loss"))
     for axes, (name, label) in zip(figure.subplots(1, 2), panels):
         for point in points:
             values = getattr(point, name)
@@ -140,6 +140,7 @@ def growth() -> dict[str, Figure]:
             reach = [[abs(bound - mean)] for bound in interval(values)] if len(values) > 1 else None
             axes.errorbar([gap], [mean], yerr=reach, fmt="o", color=COLOURS["moex"], capsize=3)
             axes.annotate(f"{point.images:,}", (gap, mean), xytext=(6, 6), textcoords="offset points", fontsize=8)
+        axes.margins(x=0.15, y=0.1)
         axes.axhline(0, color="#333333", linestyle=":")
         axes.set(xlabel="test loss minus training loss of the baseline", ylabel=f"MoEx minus baseline: {label}")
         axes.grid(alpha=0.3)
