@@ -57,8 +57,8 @@ def describe_model(arch: str) -> ModelFacts:
 
     Example:
         >>> facts = describe_model("moex_resnet20_cifar")
-        >>> facts.parameters, facts.top1
-        (269722, {'fmnist_sample': 85.0})
+        >>> facts.parameters, facts.top1["fmnist_sample"]
+        (269722, 85.0)
     """
     cfgs = {name: cfg for name, cfg in get_arch_pretrained_cfgs(arch).items() if cfg.has_weights}
     released = released_weights()

@@ -126,7 +126,7 @@ def _check_has_weights(name: str) -> None:
     cfg = timm.get_pretrained_cfg(name) if ":" not in name else None
     if cfg is not None and not cfg.has_weights:
         there = [full for full, other in get_arch_pretrained_cfgs(name.partition(".")[0]).items() if other.has_weights]
-        hint = f"; {', '.join(there)} has some" if there else ""
+        hint = f"; with weights: {', '.join(there)}" if there else ""
         raise ValueError(f"model: {name!r} comes without weights{hint}")
 
 
