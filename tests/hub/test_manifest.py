@@ -1,6 +1,7 @@
 """weights/: the manifest, the folders, timm's registry and the cards agree."""
 
 import json
+import re
 
 import pytest
 from hub_folders import write_folder
@@ -9,6 +10,7 @@ from weights_world import manifest_row
 from timm_moex.hub.card import model_card, parse_card
 from timm_moex.hub.manifest import read_manifest, released_weights, weights_dir
 from timm_moex.hub.verify import verify_all
+from timm_moex.insertion.presets import PRESETS
 
 MB = 2**20
 
@@ -96,6 +98,13 @@ def test_card_names_the_preset_it_was_trained_with():
     assert "| same recipe without MixStyle |" in card and 'preset="mixstyle")' in card
     with pytest.raises(ValueError, match="preset='mixtyle': expected one of"):
         model_card(CONFIG, {"recipe": {"model_kwargs": {"moex_preset": "mixtyle"}}})
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_card_links_the_paper_of_every_preset(preset):
+    assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", preset.url)
+    card = model_card(CONFIG, {"recipe": {"model_kwargs": {"moex_preset": preset.name}}}).text
+    assert f"Trained with [{preset.title}]({preset.url})" in card
 
 
 def test_stock_architectures_are_tagged_for_transformers():
