@@ -1,6 +1,7 @@
 """The results that every benchmark writes: CSV files, and the environment that each figure was measured in."""
 
 import csv
+import os
 import platform
 import subprocess
 import time
@@ -35,7 +36,12 @@ def environment(device: torch.device, *code: str) -> dict[str, str]:
 
 
 def _commit(code: tuple[str, ...]) -> str:
-    """Return the short hash, with a + where the code under test has changes that are not committed."""
+    """Return the short hash, with a + where the code under test has changes that are not committed.
+
+    Where files were copied to another machine without their repository, TIMM_MOEX_COMMIT says which commit they are of.
+    """
+    if copied := os.environ.get("TIMM_MOEX_COMMIT"):
+        return copied
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=ROOT)
     return commit.stdout.strip() + "+" * changed.returncode if commit.returncode == 0 else ""

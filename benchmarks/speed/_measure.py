@@ -37,6 +37,7 @@ def set_up(options: argparse.Namespace) -> torch.device:
     torch.manual_seed(0)
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = options.device.startswith("cuda")  # as timm's train.py
     return torch.device(options.device)
 
 

@@ -5,6 +5,7 @@ That is the most a preset can cost: MixStyle's sites exchange in half of the ste
 benchmarks/results/presets.csv.
 
     python -m benchmarks.speed.presets
+    python -m benchmarks.speed.presets --device cuda
 """
 
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from timm_moex.insertion.presets import PRESETS
 from .._results import write_rows
 from ._measure import arguments, measure, print_rows, set_up
 
-MODEL, BATCH, SIDE, CLASSES = "resnet50", 8, 96, 100
+MODEL, CLASSES = "resnet50", 100
+SHAPES = {"cpu": (8, 96), "cuda": (128, 224)}  # batch, side
 
 
 class PresetStep:
@@ -73,11 +75,12 @@ class PresetStep:
 def main() -> None:
     options = arguments(__doc__).parse_args()
     device = set_up(options)
-    images, target = torch.randn(BATCH, 3, SIDE, SIDE, device=device), torch.randint(CLASSES, (BATCH,), device=device)
+    batch, side = SHAPES[device.type]
+    images, target = torch.randn(batch, 3, side, side, device=device), torch.randint(CLASSES, (batch,), device=device)
     steps = {name: PresetStep(name, images, target) for name in PRESETS}
     training = {"plain": PresetStep(None, images, target).train} | {name: s.train for name, s in steps.items()}
     training |= {f"{name} alone": step.exchanges_alone() for name, step in steps.items()}
-    where = {"model": MODEL, "shape": f"{BATCH}x3x{SIDE}x{SIDE}", "dtype": "float32", "layout": "NCHW"}
+    where = {"model": MODEL, "shape": f"{batch}x3x{side}x{side}", "dtype": "float32", "layout": "NCHW"}
     rows = []
     for row in measure(training, device, options.seconds, options.clock):
         preset = row["contender"].removesuffix(" alone")

@@ -44,12 +44,12 @@ def study_rows() -> list[dict]:
 
 
 def study() -> str:
-    """The study's presets without cpu-deep, see `methods_table`."""
+    """The study's presets without those of `DEEP`, see `methods_table`."""
     return methods_table([row for row in study_rows() if row["preset"] not in DEEP])
 
 
 def deep_methods() -> str:
-    """cpu-deep and cpu-deep-long, see `methods_table`."""
+    """The presets of `DEEP`, see `methods_table`."""
     return methods_table([row for row in study_rows() if row["preset"] in DEEP])
 
 

@@ -1,4 +1,4 @@
-"""The report's tables of the presets that were written down before their first run: cpu-deep and cpu-growth-*.
+"""The report's tables of the presets that were written down before their first run: cpu-deep, gpu-* and cpu-growth-*.
 
 Differences are paired by seed; their intervals are exact 95 % intervals (Student's t, n - 1 degrees of freedom).
 """
@@ -24,7 +24,7 @@ from ._rows import (
 )
 from ._statistics import format_interval, format_mean, paired
 
-DEEP = ("cpu-deep", "cpu-deep-long")
+DEEP = ("cpu-deep", "gpu-deep", "cpu-deep-long", "gpu-deep-long", "gpu-all")
 COMPARISONS = (  # the first is the primary one
     ("moex", "baseline"),
     ("moex_lam1", "baseline"),
@@ -56,7 +56,7 @@ def _looked_at(looks: Mapping[tuple[str, ...], Sequence[dict]], column: str, kin
 
 
 def deep() -> str:
-    """Paired differences with their intervals, a table for each net of cpu-deep and cpu-deep-long."""
+    """Paired differences with their intervals, a table for each of `DEEP`."""
     parts = []
     for preset in DEEP:
         rows = [row for row in read_rows("study") if row["preset"] == preset]

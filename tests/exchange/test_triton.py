@@ -13,15 +13,21 @@ from timm_moex import moment_exchange
 triton = pytest.importorskip("triton")
 
 
+def _run_script(**environment: str) -> subprocess.CompletedProcess:
+    script = Path(__file__).parents[1] / "support" / "check_triton.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+
+
 def test_kernels_equal_the_reference_in_the_interpreter():
-    script = Path(__file__).parents[1] / "support" / "interpret_triton.py"
-    done = subprocess.run(
-        [sys.executable, script],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = _run_script(TRITON_INTERPRET="1")
     assert "interpreted: equal to the reference" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kernels_equal_the_reference_on_a_gpu():
+    done = _run_script(TRITON_INTERPRET="0")
+    assert "on a GPU: equal to the reference" in done.stdout, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("kernel", ["_moments", "_exchange", "_sums", "_grad"])

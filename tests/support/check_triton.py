@@ -1,6 +1,10 @@
-"""Run by test_ops_triton.py in a process of its own, with TRITON_INTERPRET=1: the kernels against the reference."""
+"""Run by test_triton.py in a process of its own: the kernels against the reference.
+
+With TRITON_INTERPRET=1 in Triton's interpreter, else on a GPU.
+"""
 
 import itertools
+import os
 import sys
 from functools import partial
 
@@ -10,6 +14,8 @@ from timm_moex import moment_exchange
 
 assert "timm_moex.exchange._triton" not in sys.modules, "triton is imported before it is asked for"
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+torch.set_default_device("cpu" if INTERPRETED else "cuda")
 DONORS = torch.tensor([1, 1, 0, 4, 2])  # a map, not a permutation
 NORMS = ["pono", "in", "ln", "gn2", "gn-d2", "gpono2", "gpono-d3"]
 
@@ -36,8 +42,8 @@ def check(x, **settings):
     exact = run(x.float(), grad.float(), "reference", **settings)
     plain = run(x, grad, "reference", **settings)
     for found, low, true in zip(run(x, grad, "triton", **settings), plain, exact):
-        # On a GPU the factor is 2 for all; the interpreter cuts bfloat16 off where a GPU rounds to nearest.
-        factor = 4 if x.dtype == torch.bfloat16 else 2
+        # The interpreter cuts bfloat16 off where a GPU rounds to nearest.
+        factor = 4 if x.dtype == torch.bfloat16 and INTERPRETED else 2
         error, allowed = (found - true).abs().max(), factor * (low - true).abs().max() + 2e-5
         assert found.dtype == x.dtype and error <= allowed, f"{x.shape} {x.dtype} {settings}: {error} > {allowed}"
 
@@ -73,4 +79,4 @@ except RuntimeError as error:
     assert "timm_moex.exchange_backward" in str(error), error
 else:
     raise AssertionError("the gradient of the gradient was silently wrong")
-print("interpreted: equal to the reference")
+print("interpreted" if INTERPRETED else "on a GPU", "equal to the reference", sep=": ")
