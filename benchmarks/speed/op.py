@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from timm_moex import moment_exchange
-from timm_moex.exchange.functional import BACKENDS
+from timm_moex.exchange.backend import BACKENDS
 
 from .._results import write_rows
 from ._measure import arguments, keep_freed_memory, measure, print_rows, set_up

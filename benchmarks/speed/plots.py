@@ -19,6 +19,7 @@ COLOURS = {
     "triton": "#edae49",
     "triton compiled": "#f6d9a8",
     "exchange": "#00798c",
+    "exchange, closed form": "#7fc4ce",
     "exchange, plain formula": "#d1495b",
     "Mixup": "#edae49",
     "CutMix": "#8d6a9f",

@@ -116,6 +116,8 @@ def run_model(name: str, device: torch.device, options) -> list[dict]:
         "Mixup": lambda: step.train_mixed(mixup),
         "CutMix": lambda: step.train_mixed(cutmix),
     }
+    if device.type == "cuda":  # where Triton is the default
+        training["exchange, closed form"] = lambda: step.train_exchanged("closed_form")
     rows += [{"work": "train"} | row for row in measure(training, device, 4 * options.seconds, options.clock)]
     return [where | row for row in rows]
 

@@ -10,7 +10,6 @@ from .._markdown import table, write_block
 from .._results import ROOT, read_rows
 
 PAGE = ROOT / "docs" / "speed.md"
-BLOCK = "performance"
 SHAPE = "64x64x56x56"
 
 
@@ -57,10 +56,52 @@ def operator_table() -> str:
     )
 
 
-def step_table() -> str:
-    rows = [r for r in read_rows("step") if r["device"] == "cpu"]
+def gpu_operator_table() -> str:
+    """The operator on a GPU: every backend, eager and compiled, and the peak of its memory."""
+    op, compiled, memory = (
+        [r for r in read_rows(name) if r["device"] == "cuda"] for name in ("op", "compile", "memory")
+    )
+    backends, lines = ("reference", "closed_form", "triton"), []
+    for shape in dict.fromkeys(row["shape"] for row in op):
+        for dtype in ("float32", "bfloat16"):
+            for layout in ("NCHW", "channels_last"):
+                where = {"dtype": dtype, "layout": layout, "norm": "pono"}
+                if not any(row["shape"] == shape and row.items() >= where.items() for row in op):
+                    continue
+                times = [_pick(op, "ratio_50", contender=n, direction="both", shape=shape, **where) for n in backends]
+                if any(row["shape"] == shape for row in compiled):
+                    rows = [row for row in compiled if row["shape"] == shape]
+                    times += [_pick(rows, "ratio_50", contender=f"{name} compiled", **where) for name in backends]
+                else:
+                    times += ["–"] * len(backends)
+                peaks = [_pick(memory, "peak_per_input", contender=name, **where) for name in backends]
+                times[2], peaks[2] = f"**{times[2]}**", f"**{peaks[2]}**"
+                lines.append([f"({shape.replace('x', ', ')}), {dtype}, {layout}", *times, *peaks])
+    head = [
+        "PONO",
+        "plain formula",
+        "closed form",
+        "Triton",
+        "plain, compiled",
+        "closed form, compiled",
+        "Triton, compiled",
+    ]
+    head += [f"peak, {name}" for name in ("plain", "closed form", "Triton")]
+    return (
+        "Forward and backward in copies of the tensor, each timed from an idle GPU, and the peak of the memory that "
+        f"one takes, in sizes of the input, for {memory[0]['shape']}:\n\n{table(head, lines)}\n({_source(op)})\n"
+    )
+
+
+def step_table(device: str) -> str:
+    rows = [r for r in read_rows("step") if r["device"] == device]
+    contenders = {row["contender"] for row in rows}
+    names = [f"exchange, {how}" for how in ("closed form", "plain formula")] + ["Mixup", "CutMix"]
+    names = [name for name in names if name in contenders]
 
     def cell(model: str, work: str, contender: str) -> str:
+        if not any((row["model"], row["work"], row["contender"]) == (model, work, contender) for row in rows):
+            return "–"
         median, fastest = (
             _pick(rows, column, model=model, work=work, contender=contender) for column in ("ratio_50", "ratio_min")
         )
@@ -68,22 +109,29 @@ def step_table() -> str:
 
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
-        shape = next(row["shape"] for row in rows if row["model"] == model)
-        share = float(_pick(rows, "ratio_50", model=model, work="train", contender="exchange alone"))
-        others = [cell(model, "train", name) for name in ("exchange, plain formula", "Mixup", "CutMix")]
-        evaluate = cell(model, "evaluate", "exchange")
-        lines.append(
-            [f"{model}, {shape}", f"**{cell(model, 'train', 'exchange')}**", f"{share:.1%}", *others, evaluate]
+        mine = [row for row in rows if row["model"] == model]
+        alone = [row for row in mine if row["contender"] == "exchange alone"]
+        share = f"{float(_pick(alone, 'ratio_50', work='train')):.1%}" if alone else "–"
+        own, *others, evaluate = (
+            cell(model, *what) for what in [("train", n) for n in ("exchange", *names)] + [("evaluate", "exchange")]
         )
-    head = ["model, images", "exchange", "its operator alone", "plain formula", "Mixup", "CutMix", "evaluation"]
+        lines.append([f"{model}, {mine[0]['shape']}", own if own == "–" else f"**{own}**", share, *others, evaluate])
+    head = [
+        "model, images",
+        "exchange",
+        "its operator alone",
+        *(n.removeprefix("exchange, ") for n in names),
+        "evaluation",
+    ]
+    how = f"{rows[0]['dtype']} by autocast, {rows[0]['layout']}: a" if device == "cuda" else "A"
     return (
-        "A training step with the exchange on every batch, and an evaluation, over plain timm's; median of the paired "
-        "ratios, in brackets the ratio of the fastest runs:\n\n" + table(head, lines) + f"\n({_source(rows)})\n"
+        f"{how} training step with the exchange on every batch, and an evaluation, over plain timm's; median of the "
+        "paired ratios, in brackets the ratio of the fastest runs:\n\n" + table(head, lines) + f"\n({_source(rows)})\n"
     )
 
 
-def presets_table() -> str:
-    rows = [r for r in read_rows("presets") if r["device"] == "cpu"]
+def presets_table(device: str) -> str:
+    rows = [r for r in read_rows("presets") if r["device"] == device]
     lines = []
     for name in dict.fromkeys(row["contender"] for row in rows if "alone" not in row["contender"]):
         if name != "plain":
@@ -99,26 +147,26 @@ def presets_table() -> str:
     )
 
 
-def gpu_note() -> str:
-    if any(row["device"] == "cuda" for row in read_rows("op")):
-        return ""
-    return (
-        "\nNo GPU has measured this yet: `python -m benchmarks.speed.op --device cuda` (and `step`, `memory`, "
-        '`compile`, `scaling`) does. Until then `backend="triton"` is used only where it is asked for.\n'
-    )
-
-
 def performance() -> str:
-    return f"{operator_table()}\n{step_table()}\n{presets_table()}{gpu_note()}"
+    return f"{operator_table()}\n{step_table('cpu')}\n{presets_table('cpu')}"
+
+
+def gpu_performance() -> str:
+    return f"{gpu_operator_table()}\n{step_table('cuda')}\n{presets_table('cuda')}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="into docs/speed.md")
-    if parser.parse_args().write:
-        write_block(PAGE, BLOCK, performance())
-    else:
-        print(performance())
+    write = parser.parse_args().write
+    for block, make in BLOCKS.items():
+        if write:
+            write_block(PAGE, block, make())
+        else:
+            print(make())
+
+
+BLOCKS = {"performance": performance, "gpu": gpu_performance}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Differences are paired by seed; their intervals are exact 95 % intervals (Student's t, n - 1 degrees of freedom).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._markdown import table
@@ -25,6 +25,7 @@ from ._rows import (
 from ._statistics import format_interval, format_mean, paired
 
 DEEP = ("cpu-deep", "gpu-deep", "cpu-deep-long", "gpu-deep-long", "gpu-all")
+TOGETHER = ("cpu-deep", "gpu-deep")  # one experiment on two devices: equal settings, other seeds
 COMPARISONS = (  # the first is the primary one
     ("moex", "baseline"),
     ("moex_lam1", "baseline"),
@@ -38,10 +39,10 @@ CLASSES = 10  # of Fashion-MNIST: presets.yaml counts the images of a class
 Figures = dict[str, dict[str, float]]  # method → seed → figure
 
 
-def outcomes(preset: str) -> dict[str, tuple[Figures, int]]:
-    """Each outcome's figures and the digits it is written with, for what has been run of a preset."""
-    runs = grouped([row for row in read_rows("study") if row["preset"] == preset], "method")
-    looks = grouped([row for row in read_rows("robustness") if row["preset"] == preset], "method")
+def outcomes(names: Collection[str]) -> dict[str, tuple[Figures, int]]:
+    """Each outcome's figures and the digits it is written with, for what has been run of presets that share no seed."""
+    runs = grouped([row for row in read_rows("study") if row["preset"] in names], "method")
+    looks = grouped([row for row in read_rows("robustness") if row["preset"] in names], "method")
     kinds = {row["corruption"] for rows in looks.values() for row in rows} - {"clean"}
     return {
         "test error, points": ({method: by_seed(rows, test_error) for (method,), rows in runs.items()}, 2),
@@ -56,22 +57,31 @@ def _looked_at(looks: Mapping[tuple[str, ...], Sequence[dict]], column: str, kin
 
 
 def deep() -> str:
-    """Paired differences with their intervals, a table for each of `DEEP`."""
-    parts = []
-    for preset in DEEP:
-        rows = [row for row in read_rows("study") if row["preset"] == preset]
-        if not rows:
-            continue
-        found, lines = outcomes(preset), []
-        for method, other in COMPARISONS:
-            differences = [paired(f.get(method, {}), f.get(other, {})) for f, _ in found.values()]
-            if differences[0]:
-                cells = [format_interval(values, digits) for values, (_, digits) in zip(differences, found.values())]
-                lines.append([f"{METHODS[method]} minus {METHODS[other]}", *cells, str(len(differences[0]))])
-        models = ", ".join(dict.fromkeys(row["model"] for row in rows))
-        title = f"**{models}**, preset {preset}, {epochs_of(rows)}, mean difference [95 % interval]"
-        parts.append(f"{title}:\n\n{table(['', *found, 'seeds'], lines)}\n{source(rows)}")
-    return "\n".join(parts) or NONE
+    """Paired differences with their intervals, a table for each of `DEEP` and one for `TOGETHER`."""
+    found = {row["preset"] for row in read_rows("study")}
+    tables = [differences((preset,)) for preset in DEEP if preset in found]
+    if found.issuperset(TOGETHER):
+        tables.insert(len(TOGETHER), differences(TOGETHER))
+    return "\n".join(tables) or NONE
+
+
+def differences(names: Sequence[str]) -> str:
+    """The table of paired differences for the runs of some presets."""
+    rows = [row for row in read_rows("study") if row["preset"] in names]
+    found, lines = outcomes(names), []
+    for method, other in COMPARISONS:
+        pairs = [paired(f.get(method, {}), f.get(other, {})) for f, _ in found.values()]
+        if pairs[0]:
+            cells = [
+                format_interval(values, digits)
+                + (f" ({len(values)})" if values and len(values) != len(pairs[0]) else "")
+                for values, (_, digits) in zip(pairs, found.values())
+            ]
+            lines.append([f"{METHODS[method]} minus {METHODS[other]}", *cells, str(len(pairs[0]))])
+    models = ", ".join(dict.fromkeys(row["model"] for row in rows))
+    name = f"preset {names[0]}" if len(names) == 1 else f"presets {' and '.join(names)} together"
+    title = f"**{models}**, {name}, {epochs_of(rows)}, mean difference [95 % interval] (pairs, if fewer)"
+    return f"{title}:\n\n{table(['', *found, 'pairs'], lines)}\n{source(rows)}"
 
 
 @dataclass(frozen=True)

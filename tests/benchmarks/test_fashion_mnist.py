@@ -10,6 +10,7 @@ from benchmarks._results import read_rows
 from benchmarks.study import fashion_mnist
 from benchmarks.study._idx import read_split
 from benchmarks.study._runs import Job
+from benchmarks.study.report_deep import TOGETHER
 from timm_moex.hub import load_model
 from timm_moex.training.recipe import load_recipe
 
@@ -79,14 +80,23 @@ def test_methods_differ_in_their_own_settings_only_and_share_seeds(preset, small
         by_method.setdefault(job.columns["method"], []).append((job.columns["model"], job.columns["seed"]))
     wanted = {"baseline", "moex"}
     if preset != "sample" and not preset.startswith("cpu-growth"):
-        wanted |= {"mixup", "cutmix", "moex_lam1", "cutmix_moex"}
-    own = {"cpu-bare": {"smoothing"}} | dict.fromkeys(("cpu-deep", "cpu-deep-long"), {"cutmix_moex_lam05"})
+        wanted |= {"cutmix", "cutmix_moex"} if preset == "gpu-all" else {"mixup", "cutmix", "moex_lam1", "cutmix_moex"}
+    deep = [f"{device}-{name}" for device in ("cpu", "gpu") for name in ("deep", "deep-long")]
+    own = {"cpu-bare": {"smoothing"}} | dict.fromkeys(deep, {"cutmix_moex_lam05"})
     assert by_method.keys() == wanted | own.get(preset, set())
     assert len({tuple(seeds) for seeds in by_method.values()}) == 1
     own = {"model", "model_kwargs", "mixup", "cutmix", "mixup_prob", "smoothing", "seed"}
     common = [{k: v for k, v in job.recipe.settings.items() if k not in own} for job in jobs]
     assert all(settings == common[0] for settings in common)
     assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_what_is_shown_together_is_one_experiment_with_other_seeds(small):
+    cpu, gpu = (fashion_mnist.jobs_of(preset, "run", small) for preset in TOGETHER)
+    assert {(job.columns["method"], job.settings) for job in cpu} == {
+        (job.columns["method"], job.settings) for job in gpu
+    }
+    assert not {job.columns["seed"] for job in cpu} & {job.columns["seed"] for job in gpu}
 
 
 def test_seeds_of_the_study_had_no_part_in_choosing(small):

@@ -42,6 +42,15 @@ def test_differences_are_paired_and_have_exact_intervals(lines):
     assert primary[3:] == ["–", "–", "3"]
 
 
+def test_two_devices_pairs_are_also_shown_together(lines):
+    for preset, seed, moex in (("cpu-deep", "10", 88), ("cpu-deep", "11", 90), ("gpu-deep", "20", 92)):
+        lines["study"] += [run(preset, "baseline", seed, 87), run(preset, "moex", seed, moex)]
+    cpu, gpu, together = report_deep.deep().split("**m**")[1:]
+    assert "presets cpu-deep and gpu-deep together" in together
+    assert [cells(text)[0][1] for text in (cpu, gpu)] == ["-2.00 [-14.71, +10.71]", "-5.00"]
+    assert cells(together)[0][1:] == ["-3.00 [-7.97, +1.97]", "+0.000 [+0.000, +0.000]", "–", "–", "3"]
+
+
 def test_a_single_seed_has_no_interval_and_cutmix_is_compared_with_cutmix(lines):
     top1 = {"baseline": 88, "cutmix": 89, "cutmix_moex": 90, "cutmix_moex_lam05": 87}
     lines["study"] += [run("cpu-deep-long", method, "10", value) for method, value in top1.items()]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from timm_moex import moment_exchange
+from timm_moex.exchange import backend
 
 triton = pytest.importorskip("triton")
 
@@ -67,3 +68,43 @@ def test_what_the_kernels_cannot_do_is_refused_by_name():
         moment_exchange(x, swap_index, backend="triton", positive_only=True)
     with pytest.raises(ValueError, match="float64"):
         moment_exchange(x.double(), swap_index, backend="triton")
+
+
+SETTINGS = {"positive_only": False, "own_share": None, "detach": "none"}
+
+
+class OnGpu:
+    """A tensor that says it is on a GPU: the choice looks at nothing else."""
+
+    def __init__(self, dtype: torch.dtype = torch.bfloat16):
+        self.dtype, self.device = dtype, torch.device("cuda:0")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(backend, "is_plain", lambda x: isinstance(x, OnGpu))
+    monkeypatch.setattr(backend, "_triton_runs", lambda gpu: True)
+    return OnGpu()
+
+
+def test_triton_is_the_default_on_a_gpu_for_what_it_knows(gpu, monkeypatch):
+    assert backend.default_backend(gpu, **SETTINGS) == "triton"
+    assert backend.default_backend(torch.randn(2, 3, 4), **SETTINGS) == "closed_form"
+    for change in ({"positive_only": True}, {"own_share": torch.rand(2)}, {"detach": "donor"}):
+        assert backend.default_backend(gpu, **{**SETTINGS, **change}) == "closed_form"
+    assert backend.default_backend(OnGpu(torch.float64), **SETTINGS) == "closed_form"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert backend.default_backend(gpu, **SETTINGS) == "closed_form"
+
+
+def test_where_triton_fails_the_closed_form_is_taken_with_a_warning_that_says_why(gpu, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(backend, "is_plain", lambda x: isinstance(x, OnGpu))
+    monkeypatch.setattr(torch, "ones", lambda *size, device, **how: torch.full(size, 1.0, **how))
+    backend._triton_runs.cache_clear()
+    with pytest.warns(RuntimeWarning, match="cuda:0.*slower closed form.*x is on cpu"):
+        assert backend.default_backend(gpu, **SETTINGS) == "closed_form"
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    backend._triton_runs.cache_clear()
+    assert backend.default_backend(gpu, **SETTINGS) == "closed_form"  # nothing to warn of: it is not installed
+    backend._triton_runs.cache_clear()

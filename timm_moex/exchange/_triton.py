@@ -15,8 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ._layout import dense_layout
+from .backend import TRITON_DTYPES
+from .reference import moment_exchange_ref
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Triton decides at import, too: kernels defined under this variable run on the CPU, in NumPy.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 _TILE = 4096  # elements of x a program holds at a time
@@ -197,13 +198,18 @@ def _(grad, x, mean_std, swap_index, dims, moments):
 
 
 def _setup_context(ctx, inputs, output):
-    x, swap_index, ctx.dims, _, ctx.moments = inputs
+    x, swap_index, ctx.dims, ctx.eps, ctx.moments = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, output[1], swap_index)
 
 
 def _autograd(ctx, grad, _):
     x, mean_std, swap_index = ctx.saved_tensors
+    if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph)
+        pull_back = torch.func.vjp(
+            lambda features: moment_exchange_ref(features, swap_index, ctx.dims, ctx.eps, False, ctx.moments), x
+        )[1]
+        return *pull_back(grad), None, None, None, None
     return _backward(grad, x, mean_std, swap_index, ctx.dims, ctx.moments), None, None, None, None
 
 
@@ -223,17 +229,17 @@ def moment_exchange_triton(
     """`moment_exchange_ref` on a CUDA device; arguments and result are the same.
 
     A tensor whose layout the kernels do not know (not dense, or channels-last with `gn`) is copied into one they do.
+    A differentiable gradient (`create_graph=True`) is taken through `moment_exchange_ref`.
 
     Raises:
         ValueError: `positive_only`, `own_share`, `detach`, a dtype other than float32, float16 and bfloat16, or `x` not
             on a CUDA device.
-        RuntimeError: The gradient of the gradient is asked for.
     """
     if positive_only:
         raise ValueError("backend='triton' has no positive_only; use backend='closed_form'")
     if own_share is not None or detach != "none":
         raise ValueError(f"backend='triton' has no own_share and detach={detach!r}; use backend='closed_form'")
-    if x.dtype not in _DTYPES:
+    if x.dtype not in TRITON_DTYPES:
         raise ValueError(
             f"backend='triton' takes float32, float16 and bfloat16, got {x.dtype}; use backend='closed_form'"
         )

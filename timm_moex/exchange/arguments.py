@@ -113,7 +113,7 @@ def check_own_share(own_share: Tensor | None, x: Tensor) -> Tensor | None:
     if own_share.requires_grad:
         raise ValueError("own_share requires a gradient, and none is computed for it; pass own_share.detach()")
     inside = (own_share >= 0) & (own_share <= 1)
-    if torch.compiler.is_compiling() or own_share.device.type != "cpu" or not _is_plain(own_share):
+    if torch.compiler.is_compiling() or own_share.device.type != "cpu" or not is_plain(own_share):
         return own_share.where(inside, math.nan)
     if not inside.all():
         raise ValueError(f"own_share={own_share[~inside][0].item()}: expected values in [0, 1]")
@@ -148,7 +148,7 @@ def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
         )
     if not batch_size:
         return swap_index
-    if torch.compiler.is_compiling() or swap_index.device.type != "cpu" or not _is_plain(swap_index):
+    if torch.compiler.is_compiling() or swap_index.device.type != "cpu" or not is_plain(swap_index):
         return swap_index.where((swap_index >= 0) & (swap_index < batch_size), _OUT_OF_EVERY_RANGE)
     low, high = torch.aminmax(swap_index)
     if low < 0 or high >= batch_size:
@@ -156,5 +156,5 @@ def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
     return swap_index
 
 
-def _is_plain(x: Tensor) -> bool:
+def is_plain(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)

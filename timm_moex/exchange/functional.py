@@ -1,33 +1,11 @@
 """`moment_exchange`: check the arguments, lay out the axes, call a backend."""
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from ..utils.messages import nearest
 from .arguments import check_features, check_own_share, check_settings, check_swap_index, parse_norm
-from .closed_form import moment_exchange_closed_form
-from .reference import moment_exchange_ref
+from .backend import check_backend, default_backend
 
-__all__ = ["BACKENDS", "moment_exchange"]
-
-
-def _triton(*args) -> Tensor:
-    from ._triton import moment_exchange_triton  # imported when asked for: triton is not everywhere
-
-    return moment_exchange_triton(*args)
-
-
-# `backend=None` is "closed_form" on every device. Triton takes over on CUDA once rows of benchmarks/results/op.csv and
-# compile.csv that were measured on a GPU show that it is faster; there are none yet.
-BACKENDS = {"reference": moment_exchange_ref, "closed_form": moment_exchange_closed_form, "triton": _triton}
-
-
-def _check_backend(backend: str) -> Callable[..., Tensor]:
-    if backend not in BACKENDS:
-        hint = nearest(str(backend).lower(), BACKENDS, 0.3)
-        raise ValueError(f"backend={backend!r}: expected None or one of {', '.join(BACKENDS)}{hint}")
-    return BACKENDS[backend]
+__all__ = ["moment_exchange"]
 
 
 def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> int:
@@ -103,8 +81,9 @@ def moment_exchange(
         detach: The moments that count as constants for the gradient: "none"; "donor", those of the donor; "both".
         channel_dim: Axis of the channels, 1 or -1 (the last).
         backend: "reference" is the formula under autograd; "closed_form" has a closed-form backward, which keeps only
-            the features and their moments; "triton" does the same in Triton kernels, on CUDA. None takes
-            "closed_form". A named backend is used or refused, never replaced.
+            the features and their moments; "triton" does the same in Triton kernels, on CUDA. None takes "triton" on
+            an NVIDIA GPU in eager mode, where it can do what is asked for, otherwise "closed_form", see
+            `default_backend`. A named backend is used or refused, never replaced.
 
     Returns:
         Features of the shape, dtype and memory format of `x`.
@@ -130,7 +109,7 @@ def moment_exchange(
     check_features(x, channel_dim)
     check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments, detach=detach)
     own_share = check_own_share(own_share, x)
-    exchange = BACKENDS["closed_form"] if backend is None else _check_backend(backend)
+    exchange = check_backend(default_backend(x, positive_only, own_share, detach) if backend is None else backend)
     swap_index = check_swap_index(swap_index, x.shape[0], "x")
     if swap_index.device != x.device:
         raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
