@@ -103,7 +103,7 @@ def plot_memory(rows: list[dict]) -> Figure:
 
 
 def plot_step(rows: list[dict]) -> Figure:
-    shown = [r for r in rows if r["work"] == "train" and r["contender"] not in ("plain", "exchange alone")]
+    shown = [r for r in rows if r["work"] == "train" and r["contender"] != "plain" and "alone" not in r["contender"]]
     title = f"A training step, exchange on every batch\n{_how(rows)}"
     return grouped_bars(title, "plain steps", _by(shown, "model", "shape"), "ratio_50", 1, False)
 

@@ -18,7 +18,7 @@ COLOURS = {
     "moex": "#00798c",
     "moex_lam1": "#7fc4ce",
     "cutmix_moex": "#d1495b",
-    "cutmix_moex_lam05": "#f2a65a",
+    "cutmix_moex_lam05": "#7a1f3d",
     "smoothing": "#a3b18a",
 }
 
@@ -134,17 +134,27 @@ def growth() -> dict[str, Figure]:
     figure = Figure((10, 4), layout="constrained")
     panels = (("errors", "test error, points"), ("losses", "test loss"))
     for axes, (name, label) in zip(figure.subplots(1, 2), panels):
+        seen = [0.0]
         for point in points:
             values = getattr(point, name)
             gap, mean = mean_se(point.gaps)[0], mean_se(values)[0]
             reach = [[abs(bound - mean)] for bound in interval(values)] if len(values) > 1 else None
+            axes.plot(point.gaps, values, "o", color=COLOURS["moex"], alpha=0.35, markersize=4)
             axes.errorbar([gap], [mean], yerr=reach, fmt="o", color=COLOURS["moex"], capsize=3)
-            axes.annotate(f"{point.images:,}", (gap, mean), xytext=(6, 6), textcoords="offset points", fontsize=8)
-        axes.margins(x=0.15, y=0.1)
+            axes.annotate(
+                f"{point.images:,}", (gap, min(values)), xytext=(5, -12), textcoords="offset points", fontsize=8
+            )
+            seen += values
+        room = 0.2 * (max(seen) - min(seen))
+        axes.set_ylim(min(seen) - room, max(seen) + room)
+        axes.margins(x=0.15)
         axes.axhline(0, color="#333333", linestyle=":")
         axes.set(xlabel="test loss minus training loss of the baseline", ylabel=f"MoEx minus baseline: {label}")
         axes.grid(alpha=0.3)
-    figure.suptitle("Labels: training images. Bars: 95 % intervals of the paired differences", fontsize=10)
+    figure.suptitle(
+        "Numbers: training images. Dots: seeds. Bars: 95 % intervals of the paired differences, cut off at the frame",
+        fontsize=10,
+    )
     return {"growth": figure}
 
 
