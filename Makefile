@@ -1,9 +1,10 @@
 # make quickstart   environment, install, train on the packaged sample, reload through timm (needs only Python >= 3.10)
 # make test         the tests and the examples of the docstrings
 # make zoo          sweeps over every architecture (long)
-# make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes)
+# make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes; on a GPU: DEVICE=cuda)
 # make study        the study, robustness and report (hours; on a GPU: PRESET=full DEVICE=cuda PARALLEL=12)
-# make evidence     the runs of the report's first half: cpu-deep, cpu-growth-*, MixStyle (a day of two cores; goes on where it stopped)
+# make evidence     the runs of the report's first half: cpu-deep, cpu-growth-*, MixStyle (a day of two cores; goes on where it stopped;
+#                   on a GPU: gpu-deep, gpu-deep-long, gpu-all with DEVICE=cuda PARALLEL=12)
 # make ablation     the runs that settings are chosen by, on validation images alone (likewise)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
 # make lint         ruff and mypy
@@ -19,6 +20,10 @@ RUN := output/quickstart
 PRESET ?= cpu-small
 DEVICE ?= cpu
 PARALLEL ?= 2
+EVIDENCE_cpu := cpu-deep cpu-growth-250 cpu-growth-500 cpu-growth-1000 cpu-growth-5000 cpu-deep-long
+EVIDENCE_cuda := gpu-deep gpu-deep-long gpu-all
+BENCH_cuda := compile presets
+STEP_cuda := convnext_tiny vit_small_patch16_224 --dtype bfloat16 --layout channels_last
 # Processes that share the tests, each of them with one thread.
 WORKERS ?= 2
 # OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
@@ -46,8 +51,10 @@ zoo: $(STAMP)
 	$(BIN)/python -m pytest -m zoo
 
 bench: $(STAMP)
-	for b in op memory scaling; do $(BIN)/python -m benchmarks.speed.$$b --seconds 1 --output output/bench || exit 1; done
-	$(BIN)/python -m benchmarks.speed.step --seconds 1 --models resnet50 resnet20_cifar --output output/bench
+	for b in op memory scaling $(BENCH_$(DEVICE)); do \
+		$(BIN)/python -m benchmarks.speed.$$b --device $(DEVICE) --seconds 1 --output output/bench || exit 1; done
+	$(BIN)/python -m benchmarks.speed.step --device $(DEVICE) --seconds 1 --models resnet50 resnet20_cifar $(STEP_$(DEVICE)) \
+		--output output/bench
 	$(BIN)/python -m benchmarks.speed.plots --output output/bench
 
 study: $(STAMP)
@@ -57,7 +64,7 @@ study: $(STAMP)
 	$(BIN)/python -m benchmarks.study.report_plots
 
 evidence: $(STAMP)
-	for preset in cpu-deep cpu-growth-250 cpu-growth-500 cpu-growth-1000 cpu-growth-5000 cpu-deep-long; do \
+	for preset in $(EVIDENCE_$(DEVICE)); do \
 		$(BIN)/python -m benchmarks.study run --preset $$preset --device $(DEVICE) --parallel $(PARALLEL) --threads 1 || exit 1; done
 	$(BIN)/python -m pip install resvg-py==0.5.0
 	test -e output/emoji/initial.safetensors || $(BIN)/python -m benchmarks.study.emoji --output output/emoji
