@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._layout import dense_layout
-from .backend import TRITON_DTYPES
+from .arguments import TRITON_DTYPES
 from .reference import moment_exchange_ref
 
 # Triton decides at import, too: kernels defined under this variable run on the CPU, in NumPy.

@@ -12,16 +12,19 @@ __all__ = [
     "DETACH",
     "MOMENTS",
     "NORMS",
+    "TRITON_DTYPES",
     "check_features",
     "check_own_share",
     "check_settings",
     "check_swap_index",
+    "is_plain",
     "parse_norm",
 ]
 
 NORMS = ("pono", "in", "ln", "freq", "gn{G}", "gn-d{D}", "gpono{G}", "gpono-d{D}")
 MOMENTS = ("both", "mean", "std")
 DETACH = ("none", "donor", "both")
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the kernels
 _OUT_OF_EVERY_RANGE = 2**62
 
 _GROUPED = re.compile(r"(gn|gpono)(-d)?([1-9][0-9]*)")
@@ -157,4 +160,5 @@ def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
 
 
 def is_plain(x: Tensor) -> bool:
+    """Whether a tensor is neither of a subclass nor wrapped by one of torch.func's transforms."""
     return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from ..utils.messages import nearest
-from .arguments import is_plain
+from .arguments import TRITON_DTYPES, is_plain
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 
-__all__ = ["BACKENDS", "TRITON_DTYPES", "check_backend", "default_backend"]
-
-TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+__all__ = ["BACKENDS", "check_backend", "default_backend"]
 
 
 def _triton(*args) -> Tensor:
