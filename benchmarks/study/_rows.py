@@ -54,9 +54,16 @@ def test_loss(row: dict) -> float:
 
 
 def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
-    """Divide the processor time (on a GPU: wall time) of a method by the baseline's; unknown times are left out."""
+    """Divide the processor time (on a GPU: wall time) of a method by the baseline's.
+
+    Unknown times are left out, and so are the runs of days on which only one of the two ran: the machine of another day
+    may be three times as fast and bear the same name.
+    """
     column = "cpu_seconds" if rows[0]["device"] == "cpu" else "seconds"
-    ours, theirs = ([float(row[column]) for row in part if row[column]] for part in (rows, baseline))
+    days = {row["date"] for row in rows} & {row["date"] for row in baseline}
+    ours, theirs = (
+        [float(row[column]) for row in part if row[column] and row["date"] in days] for part in (rows, baseline)
+    )
     return f"{sum(ours) / len(ours) / (sum(theirs) / len(theirs)):.2f}" if ours and theirs else "–"
 
 

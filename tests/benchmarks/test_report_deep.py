@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.study import report, report_deep
+from benchmarks.study import _rows, report, report_deep
 
 FACTS = dict(model="m", device="cpu", processor="P", threads="1", torch="2", timm="1", commit="c", date="d")
 
@@ -73,6 +73,15 @@ def test_corrupted_images_and_calibration_join_when_they_were_measured(lines):
                                  error=str(float(value) - gain), ece=str(ece + gain))
                 )  # fmt: skip
     assert cells(report_deep.deep())[0][3:5] == ["-3.0 [-3.0, -3.0]", "+3.0 [+3.0, +3.0]"]
+
+
+def test_times_are_compared_within_a_day():
+    def timed(date, seconds):
+        return FACTS | dict(date=date, cpu_seconds=seconds)
+
+    baseline = [timed("1", "300"), timed("2", "100")]
+    assert _rows.cost([timed("2", "110")], baseline) == "1.10"
+    assert _rows.cost([timed("3", "110"), timed("1", "")], baseline) == "–"
 
 
 def test_growth_has_a_point_for_each_size_with_pairs_in_order_of_size(lines):
