@@ -40,8 +40,8 @@ def _commit(code: tuple[str, ...]) -> str:
 
     Where files were copied to another machine without their repository, TIMM_MOEX_COMMIT says which commit they are of.
     """
-    if copied := os.environ.get("TIMM_MOEX_COMMIT"):
-        return copied
+    if not (ROOT / ".git").exists():
+        return os.environ.get("TIMM_MOEX_COMMIT", "")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=ROOT)
     return commit.stdout.strip() + "+" * changed.returncode if commit.returncode == 0 else ""

@@ -59,10 +59,11 @@ def _triton_runs(gpu: int) -> bool:
     """
     if torch.version.hip or find_spec("triton") is None:
         return False
-    x = torch.ones(2, 2, 2, device=f"cuda:{gpu}", requires_grad=True)
     try:
-        y = _triton(x, torch.tensor([1, 0], device=x.device), (1,), 1e-5, False, "both", None, "none")
-        torch.autograd.grad(y.sum(), x)
+        with torch.inference_mode(False), torch.enable_grad():  # the first exchange may be under no_grad
+            x = torch.ones(2, 2, 2, device=f"cuda:{gpu}", requires_grad=True)
+            y = _triton(x, torch.tensor([1, 0], device=x.device), (1,), 1e-5, False, "both", None, "none")
+            torch.autograd.grad(y.sum(), x)
     except Exception as error:  # Triton's own, the compiler's or the driver's
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         warnings.warn(
