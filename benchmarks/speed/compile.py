@@ -11,7 +11,11 @@ from .._results import write_rows
 from ._measure import arguments, keep_freed_memory, measure, print_rows, set_up
 from .op import assert_right, contenders, tensors
 
-CPU_SHAPE, CUDA_SHAPE = (64, 64, 56, 56), (256, 64, 56, 56)
+FORMS = [(dtype, layout) for dtype in ("float32", "bfloat16") for layout in ("NCHW", "channels_last")]
+CASES = {
+    "cpu": [((64, 64, 56, 56), *form) for form in FORMS],
+    "cuda": [((256, 64, 56, 56), *form) for form in FORMS] + [((256, 256, 56, 56), "bfloat16", "channels_last")],
+}
 
 
 def graphs_over_permutations(function, x, grad) -> int:
@@ -49,12 +53,10 @@ def main() -> None:
     device = set_up(options)
     keep_freed_memory(True)
     rows = []
-    for dtype in ("float32", "bfloat16"):
-        for layout in ("NCHW", "channels_last"):
-            shape = CUDA_SHAPE if device.type == "cuda" else CPU_SHAPE
-            rows += (found := run_case(shape, dtype, layout, device, options.seconds, options.clock))
-            print(dtype, layout)
-            print_rows(found, "contender", "graphs", "ms_50", "ratio_20", "ratio_50", "ratio_80")
+    for shape, dtype, layout in CASES[device.type]:
+        rows += (found := run_case(shape, dtype, layout, device, options.seconds, options.clock))
+        print(shape, dtype, layout)
+        print_rows(found, "contender", "graphs", "ms_50", "ratio_20", "ratio_50", "ratio_80")
     write_rows("compile", rows, device, options.output)
 
 

@@ -33,7 +33,8 @@ def test_kernels_equal_the_reference_on_a_gpu():
 
 @pytest.mark.parametrize("kernel", ["_moments", "_exchange", "_sums", "_grad"])
 @pytest.mark.parametrize("strided", [False, True])
-def test_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time(kernel, strided):
+@pytest.mark.parametrize("mixstyle", [False, True])  # shares of own moments, and moments that count as constants
+def test_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time(kernel, strided, mixstyle):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -41,11 +42,12 @@ def test_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time(kernel, strided):
 
     function = getattr(_triton, kernel)
     constants = {"MOMENTS": "both", "BLOCK_P": 128 if strided else 64, "BLOCK_R": 32 if strided else 64}
-    constants["STRIDED"] = strided
+    constants |= {"STRIDED": strided, "SHARED": mixstyle, "CONSTANT": mixstyle}
     if not strided:
         constants["K"] = 1
     types = dict.fromkeys(["x", "y", "grad", "grad_x"], "*bf16") | dict.fromkeys(["P", "R", "K", "per_sample"], "i32")
-    types |= dict.fromkeys(["mean", "std", "sums", "donated"], "*fp32") | {"swap_index": "*i64", "eps": "fp32"}
+    types |= dict.fromkeys(["mean", "std", "sums", "received", "own_share"], "*fp32")
+    types |= {"swap_index": "*i64", "eps": "fp32"}
     names = function.arg_names
     source = ASTSource(
         fn=function,
@@ -70,9 +72,6 @@ def test_what_the_kernels_cannot_do_is_refused_by_name():
         moment_exchange(x.double(), swap_index, backend="triton")
 
 
-SETTINGS = {"positive_only": False, "own_share": None, "detach": "none"}
-
-
 class OnGpu:
     """A tensor that says it is on a GPU: the choice looks at nothing else."""
 
@@ -88,13 +87,12 @@ def gpu(monkeypatch):
 
 
 def test_triton_is_the_default_on_a_gpu_for_what_it_knows(gpu, monkeypatch):
-    assert backend.default_backend(gpu, **SETTINGS) == "triton"
-    assert backend.default_backend(torch.randn(2, 3, 4), **SETTINGS) == "closed_form"
-    for change in ({"positive_only": True}, {"own_share": torch.rand(2)}, {"detach": "donor"}):
-        assert backend.default_backend(gpu, **{**SETTINGS, **change}) == "closed_form"
-    assert backend.default_backend(OnGpu(torch.float64), **SETTINGS) == "closed_form"
+    assert backend.default_backend(gpu, False) == "triton"
+    assert backend.default_backend(torch.randn(2, 3, 4), False) == "closed_form"
+    assert backend.default_backend(gpu, positive_only=True) == "closed_form"
+    assert backend.default_backend(OnGpu(torch.float64), False) == "closed_form"
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert backend.default_backend(gpu, **SETTINGS) == "closed_form"
+    assert backend.default_backend(gpu, False) == "closed_form"
 
 
 def test_where_triton_fails_the_closed_form_is_taken_with_a_warning_that_says_why(gpu, monkeypatch):
@@ -103,8 +101,8 @@ def test_where_triton_fails_the_closed_form_is_taken_with_a_warning_that_says_wh
     monkeypatch.setattr(torch, "ones", lambda *size, device, **how: torch.full(size, 1.0, **how))
     backend._triton_runs.cache_clear()
     with pytest.warns(RuntimeWarning, match="cuda:0.*slower closed form.*x is on cpu"):
-        assert backend.default_backend(gpu, **SETTINGS) == "closed_form"
+        assert backend.default_backend(gpu, False) == "closed_form"
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     backend._triton_runs.cache_clear()
-    assert backend.default_backend(gpu, **SETTINGS) == "closed_form"  # nothing to warn of: it is not installed
+    assert backend.default_backend(gpu, False) == "closed_form"  # nothing to warn of: it is not installed
     backend._triton_runs.cache_clear()

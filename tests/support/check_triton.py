@@ -56,27 +56,37 @@ for norm, layout in [*cases, ("pono", "last_axis"), ("gn2", "gaps")]:
     check(x, norm=norm, channel_dim=channel_dim)
 for moments, layout in itertools.product(["mean", "std"], ["contiguous", "channels_last"]):
     check(features(layout)[0], moments=moments)
+SHARES = torch.tensor([0.0, 1.0, 0.3, 0.9, 0.5])
+for moments, detach, share in itertools.product(["both", "mean", "std"], ["none", "donor", "both"], [None, SHARES]):
+    for layout in ("contiguous", "channels_last"):
+        check(features(layout)[0], moments=moments, detach=detach, own_share=share)
+check(features("gaps")[0], norm="gn2", own_share=SHARES.double(), detach="donor")
 for dtype, layout in [(torch.bfloat16, "contiguous"), (torch.bfloat16, "channels_last"), (torch.float16, "contiguous")]:
     check(features(layout, (3, 67, 13, 5))[0].to(dtype))
     check(features(layout, (3, 5, 37, 31))[0].to(dtype), norm="in")  # more than one tile of R
 check(torch.randn(2, 1031), norm="pono")
 
-y = torch.ops.timm_moex.exchange(torch.randn(2, 3, 4), torch.tensor([2, -1]), [1], 1e-5, "both")[0]
+y = torch.ops.timm_moex.exchange(torch.randn(2, 3, 4), torch.tensor([2, -1]), None, [1], 1e-5, "both", "none")[0]
 assert y.isnan().all(), "an index out of range went unnoticed"
 forward = torch.ops.timm_moex.exchange.default
 x = features("channels_last")[0].requires_grad_()
-torch.library.opcheck(forward, (x, DONORS, [1], 1e-5, "both"))
-exchange = partial(moment_exchange, swap_index=DONORS, eps=1e-2, backend="triton")
-compiled = torch.compile(exchange, fullgraph=True, backend="aot_eager")
-x = features("channels_last")[0].requires_grad_()
-grad = torch.randn_like(x)
-torch.testing.assert_close(torch.autograd.grad(compiled(x), x, grad)[0], run(x, grad, "triton")[1])
-second, (values, _), along = [], features("channels_last"), torch.randn(5, 6, 7, 3)
-for backend in ("reference", "triton"):
-    x, grad = values.detach().requires_grad_(), along.detach().requires_grad_()
-    (first,) = torch.autograd.grad(moment_exchange(x, DONORS, eps=1e-2, backend=backend), x, grad, create_graph=True)
-    second.append(torch.autograd.grad(first, (x, grad), along.cos()))
-torch.testing.assert_close(second[1], second[0], rtol=1e-4, atol=1e-5)
+for own_share, detach in ((None, "none"), (SHARES, "donor"), (SHARES, "both")):
+    torch.library.opcheck(forward, (x, DONORS, own_share, [1], 1e-5, "both", detach))
+    settings = {"own_share": own_share, "detach": detach}
+    exchange = partial(moment_exchange, swap_index=DONORS, eps=1e-2, backend="triton", **settings)
+    compiled = torch.compile(exchange, fullgraph=True, backend="aot_eager")
+    values = features("channels_last")[0].requires_grad_()
+    grad = torch.randn_like(values)
+    of_graph = torch.autograd.grad(compiled(values), values, grad)[0]
+    torch.testing.assert_close(of_graph, run(values, grad, "triton", **settings)[1])
+for own_share, detach in ((None, "none"), (SHARES, "donor")):
+    second, (values, _), along = [], features("channels_last"), torch.randn(5, 6, 7, 3)
+    for backend in ("reference", "triton"):
+        x, grad = values.detach().requires_grad_(), along.detach().requires_grad_()
+        y = moment_exchange(x, DONORS, eps=1e-2, backend=backend, own_share=own_share, detach=detach)
+        (first,) = torch.autograd.grad(y, x, grad, create_graph=True)
+        second.append(torch.autograd.grad(first, (x, grad), along.cos()))
+    torch.testing.assert_close(second[1], second[0], rtol=1e-4, atol=1e-5)
 if INTERPRETED:  # the trial that the default rests on, as a GPU has it
     ones = torch.ones
     torch.ones = lambda *size, device, **how: ones(*size, **how)
@@ -86,5 +96,7 @@ for mode in (torch.no_grad, torch.inference_mode):
         assert default._triton_runs(0), f"Triton passes for broken under {mode.__name__}"
 if not INTERPRETED:
     x = features("contiguous")[0]
-    assert moment_exchange(x, DONORS).equal(moment_exchange(x, DONORS, backend="triton")), "not the default on a GPU"
+    for settings in ({}, {"own_share": SHARES, "detach": "both"}):
+        default_y, y = (moment_exchange(x, DONORS, backend=backend, **settings) for backend in (None, "triton"))
+        assert default_y.equal(y), f"Triton is not the default on a GPU with {settings}"
 print("interpreted" if INTERPRETED else "on a GPU", "equal to the reference", sep=": ")

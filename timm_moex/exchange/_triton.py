@@ -3,19 +3,21 @@
 A tensor is seen as rows of (R, K) elements lying one after the other, moments running over R: R is contiguous for `in`
 over NCHW and `pono` over channels_last, and strided (K > 1) the other way round. A position is one place of a moment:
 position p belongs to row p // K. Forward: `_moments` and `_exchange`; backward: `_sums` and `_grad`, with an
-`index_add` between them that brings what each donor's moments did elsewhere. Offsets are 64 bits wide throughout.
+`index_add` between them that brings what each donor's moments did elsewhere. Where all moments count as constants, the
+backward is `_grad` alone and reads the gradient only. Offsets are 64 bits wide throughout.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._layout import dense_layout
-from .arguments import TRITON_DTYPES
+from ._layout import Layout, dense_layout
+from .arguments import TRITON_DTYPES, is_plain
 from .reference import moment_exchange_ref
 
 # Triton decides at import, too: kernels defined under this variable run on the CPU, in NumPy.
@@ -45,6 +47,17 @@ def _donor(p, exists, swap_index, P, per_sample):
 
 
 @triton.jit
+def _new(moment, own, p, exists, donor, known, own_share, per_sample, SHARED: tl.constexpr):
+    """What takes the place of each position's own moment: its donor's, or a mixture of the two."""
+    donated = tl.load(moment + donor, mask=known, other=float("nan"))
+    if SHARED:
+        share = tl.load(own_share + p // per_sample, mask=exists, other=1.0)
+        return share * own + (1 - share) * donated
+    else:
+        return donated
+
+
+@triton.jit
 def _moments(x, mean, std, P, R, K, eps, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr):
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     total = tl.zeros([BLOCK_P, BLOCK_R], tl.float32)
@@ -65,17 +78,18 @@ def _moments(x, mean, std, P, R, K, eps, BLOCK_P: tl.constexpr, BLOCK_R: tl.cons
 
 @triton.jit
 def _exchange(
-    x, y, mean, std, swap_index, P, R, K, per_sample,
-    MOMENTS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
+    x, y, mean, std, swap_index, own_share, P, R, K, per_sample,
+    MOMENTS: tl.constexpr, SHARED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
 ):  # fmt: skip
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     donor, known = _donor(p, exists, swap_index, P, per_sample)
     m = tl.load(mean + p, mask=exists, other=0.0)
     new_mean, scale = m, tl.full([BLOCK_P], 1.0, tl.float32)
     if MOMENTS != "std":
-        new_mean = tl.load(mean + donor, mask=known, other=float("nan"))
+        new_mean = _new(mean, m, p, exists, donor, known, own_share, per_sample, SHARED)
     if MOMENTS != "mean":
-        scale = tl.load(std + donor, mask=known, other=float("nan")) / tl.load(std + p, mask=exists, other=1.0)
+        s = tl.load(std + p, mask=exists, other=1.0)
+        scale = _new(std, s, p, exists, donor, known, own_share, per_sample, SHARED) / s
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     at = start[:, None] + r[None, :] * K
     inside = exists[:, None] & (r < R)[None, :]
@@ -103,40 +117,43 @@ def _sums(x, grad, mean, std, sums, P, R, K, BLOCK_P: tl.constexpr, BLOCK_R: tl.
 
 @triton.jit
 def _grad(
-    x, grad, grad_x, mean, std, sums, donated, swap_index, P, R, K, per_sample,
-    MOMENTS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
+    x, grad, grad_x, mean, std, sums, received, swap_index, own_share, P, R, K, per_sample,
+    MOMENTS: tl.constexpr, SHARED: tl.constexpr, CONSTANT: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
 ):  # fmt: skip
+    """`CONSTANT`: all moments count as constants, and x, sums and received are not read."""
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     donor, known = _donor(p, exists, swap_index, P, per_sample)
-    m = tl.load(mean + p, mask=exists, other=0.0)
     s = tl.load(std + p, mask=exists, other=1.0)
-    total = tl.load(sums + p, mask=exists, other=0.0)
-    home, scale, slope = total, tl.full([BLOCK_P], 1.0, tl.float32), tl.zeros([BLOCK_P], tl.float32)
-    if MOMENTS != "std":
-        home = tl.load(donated + p, mask=exists, other=0.0)
+    scale = tl.full([BLOCK_P], 1.0, tl.float32)
     if MOMENTS != "mean":
-        scale = tl.load(std + donor, mask=known, other=float("nan")) / s
-        along = tl.load(sums + P + p, mask=exists, other=0.0)
-        slope = (tl.load(donated + P + p, mask=exists, other=0.0) - scale * along) / ((R - 1) * s)
-    constant = (home - scale * total) / R
+        scale = _new(std, s, p, exists, donor, known, own_share, per_sample, SHARED) / s
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     at = start[:, None] + r[None, :] * K
     inside = exists[:, None] & (r < R)[None, :]
-    d = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - m[:, None]
-    g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
-    out = g * scale[:, None] + d * slope[:, None] + constant[:, None]
+    out = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32) * scale[:, None]
+    if not CONSTANT:
+        m = tl.load(mean + p, mask=exists, other=0.0)
+        total = tl.load(sums + p, mask=exists, other=0.0)
+        home, slope = total, tl.zeros([BLOCK_P], tl.float32)
+        if MOMENTS != "std":
+            home = tl.load(received + p, mask=exists, other=0.0)
+        if MOMENTS != "mean":
+            along = tl.load(sums + P + p, mask=exists, other=0.0)
+            slope = (tl.load(received + P + p, mask=exists, other=0.0) - scale * along) / ((R - 1) * s)
+        constant = (home - scale * total) / R
+        d = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - m[:, None]
+        out += d * slope[:, None] + constant[:, None]
     tl.store(grad_x + at, out.to(grad_x.dtype.element_ty), mask=inside)
 
 
 class _Plan:
     """Sizes, tiles and grids for a dense tensor."""
 
-    def __init__(self, x: Tensor, dims: Sequence[int]):
-        layout = dense_layout(x, tuple(dims))
-        assert layout is not None, "moment_exchange_triton refuses what is not dense"
+    def __init__(self, layout: Layout, batch_size: int):
         self.R, self.K = layout.reduced, layout.inner
         self.P = layout.rows * layout.inner
-        self.per_sample = self.P // max(1, x.shape[0])
+        self.per_sample = self.P // max(1, batch_size)
         strided = layout.inner > 1
         if strided:  # the inner axis is the contiguous one: wide in positions
             block_p = min(128, triton.next_power_of_2(self.K))
@@ -151,69 +168,127 @@ class _Plan:
         self.map_grid = (blocks, triton.cdiv(self.R, block_r))
 
 
-@torch.library.custom_op("timm_moex::exchange", mutates_args=())
-def _forward(x: Tensor, swap_index: Tensor, dims: list[int], eps: float, moments: str) -> tuple[Tensor, Tensor]:
+def _plan(x: Tensor, dims: tuple[int, ...]) -> _Plan | None:
+    """The plan for a tensor of this shape and these strides; None where the kernels do not know its layout."""
+    return _plan_of(x.shape, x.stride(), dims)
+
+
+@lru_cache(1024)
+def _plan_of(shape: torch.Size, strides: tuple[int, ...], dims: tuple[int, ...]) -> _Plan | None:
+    layout = dense_layout(torch.empty_strided(shape, strides, device="meta"), dims)
+    return None if layout is None else _Plan(layout, shape[0])
+
+
+def _forward(
+    x: Tensor, swap_index: Tensor, own_share: Tensor | None, dims: Sequence[int], eps: float, moments: str, detach: str
+) -> tuple[Tensor, Tensor]:
     """Returns y and the moments, (2, P) float32: means, then standard deviations, in the order of x's memory."""
-    plan = _Plan(x, dims)
+    plan = _plan(x, tuple(dims))
+    assert plan is not None, "moment_exchange_triton refuses what is not dense"
     y = torch.empty_like(x)
     mean_std = torch.empty(2, plan.P, dtype=torch.float32, device=x.device)
     if x.numel():
         with torch.cuda.device_of(x):
-            _moments[plan.reduce_grid](x, *mean_std, plan.P, plan.R, plan.K, eps, **plan.tile)
+            mean, std = mean_std
+            _moments[plan.reduce_grid](x, mean, std, plan.P, plan.R, plan.K, eps, **plan.tile)
             _exchange[plan.map_grid](
-                x, y, *mean_std, swap_index, plan.P, plan.R, plan.K, plan.per_sample, moments, **plan.tile
-            )
+                x, y, mean, std, swap_index, own_share, plan.P, plan.R, plan.K, plan.per_sample,
+                moments, own_share is not None, **plan.tile,
+            )  # fmt: skip
     return y, mean_std
 
 
-@torch.library.custom_op("timm_moex::exchange_backward", mutates_args=())
-def _backward(grad: Tensor, x: Tensor, mean_std: Tensor, swap_index: Tensor, dims: list[int], moments: str) -> Tensor:
-    plan = _Plan(x, dims)
+def _backward(
+    grad: Tensor, x: Tensor, mean_std: Tensor, swap_index: Tensor, own_share: Tensor | None, dims: Sequence[int],
+    moments: str, detach: str,
+) -> Tensor:  # fmt: skip
+    plan = _plan(x, tuple(dims))
+    assert plan is not None
     grad_x = torch.empty_like(x)
     if grad.stride() != x.stride():
         grad = torch.empty_like(x).copy_(grad)
     if x.numel():
-        sums = torch.empty(2, x.shape[0], plan.per_sample, dtype=torch.float32, device=x.device)
+        sums = received = None
         with torch.cuda.device_of(x):
-            _sums[plan.reduce_grid](x, grad, *mean_std, sums, plan.P, plan.R, plan.K, **plan.tile)
-            donated = torch.zeros_like(sums).index_add_(1, swap_index, sums)
+            mean, std = mean_std
+            if detach != "both":
+                sums = torch.empty(2, x.shape[0], plan.per_sample, dtype=torch.float32, device=x.device)
+                _sums[plan.reduce_grid](x, grad, mean, std, sums, plan.P, plan.R, plan.K, **plan.tile)
+                received = _received(sums, swap_index, own_share, detach)
             _grad[plan.map_grid](
-                x, grad, grad_x, *mean_std, sums, donated, swap_index, plan.P, plan.R, plan.K, plan.per_sample, moments,
-                **plan.tile,
+                x, grad, grad_x, mean, std, sums, received, swap_index, own_share, plan.P, plan.R, plan.K,
+                plan.per_sample, moments, own_share is not None, detach == "both", **plan.tile,
             )  # fmt: skip
     return grad_x
 
 
-@_forward.register_fake
-def _(x, swap_index, dims, eps, moments):
+def _received(sums: Tensor, swap_index: Tensor, own_share: Tensor | None, detach: str) -> Tensor:
+    """What reaches each sample's moments from all samples whose new moments they are a part of, (2, B, per sample)."""
+    share = None if own_share is None else own_share[:, None]
+    own = torch.zeros_like(sums) if share is None else share * sums
+    if detach == "donor":
+        return own
+    return own.index_add_(1, swap_index, sums if share is None else (1 - share) * sums)
+
+
+_NO_GRADIENTS = (None,) * 6  # of every input but the features
+
+
+def _setup_context(ctx, inputs, output):
+    x, swap_index, own_share, ctx.dims, ctx.eps, ctx.moments, ctx.detach = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, output[1], swap_index, own_share)
+
+
+def _differentiate(ctx, grad: Tensor, backward: Callable[..., Tensor]) -> tuple:
+    x, mean_std, swap_index, own_share = ctx.saved_tensors
+    dims, eps, moments, detach = ctx.dims, ctx.eps, ctx.moments, ctx.detach
+    if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph)
+        pull_back = torch.func.vjp(
+            lambda features: moment_exchange_ref(features, swap_index, dims, eps, False, moments, own_share, detach), x
+        )[1]
+        return *pull_back(grad), *_NO_GRADIENTS
+    return backward(grad, x, mean_std, swap_index, own_share, dims, moments, detach), *_NO_GRADIENTS
+
+
+class _Eager(torch.autograd.Function):
+    """The kernels where they are called at once, with a third of an operator's overhead.
+
+    A `setup_context` of its own would cost as much again: PyTorch then binds the arguments to their names by `inspect`.
+    """
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _forward(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        return _differentiate(ctx, grad, _backward)
+
+
+# The kernels as operators, for graphs
+_forward_op = torch.library.custom_op("timm_moex::exchange", _forward, mutates_args=())
+_backward_op = torch.library.custom_op("timm_moex::exchange_backward", _backward, mutates_args=())
+
+
+@_forward_op.register_fake
+def _(x, swap_index, own_share, dims, eps, moments, detach):
     positions = 1
     for d, size in enumerate(x.shape):
         positions *= 1 if d in dims else size
     return torch.empty_like(x), x.new_empty(2, positions, dtype=torch.float32)
 
 
-@_backward.register_fake
-def _(grad, x, mean_std, swap_index, dims, moments):
+@_backward_op.register_fake
+def _(grad, x, mean_std, swap_index, own_share, dims, moments, detach):
     return torch.empty_like(x)
 
 
-def _setup_context(ctx, inputs, output):
-    x, swap_index, ctx.dims, ctx.eps, ctx.moments = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, output[1], swap_index)
-
-
-def _autograd(ctx, grad, _):
-    x, mean_std, swap_index = ctx.saved_tensors
-    if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph)
-        pull_back = torch.func.vjp(
-            lambda features: moment_exchange_ref(features, swap_index, ctx.dims, ctx.eps, False, ctx.moments), x
-        )[1]
-        return *pull_back(grad), None, None, None, None
-    return _backward(grad, x, mean_std, swap_index, ctx.dims, ctx.moments), None, None, None, None
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+_forward_op.register_autograd(
+    lambda ctx, grad, _: _differentiate(ctx, grad, _backward_op), setup_context=_setup_context
+)
 
 
 def moment_exchange_triton(
@@ -232,22 +307,23 @@ def moment_exchange_triton(
     A differentiable gradient (`create_graph=True`) is taken through `moment_exchange_ref`.
 
     Raises:
-        ValueError: `positive_only`, `own_share`, `detach`, a dtype other than float32, float16 and bfloat16, or `x` not
-            on a CUDA device.
+        ValueError: `positive_only`, a dtype other than float32, float16 and bfloat16, or `x` not on a CUDA device.
     """
     if positive_only:
         raise ValueError("backend='triton' has no positive_only; use backend='closed_form'")
-    if own_share is not None or detach != "none":
-        raise ValueError(f"backend='triton' has no own_share and detach={detach!r}; use backend='closed_form'")
     if x.dtype not in TRITON_DTYPES:
         raise ValueError(
             f"backend='triton' takes float32, float16 and bfloat16, got {x.dtype}; use backend='closed_form'"
         )
     if x.device.type != "cuda" and not _INTERPRETED:
         raise ValueError(f"backend='triton' runs on CUDA devices, x is on {x.device}; use backend='closed_form'")
-    if dense_layout(x, dims):
-        return _forward(x, swap_index, list(dims), eps, moments)[0]
+    if own_share is not None:
+        own_share = own_share.float().contiguous()
+    in_graph = torch.compiler.is_compiling() or not is_plain(x)
+    exchange = _forward_op if in_graph else _Eager.apply
+    if (dense_layout(x, dims) if in_graph else _plan(x, dims)) is not None:
+        return exchange(x, swap_index, own_share, dims, eps, moments, detach)[0]
     order = [d for d in range(x.ndim) if d not in dims] + list(dims)
-    moved = list(range(x.ndim - len(dims), x.ndim))
-    y = _forward(x.permute(order).contiguous(), swap_index, moved, eps, moments)[0]
+    moved = tuple(range(x.ndim - len(dims), x.ndim))
+    y = exchange(x.permute(order).contiguous(), swap_index, own_share, moved, eps, moments, detach)[0]
     return y.permute([order.index(d) for d in range(x.ndim)])

@@ -37,16 +37,16 @@ def check_backend(backend: str) -> Callable[..., Tensor]:
     return BACKENDS[backend]
 
 
-def default_backend(x: Tensor, positive_only: bool, own_share: Tensor | None, detach: str) -> str:
+def default_backend(x: Tensor, positive_only: bool) -> str:
     """Choose what is fastest: the Triton kernels in eager mode on an NVIDIA GPU, otherwise the closed form.
 
     On an H200 Triton took 0.15 to 0.92 of the closed form's time in every eager case of benchmarks/results/op.csv and
     scaling.csv, but 1.2 to 1.5 of it where torch.compile had fused the closed form (compile.csv). The kernels know
-    plain tensors of three dtypes and exchanges without `positive_only`, `own_share` and `detach`.
+    plain tensors of three dtypes and exchanges without `positive_only`.
     """
     if x.device.type != "cuda" or torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_plain(x):
         return "closed_form"
-    if positive_only or own_share is not None or detach != "none" or x.dtype not in TRITON_DTYPES:
+    if positive_only or x.dtype not in TRITON_DTYPES:
         return "closed_form"
     return "triton" if _triton_runs(x.device.index) else "closed_form"
 

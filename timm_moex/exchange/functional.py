@@ -109,7 +109,7 @@ def moment_exchange(
     check_features(x, channel_dim)
     check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments, detach=detach)
     own_share = check_own_share(own_share, x)
-    exchange = check_backend(default_backend(x, positive_only, own_share, detach) if backend is None else backend)
+    exchange = check_backend(default_backend(x, positive_only) if backend is None else backend)
     swap_index = check_swap_index(swap_index, x.shape[0], "x")
     if swap_index.device != x.device:
         raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
