@@ -91,3 +91,15 @@ def test_a_compiled_task_takes_every_set_of_sites():
         result["loss"].backward()
         seen.add(result["sites"])
     assert len(seen) > 1
+
+
+def test_a_compiled_task_compiles_twice_and_never_again():
+    from torch._dynamo.testing import CompileCounter
+
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    counter = CompileCounter()
+    task = MoExTask(twin("resnet10t", moex_prob=0.5).train(), torch.nn.CrossEntropyLoss(), verbose=False)
+    task.compile(backend=counter)
+    exchanged = [task(images("resnet10t"), torch.arange(4))["exchanged"] for _ in range(40)]
+    assert 0 < sum(exchanged) < 40 and counter.frame_count == 2
