@@ -134,7 +134,7 @@ def main() -> None:
         rows += (found := run_model(name, device, options))
         print(name)
         print_rows(found, "work", "contender", "ms_50", "ratio_20", "ratio_50", "ratio_80", "ratio_min")
-    write_rows("step", rows, device, options.output)
+        write_rows("step", rows, device, options.output)  # after each model: GPU time can end before the last one
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The report's tables of the presets that were written down before their first run: cpu-deep, gpu-* and cpu-growth-*.
+"""The report's tables of the presets that were written down before their first run: cpu-deep, gpu-*, full and cpu-growth-*.
 
 Differences are paired by seed; their intervals are exact 95 % intervals (Student's t, n - 1 degrees of freedom).
 """
@@ -24,7 +24,7 @@ from ._rows import (
 )
 from ._statistics import format_interval, format_mean, paired
 
-DEEP = ("cpu-deep", "gpu-deep", "cpu-deep-long", "gpu-deep-long", "gpu-all")
+DEEP = ("cpu-deep", "gpu-deep", "cpu-deep-long", "gpu-deep-long", "gpu-all", "full")
 TOGETHER = ("cpu-deep", "gpu-deep")  # one experiment on two devices: equal settings, other seeds
 COMPARISONS = (  # the first is the primary one
     ("moex", "baseline"),

@@ -40,9 +40,9 @@ def check_backend(backend: str) -> Callable[..., Tensor]:
 def default_backend(x: Tensor, positive_only: bool) -> str:
     """Choose what is fastest: the Triton kernels in eager mode on an NVIDIA GPU, otherwise the closed form.
 
-    On an H200 Triton took 0.15 to 0.92 of the closed form's time in every eager case of benchmarks/results/op.csv and
-    scaling.csv, but 1.2 to 1.5 of it where torch.compile had fused the closed form (compile.csv). The kernels know
-    plain tensors of three dtypes and exchanges without `positive_only`.
+    On an H200 Triton took 0.12 to 0.77 of the closed form's time in every eager case of benchmarks/results/op.csv and
+    scaling.csv; compiled, it took 1.12 to 1.23 of the time of the closed form, which torch.compile fuses (compile.csv).
+    The kernels know plain tensors of three dtypes and exchanges without `positive_only`.
     """
     if x.device.type != "cuda" or torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_plain(x):
         return "closed_form"
