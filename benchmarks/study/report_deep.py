@@ -1,4 +1,4 @@
-"""The report's tables of the presets that were written down before their first run: cpu-deep, gpu-*, full and cpu-growth-*.
+"""The report's tables of the presets written down before their first run: cpu-deep, gpu-*, full and cpu-growth-*.
 
 Differences are paired by seed; their intervals are exact 95 % intervals (Student's t, n - 1 degrees of freedom).
 """

@@ -103,3 +103,22 @@ def test_a_compiled_task_compiles_twice_and_never_again():
     task.compile(backend=counter)
     exchanged = [task(images("resnet10t"), torch.arange(4))["exchanged"] for _ in range(40)]
     assert 0 < sum(exchanged) < 40 and counter.frame_count == 2
+
+
+@torch._dynamo.config.patch(recompile_limit=8)
+def test_a_compiled_mixstyle_task_has_a_graph_for_every_set_of_sites():
+    from torch._dynamo.testing import CompileCounter
+
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    counter = CompileCounter()
+    model = style_twin()
+    task = MoExTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+    task.compile(backend=counter)
+    seen = set()
+    for _ in range(60):
+        seen.add(task(images("resnet10t"), torch.arange(4))["sites"])
+    model.eval()
+    with torch.no_grad():
+        task.get_eval_model()(images("resnet10t"))
+    assert len(seen) == 8 and counter.frame_count == 9

@@ -18,6 +18,7 @@ from .draw import draw_exchange
 __all__ = ["MoExMultiLabelTask", "MoExTask", "create_task", "mix_loss"]
 
 _logger = logging.getLogger(__name__)
+_OTHER_GRAPHS = 4  # the first step of a thread, evaluation, and those of the EMA
 
 
 def mix_loss(
@@ -105,6 +106,26 @@ class MoExTask(ClassificationTask):
         if moex is None:
             raise ValueError(f"{type(self.trainable_module).__name__} holds no MoEx any more")
         return moex
+
+    def compile(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]  # as timm overrides it
+        """As `timm.task.ClassificationTask.compile`, with room for a graph for each set of sites that can exchange.
+
+        Dynamo gives up after `torch._dynamo.config.recompile_limit` graphs of a function, 8 by default: too few for
+        MixStyle's three coins and evaluation. Where more are needed the limit is raised, for the whole process.
+
+        Args:
+            *args: timm's: backend, mode.
+            **kwargs: timm's, and those of `torch.compile`.
+
+        Returns:
+            The compiled model.
+        """
+        from torch._dynamo import config  # as late as torch.compile
+
+        sites = len(self.moex.sites)
+        sets = 2**sites if self.moex.each_site else sites + 1
+        config.recompile_limit = max(config.recompile_limit, sets + _OTHER_GRAPHS)
+        return super().compile(*args, **kwargs)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Any]:
         """One training step's forward pass.
