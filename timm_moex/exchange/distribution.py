@@ -53,7 +53,7 @@ def match_distribution(
     channels_first = x.movedim(channel_dim, 1)
     flat = channels_first.flatten(2) if x.ndim > 2 else channels_first[:, :, None]  # (B, C, N)
     values, order = flat.sort(dim=-1, stable=True)
-    matched = values[swap_index].gather(-1, order.argsort(dim=-1))
+    matched = flat.detach().scatter(-1, order, values[swap_index])  # to where the ranks of x are: one sort is enough
     change = matched - flat.detach()
     if own_share is not None:
         change = change * (1 - own_share.to(change.dtype))[:, None, None]
