@@ -74,8 +74,8 @@ def requested_exchanges(
             raise ValueError(f"own_share names {strangers[0]!r}, where swap_index exchanges nothing")
     else:
         shares = dict.fromkeys(donors, own_share)
-    first = next(iter(donors.values()), None)
-    if lam < 1 and any(index is not first for index in donors.values()):  # `is`: Dynamo would recompile for every id()
+    indices = list(donors.values())
+    if lam < 1 and any(index is not indices[0] for index in indices):  # `is`: Dynamo would recompile for every id()
         raise ValueError(
             f"lam={lam} mixes labels by one permutation; give every site the same swap_index tensor, or insert MoEx "
             "with lam=1"
