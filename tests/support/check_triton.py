@@ -63,6 +63,8 @@ for moments, detach, share in itertools.product(["both", "mean", "std"], ["none"
 check(features("gaps")[0], norm="gn2", own_share=SHARES.double(), detach="donor")
 for dtype, layout in [(torch.bfloat16, "contiguous"), (torch.bfloat16, "channels_last"), (torch.float16, "contiguous")]:
     check(features(layout, (3, 67, 13, 5))[0].to(dtype))
+    for detach in ("none", "both"):
+        check(features(layout, (3, 67, 13, 5))[0].to(dtype), norm="in", own_share=SHARES[1:4], detach=detach)
     check(features(layout, (3, 5, 37, 31))[0].to(dtype), norm="in")  # more than one tile of R
 check(torch.randn(2, 1031), norm="pono")
 
