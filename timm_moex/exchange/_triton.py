@@ -252,7 +252,7 @@ def _differentiate(ctx, grad: Tensor, backward: Callable[..., Tensor]) -> tuple:
 
 
 class _Eager(torch.autograd.Function):
-    """The kernels where they are called at once, with a third of an operator's overhead.
+    """The kernels where they are called at once, with less than half of an operator's overhead.
 
     A `setup_context` of its own would cost as much again: PyTorch then binds the arguments to their names by `inspect`.
     """
