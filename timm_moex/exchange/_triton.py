@@ -259,6 +259,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
+        ctx.set_materialize_grads(False)  # no zeros for the moments, whose gradient nobody reads
         output = _forward(*inputs)
         _setup_context(ctx, inputs, output)
         return output
