@@ -141,7 +141,7 @@ def plot_scaling(rows: list[dict]) -> Figure:
         yscale="log",
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 

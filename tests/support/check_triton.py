@@ -32,9 +32,10 @@ def features(layout, shape=(5, 6, 7, 3)):
     return x, 1
 
 
-def run(x, grad, backend, **settings):
+def run(x, grad, backend, swap_index=None, **settings):
     x = x.detach().requires_grad_()
-    y = moment_exchange(x, DONORS[: len(x)] % len(x), eps=1e-2, backend=backend, **settings)
+    swap_index = DONORS[: len(x)] % len(x) if swap_index is None else swap_index
+    y = moment_exchange(x, swap_index, eps=1e-2, backend=backend, **settings)
     return y.detach(), torch.autograd.grad(y, x, grad)[0]
 
 
@@ -61,6 +62,8 @@ for moments, detach, share in itertools.product(["both", "mean", "std"], ["none"
     for layout in ("contiguous", "channels_last"):
         check(features(layout)[0], moments=moments, detach=detach, own_share=share)
 check(features("gaps")[0], norm="gn2", own_share=SHARES.double(), detach="donor")
+check(features("contiguous")[0], own_share=torch.tensor(0.3).expand(5))  # the kernels read shares and donors one by one
+check(features("contiguous")[0], swap_index=torch.stack([DONORS, 4 - DONORS], 1)[:, 0])
 for dtype, layout in [(torch.bfloat16, "contiguous"), (torch.bfloat16, "channels_last"), (torch.float16, "contiguous")]:
     check(features(layout, (3, 67, 13, 5))[0].to(dtype))
     for detach in ("none", "both"):

@@ -318,11 +318,13 @@ def moment_exchange_triton(
         )
     if x.device.type != "cuda" and not _INTERPRETED:
         raise ValueError(f"backend='triton' runs on CUDA devices, x is on {x.device}; use backend='closed_form'")
+    swap_index = swap_index.contiguous()
     if own_share is not None:
         own_share = own_share.float().contiguous()
     in_graph = torch.compiler.is_compiling() or not is_plain(x)
     exchange = _forward_op if in_graph else _Eager.apply
-    if (dense_layout(x, dims) if in_graph else _plan(x, dims)) is not None:
+    known = dense_layout(x, dims) if in_graph else _plan(x, dims)  # the same; a graph has no cache to look it up in
+    if known is not None:
         return exchange(x, swap_index, own_share, dims, eps, moments, detach)[0]
     order = [d for d in range(x.ndim) if d not in dims] + list(dims)
     moved = tuple(range(x.ndim - len(dims), x.ndim))
