@@ -26,12 +26,12 @@ def draw_swap_index(
         prob: Probability of an exchange.
         generator: Source of randomness on the CPU; default torch's own, which timm's seed and rank govern.
         groups: Group of each sample (its drawing style, device, hospital), (B,), whole numbers. Each donor then comes
-            from another group than the sample it gives to, as in MixStyle's "crossdomain"; where a batch has one group
-            alone, from that one. None for donors from anywhere.
+            from another group than the sample it gives to, as in MixStyle's "crossdomain"; if the whole batch is one
+            group, from that one. None for donors from anywhere.
 
     Returns:
-        Donors (B,), int64, on the CPU: a permutation of range(B), or with `groups` of unequal size an index in which
-        samples of the small groups give more often. None for no exchange.
+        Donors (B,), int64, on the CPU: a permutation of range(B). Only if one group has more than half of the batch do
+        samples of the other groups give more often than once. None for no exchange.
 
     Raises:
         ValueError: `prob` is no number in [0, 1], `batch_size` no whole number >= 1, or `groups` has another length.
@@ -60,17 +60,32 @@ def draw_swap_index(
     if prob == 0 or torch.rand((), generator=generator).item() >= prob:
         return None
     order = torch.randperm(batch_size, generator=generator)
-    return order if groups is None else _from_other_groups(order, groups.cpu())
+    return order if groups is None else _from_other_groups(order, groups.cpu(), generator)
 
 
-def _from_other_groups(order: Tensor, groups: Tensor) -> Tensor:
-    """For each sample the next one, in random order, of another group; as few donors as possible give twice."""
+def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Give each sample a donor from another group.
+
+    Takers and donors are laid out group by group, each in an order of their own, and shifted against each other. A
+    shift by at least the largest group, and at most the rest, leads out of every group: the donors are a permutation.
+    If one group has more than half of the batch no such permutation exists, and some donors give more than once.
+    """
+    batch_size, (names, sizes) = len(order), groups.unique(return_counts=True)
+    if len(names) == 1:
+        return order
+    largest = int(sizes.max())
     donors = torch.empty_like(order)
-    for group in groups.unique():
-        takers = (groups == group).nonzero().flatten()
-        others = order[groups[order] != group]
-        if not len(others):
-            return order
+    if 2 * largest <= batch_size:
+        place = torch.randperm(len(names), generator=generator)
+        position = place[torch.searchsorted(names, groups)]
+        givers = torch.randperm(batch_size, generator=generator)
+        order, givers = (x[position[x].argsort(stable=True)] for x in (order, givers))
+        shift = int(torch.randint(largest, batch_size - largest + 1, (), generator=generator))
+        donors[order] = givers.roll(-shift)
+        return donors
+    for name in names:
+        takers = (groups == name).nonzero().flatten()
+        others = order[groups[order] != name]
         repeats = -(-len(takers) // len(others))
         donors[takers] = others.repeat(repeats)[: len(takers)]
     return donors
