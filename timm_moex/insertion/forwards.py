@@ -17,7 +17,17 @@ from torch import Tensor
 from .request import Exchange
 from .traced import begin_trace, note_exchange, times_noted
 
-__all__ = ["Forward", "close", "drawn_from", "is_recomputation", "keep_with", "open_", "recomputed", "remember", "running"]
+__all__ = [
+    "Forward",
+    "close",
+    "drawn_from",
+    "is_recomputation",
+    "keep_with",
+    "open_",
+    "recomputed",
+    "remember",
+    "running",
+]
 
 _local = threading.local()  # stack: the forwards that this thread is in, outermost first; latest; thread
 _known: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # forwards whose graph may still be alive
