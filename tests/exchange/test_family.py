@@ -80,7 +80,7 @@ def test_a_share_of_one_changes_nothing():
 @pytest.mark.parametrize("norm", ["in", "pono", "freq"])
 @pytest.mark.parametrize("detach", DETACH)
 def test_large_dense_features_agree_with_the_reference(norm, detach):
-    x = torch.randn(4, 32, 48, 48, dtype=torch.float32).requires_grad_()  # large enough for the fused passes
+    x = torch.randn(4, 32, 48, 48, dtype=torch.float32).requires_grad_()
     index, share, grad = torch.randperm(4), torch.rand(4), torch.randn(4, 32, 48, 48)
     results = []
     for backend, y_of in (("closed_form", x), ("reference", x.detach().double().requires_grad_())):

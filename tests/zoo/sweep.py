@@ -24,7 +24,8 @@ from torch import nn
 
 from timm_moex import find_moex, insert_moex, moex_sites, remove_moex
 from timm_moex.insertion.forwards import Forward
-from timm_moex.insertion.moex import SiteExchange
+from timm_moex.insertion.moex import MoEx
+from timm_moex.insertion.request import Exchange
 from timm_moex.insertion.sites import family_of
 
 __all__ = ["Row", "architectures", "sweep"]
@@ -90,19 +91,18 @@ def _fire_all(model: nn.Module, x: torch.Tensor, swap_index: torch.Tensor) -> di
         shapes[exchange.site.name].append(tuple(args[0].shape))
 
     handles = [exchange.register_forward_pre_hook(note_shape) for exchange in moex.sites]
-    forwards = {exchange: Forward(moex, exchange, swap_index, is_body=True) for exchange in moex.sites}
+    forward = Forward(moex, {name: Exchange(swap_index, None) for name in moex.site_names}, is_body=True)
 
-    def exchange_everywhere(exchange, module):
-        forwards[exchange].times_exchanged += 1
-        return forwards[exchange]
+    def exchange_everywhere(moex, name, module, x):
+        forward.times_exchanged[name] += 1
+        return forward
 
     with patch.object(F, "batch_norm", _unchanged), patch.object(F, "layer_norm", _unchanged):
-        with patch.object(SiteExchange, "forward_here", exchange_everywhere):
+        with patch.object(MoEx, "forward_at", exchange_everywhere):
             model(x, swap_index=None)
     for handle in handles:
         handle.remove()
-    for forward in forwards.values():
-        forward.check_exchanged_once()
+    forward.check_exchanged_once()
     return shapes
 
 

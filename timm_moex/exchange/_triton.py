@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._layout import Layout, dense_layout
-from .arguments import TRITON_DTYPES, is_plain
+from .arguments import TRITON_DTYPES, Formula, is_plain
 from .reference import moment_exchange_ref
 
 # Triton decides at import, too: kernels defined under this variable run on the CPU, in NumPy.
@@ -244,9 +244,8 @@ def _differentiate(ctx, grad: Tensor, backward: Callable[..., Tensor]) -> tuple:
     x, mean_std, swap_index, own_share = ctx.saved_tensors
     dims, eps, moments, detach = ctx.dims, ctx.eps, ctx.moments, ctx.detach
     if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph)
-        pull_back = torch.func.vjp(
-            lambda features: moment_exchange_ref(features, swap_index, dims, eps, False, moments, own_share, detach), x
-        )[1]
+        formula = Formula(dims, eps, False, moments, detach)
+        pull_back = torch.func.vjp(lambda features: moment_exchange_ref(features, swap_index, own_share, formula), x)[1]
         return *pull_back(grad), *_NO_GRADIENTS
     return backward(grad, x, mean_std, swap_index, own_share, dims, moments, detach), *_NO_GRADIENTS
 
@@ -292,16 +291,7 @@ _forward_op.register_autograd(
 )
 
 
-def moment_exchange_triton(
-    x: Tensor,
-    swap_index: Tensor,
-    dims: tuple[int, ...],
-    eps: float = 1e-5,
-    positive_only: bool = False,
-    moments: str = "both",
-    own_share: Tensor | None = None,
-    detach: str = "none",
-) -> Tensor:
+def moment_exchange_triton(x: Tensor, swap_index: Tensor, own_share: Tensor | None, formula: Formula) -> Tensor:
     """`moment_exchange_ref` on a CUDA device; arguments and result are the same.
 
     A tensor whose layout the kernels do not know (not dense, or channels-last with `gn`) is copied into one they do.
@@ -310,6 +300,7 @@ def moment_exchange_triton(
     Raises:
         ValueError: `positive_only`, a dtype other than float32, float16 and bfloat16, or `x` not on a CUDA device.
     """
+    dims, eps, positive_only, moments, detach = formula
     if positive_only:
         raise ValueError("backend='triton' has no positive_only; use backend='closed_form'")
     if x.dtype not in TRITON_DTYPES:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from ..utils.messages import nearest
 
 __all__ = [
     "DETACH",
+    "Formula",
     "MOMENTS",
     "NORMS",
     "TRITON_DTYPES",
@@ -28,6 +30,24 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the kernels
 _OUT_OF_EVERY_RANGE = 2**62
 
 _GROUPED = re.compile(r"(gn|gpono)(-d)?([1-9][0-9]*)")
+
+
+class Formula(NamedTuple):
+    """How a backend computes an exchange.
+
+    Attributes:
+        dims: Axes of the features over which the moments are taken; never 0.
+        eps: Added to the variance before the square root.
+        positive_only: Moments of only the positive entries.
+        moments: "both", "mean" or "std": what comes from the donor.
+        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
+    """
+
+    dims: tuple[int, ...]
+    eps: float = 1e-5
+    positive_only: bool = False
+    moments: str = "both"
+    detach: str = "none"
 
 
 def parse_norm(norm: str) -> tuple[str, int, bool]:

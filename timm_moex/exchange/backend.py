@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..utils.messages import nearest
-from .arguments import TRITON_DTYPES, is_plain
+from .arguments import TRITON_DTYPES, Formula, is_plain
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 
@@ -62,7 +62,7 @@ def _triton_runs(gpu: int) -> bool:
     try:
         with torch.inference_mode(False), torch.enable_grad():  # the first exchange may be under no_grad
             x = torch.ones(2, 2, 2, device=f"cuda:{gpu}", requires_grad=True)
-            y = _triton(x, torch.tensor([1, 0], device=x.device), (1,), 1e-5, False, "both", None, "none")
+            y = _triton(x, torch.tensor([1, 0], device=x.device), None, Formula((1,)))
             torch.autograd.grad(y.sum(), x)
     except Exception as error:  # Triton's own, the compiler's or the driver's
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -13,8 +13,8 @@ a sample's own by a share l, and the donor's by 1 - l, sends l S to itself and (
 moment that counts as constant is left out; where all of them do, grad_x = a * grad.
 
 Three passes over the features do it all: `_moments`, `_sums` and `_combine` (forward and backward). On a CPU they run
-block by block, so that a block stays in the cache between operators; for large dense tensors the last two are one fused
-operator per block (see _dense.py). On other devices and under torch.compile they are whole-tensor operators.
+block by block, so that a block stays in the cache between operators. On other devices and under torch.compile they are
+whole-tensor operators.
 """
 
 import math
@@ -23,7 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import _dense
+from .arguments import Formula
 from .reference import moment_exchange_ref
 
 # Where Tensor.var over a strided axis costs twenty copies of the tensor, a sum of squares takes its place.
@@ -65,10 +65,8 @@ def _moments(x: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Ten
     return torch.cat(means), torch.cat(variances)
 
 
-def _sums(x: Tensor, grad: Tensor, mean: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Tensor, Tensor]:
+def _sums(x: Tensor, grad: Tensor, mean: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """sum(grad) and sum(grad * (x - mean))."""
-    if not positive_only and (layout := _dense.layout(x, dims)):
-        return _dense.sums(x, grad, mean, layout)
     totals, alongs = [], []
     for features, g, m in _blocks(x, grad, mean):
         g = _wide(g)
@@ -84,10 +82,8 @@ def _add_into(out: Tensor, a: Tensor, b: Tensor) -> None:
         torch.add(a, b, out=out)
 
 
-def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor, dims: tuple[int, ...]) -> Tensor:
+def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """(x - mean) * a + b. Centred first: x * a + (b - mean * a) would cancel where |mean| >> std."""
-    if layout := _dense.layout(x, dims):
-        return _dense.combine(x, mean, a, b, layout)
     y = torch.empty_like(x)
     for features, out, m, slope, constant in _blocks(x, y, mean, a, b):
         _add_into(out, (_wide(features) - m).mul_(slope), constant)
@@ -95,11 +91,9 @@ def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor, dims: tuple[int, ...
 
 
 def _combine_grad(
-    x: Tensor, grad: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, dims: tuple[int, ...], positive_only: bool
+    x: Tensor, grad: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, positive_only: bool
 ) -> Tensor:
     """(x - mean) * a + b + grad * c; with `positive_only` the moments, hence a and b, know the positive x alone."""
-    if not positive_only and (layout := _dense.layout(x, dims)):
-        return _dense.combine(x, mean, a, b, layout, grad, c)
     grad_x = torch.empty_like(x)
     for features, out, g, m, slope, constant, direct in _blocks(x, grad_x, grad, mean, a, b, c):
         through_moments = (_wide(features) - m).mul_(slope).add_(constant)
@@ -129,8 +123,9 @@ def _received(sums: Tensor, swap_index: Tensor, own_share: Tensor | None, detach
     return own.index_add(0, swap_index, sums if own_share is None else sums - own)
 
 
-def _exchange_grad(grad, x, swap_index, own_share, mean, std, dims, positive_only, moments, detach) -> Tensor:
-    total, along = _sums(x, grad, mean, dims, positive_only)
+def _exchange_grad(grad, x, swap_index, own_share, mean, std, formula) -> Tensor:
+    dims, _, positive_only, moments, detach = formula
+    total, along = _sums(x, grad, mean, dims)
     if positive_only:
         n = dof = (x > 0).sum(dims, keepdim=True).clamp_(min=1)
     else:
@@ -144,30 +139,30 @@ def _exchange_grad(grad, x, swap_index, own_share, mean, std, dims, positive_onl
         slope = torch.zeros_like(std)
     else:
         slope = (_received(along, swap_index, own_share, detach) - scale * along) / (dof * std)
-    return _combine_grad(x, grad, mean, slope, constant, scale, dims, positive_only)
+    return _combine_grad(x, grad, mean, slope, constant, scale, positive_only)
 
 
-_NO_GRADIENTS = (None,) * 7  # of every input but the features
+_NO_GRADIENTS = (None,) * 3  # of every input but the features
 
 
-def _reference(swap_index: Tensor, own_share: Tensor | None, settings: list) -> Callable[[Tensor], Tensor]:
+def _reference(swap_index: Tensor, own_share: Tensor | None, formula: Formula) -> Callable[[Tensor], Tensor]:
     """Return the formula under autograd, as a function of the features only."""
-    dims, eps, positive_only, moments, detach = settings
-    return lambda x: moment_exchange_ref(x, swap_index, dims, eps, positive_only, moments, own_share, detach)
+    return lambda x: moment_exchange_ref(x, swap_index, own_share, formula)
 
 
 class _MomentExchange(torch.autograd.Function):
     @staticmethod
-    def forward(x, swap_index, own_share, dims, eps, positive_only, moments, detach):
+    def forward(x, swap_index, own_share, formula):
+        dims, eps, positive_only, moments, _ = formula
         mean, var = _moments(x, dims, positive_only)
         std = var.add_(eps).sqrt_()
         scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
         new_mean = mean if moments == "std" else _new(mean, swap_index, own_share)
-        return _combine(x, mean, scale, new_mean, dims), mean, std
+        return _combine(x, mean, scale, new_mean), mean, std
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, swap_index, own_share, *ctx.settings = inputs
+        x, swap_index, own_share, ctx.formula = inputs
         _, mean, std = output
         ctx.mark_non_differentiable(mean, std)
         ctx.save_for_backward(x, swap_index, own_share, mean, std)
@@ -176,21 +171,21 @@ class _MomentExchange(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, *_):
         x, swap_index, own_share, mean, std = ctx.saved_tensors
-        dims, eps, positive_only, moments, detach = ctx.settings
+        moments = ctx.formula.moments
         # someone asks for a differentiable gradient (create_graph, torch.func.grad), or for a batch of them
         if torch.is_grad_enabled() or (
             not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(grad)
         ):
-            pull_back = torch.func.vjp(_reference(swap_index, own_share, ctx.settings), x)[1]
+            pull_back = torch.func.vjp(_reference(swap_index, own_share, ctx.formula), x)[1]
             return *pull_back(grad), *_NO_GRADIENTS
-        if detach == "both":
+        if ctx.formula.detach == "both":
             scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
             return (grad * scale).to(grad.dtype), *_NO_GRADIENTS
-        grad_x = _exchange_grad(grad, x, swap_index, own_share, mean, std, dims, positive_only, moments, detach)
+        grad_x = _exchange_grad(grad, x, swap_index, own_share, mean, std, ctx.formula)
         return grad_x, *_NO_GRADIENTS
 
     @staticmethod
-    def vmap(info, in_dims, x, swap_index, own_share, *settings):
+    def vmap(info, in_dims, x, swap_index, own_share, formula):
         """Batches of batches are one batch in which sample i of batch b is sample b * B + i."""
         x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
         if in_dims[1] is None:
@@ -202,7 +197,7 @@ class _MomentExchange(torch.autograd.Function):
             own_share = own_share.expand(info.batch_size, -1) if across else own_share.movedim(in_dims[2], 0)
             own_share = own_share.flatten()
         first = torch.arange(info.batch_size, device=x.device)[:, None] * x.shape[1]
-        outputs = _MomentExchange.apply(x.flatten(0, 1), (swap_index + first).flatten(), own_share, *settings)
+        outputs = _MomentExchange.apply(x.flatten(0, 1), (swap_index + first).flatten(), own_share, formula)
         return tuple(out.unflatten(0, x.shape[:2]) for out in outputs), (0, 0, 0)
 
 
@@ -212,23 +207,15 @@ class _WithForwardMode(_MomentExchange):
     @staticmethod
     def jvp(ctx, tangent, *_):
         x, swap_index, own_share = ctx.saved_tensors
-        formula = _reference(swap_index, own_share, ctx.settings)
+        formula = _reference(swap_index, own_share, ctx.formula)
         return torch.func.jvp(formula, (x,), (tangent,))[1], None, None
 
 
-def moment_exchange_closed_form(
-    x: Tensor,
-    swap_index: Tensor,
-    dims: tuple[int, ...],
-    eps: float = 1e-5,
-    positive_only: bool = False,
-    moments: str = "both",
-    own_share: Tensor | None = None,
-    detach: str = "none",
-) -> Tensor:
+def moment_exchange_closed_form(x: Tensor, swap_index: Tensor, own_share: Tensor | None, formula: Formula) -> Tensor:
     """`moment_exchange_ref` with a closed-form backward; arguments and result are the same.
 
-    A differentiable gradient (`create_graph=True`, `torch.func.grad`) is taken through `moment_exchange_ref`.
+    A differentiable gradient (`create_graph=True`, `torch.func.grad`), a batch of gradients and a forward-mode gradient
+    are taken through `moment_exchange_ref`.
     """
     function = _MomentExchange if torch.compiler.is_compiling() else _WithForwardMode
-    return function.apply(x, swap_index, own_share, dims, eps, positive_only, moments, detach)[0]
+    return function.apply(x, swap_index, own_share, formula)[0]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .arguments import check_features, check_own_share, check_settings, check_swap_index, parse_norm
+from .arguments import Formula, check_features, check_own_share, check_settings, check_swap_index, parse_norm
 from .backend import check_backend, default_backend
 
 __all__ = ["moment_exchange"]
@@ -122,4 +122,5 @@ def moment_exchange(
             f"norm={norm!r} takes its moments over {count} element(s) of x with shape {tuple(x.shape)}; "
             "the variance of a single element does not exist. Choose another norm or another site."
         )
-    return exchange(view, swap_index, dims, eps, positive_only, moments, own_share, detach).reshape(x.shape)
+    formula = Formula(dims, eps, positive_only, moments, detach)
+    return exchange(view, swap_index, own_share, formula).reshape(x.shape)

@@ -6,32 +6,27 @@ CVPR 2021, section 3; PONO: Li et al., "Positional Normalization", NeurIPS 2019,
 
 from torch import Tensor
 
+from .arguments import Formula
+
 
 def moment_exchange_ref(
     x: Tensor,
     swap_index: Tensor,
-    dims: tuple[int, ...],
-    eps: float = 1e-5,
-    positive_only: bool = False,
-    moments: str = "both",
-    own_share: Tensor | None = None,
-    detach: str = "none",
+    own_share: Tensor | None,
+    formula: Formula,
 ) -> Tensor:
     """Exchange the moments of each sample for those of its donor.
 
     Args:
         x: Features, (B, ...), floating point. Half precisions are computed in float32.
         swap_index: Donor of each sample, (B,), int64.
-        dims: Axes of `x` over which the moments are taken; never 0.
-        eps: Added to the variance before the square root.
-        positive_only: Moments of the positive entries alone.
-        moments: "both", "mean" or "std": what comes from the donor.
         own_share: Share of a sample's own moments in its new ones, (B,), in [0, 1]; None for 0.
-        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
+        formula: Axes and settings.
 
     Returns:
         Features of the shape and dtype of `x`.
     """
+    dims, eps, positive_only, moments, detach = formula
     features = x if x.dtype.itemsize >= 4 else x.float()
     if positive_only:
         positive = features > 0
