@@ -263,7 +263,7 @@ def _card(recipe: Recipe, run: TrainingSetup, state: Progress) -> dict[str, Any]
     return {
         "dataset": recipe.settings.get("dataset", ""),
         "split": run.args.val_split,
-        "recipe": recipe.settings,
+        "recipe": recipe.effective_settings(),
         "origin": None if isinstance(run.task, MoExTask) else "Trained by timm_moex, without an exchange of moments.",
         "top1": {"value": round(metrics["top1"], 2)},
         "seeds": [run.args.seed],
