@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..hub.folder import save_folder
-from .datasets import label_names, unreadable_files
+from .datasets import group_names, ignored_files, label_names, unreadable_files
 from .evaluate import combine_metrics, evaluate, first_samples
 from .processes import join_processes
 from .recipe import Recipe
@@ -100,6 +100,7 @@ def train(
             state = place.resume(run, settings) if args.resume else Progress()
             if processes.is_first:
                 place.start(recipe, in_memory, processes.count)
+                _log_ignored(run, log)
                 tracking: Any = open_trackers(
                     run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done
                 )
@@ -115,6 +116,12 @@ def train(
             if processes.is_first and not place.hub_is_of_last():
                 _write_hub(place, recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
+
+
+def _log_ignored(run: TrainingSetup, log: Callable[[str], None]) -> None:
+    for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
+        if ignored := ignored_files(loader.dataset):
+            log(f"{part} folder: {ignored}")
 
 
 def _ignore(_: Any) -> None:
@@ -165,7 +172,7 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
         update = step + 1 == steps or (step + 1) % args.grad_accum_steps == 0
         with nullcontext() if update else task.no_sync():
             with torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None):
-                result = task(images, target)
+                result = task(images, target, **run.donor_groups(*batch))
             _backward(run, result["loss"] / group, update)
         losses.add(step, result["loss"], len(images), run.lr)
         exchanged += [result["exchanged"]] if "exchanged" in result else []
@@ -237,6 +244,7 @@ def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
     metrics = evaluate(
         run.eval_model, loader, run.device,
         amp_dtype=run.amp_dtype, dtype=run.dtype, channels_last=run.args.channels_last,
+        groups=group_names(run.eval_loader.dataset),
     )  # fmt: skip
     metrics = combine_metrics(run.processes.gather(metrics))
     if not math.isfinite(metrics["loss"]):

@@ -36,7 +36,7 @@ class StockKey(NamedTuple):
     Attributes:
         type: As in stock_keys.yaml.
         default: train.py's.
-        trainer: "both" or "stock".
+        trainer: "both", "stock" or "built-in".
         values: Those that are allowed: a `Range`, all of them in a tuple, or None for what the type allows.
     """
 
@@ -129,7 +129,7 @@ class Recipe:
                 f"this, the built-in trainer does not; leave it out, or run "
                 "train.py --config with --device-modules timm_moex.plugin"
             )
-        values = {key: row.default for key, row in table.items() if row.trainer == "both"} | self.settings
+        values = {key: row.default for key, row in table.items() if row.trainer != "stock"} | self.settings
         for key, row in table.items():
             if isinstance(row.values, tuple) and values[key] not in row.values:
                 served = ", ".join(map(repr, row.values)) + nearest(values[key], row.values)

@@ -25,6 +25,7 @@ from timm.utils import update_summary
 from ..hub.folder import foreign_entries
 from ..utils.files import lock_of, write_atomically
 from .checkpoint import get_rng_state, load_checkpoint, save_checkpoint
+from .evaluate import flat_metrics
 from .recipe import Recipe, stock_keys
 from .setup import TrainingSetup
 
@@ -224,7 +225,7 @@ class RunFolder:
             table = Path(temporary) / self.summary.name
             for row in progress.history:
                 first = row["epoch"] == 0
-                update_summary(row["epoch"], row["train"], row["eval"], str(table), row["lr"], write_header=first)
+                update_summary(row["epoch"], row["train"], flat_metrics(row["eval"]), str(table), row["lr"], write_header=first)
             write_atomically(self.summary, _copy_of(table))
         if progress.is_best:
             write_atomically(self.best, _copy_of(self.last))
