@@ -1,12 +1,14 @@
 """Options that several subcommands share, and what they stand for."""
 
 import argparse
+import math
 import textwrap
 from typing import Any
 
+from ..training.evaluate import evaluate
 from ..training.inference import Inference, open_inference
 
-__all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "add_val_fraction"]
+__all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "add_val_fraction", "evaluate_opened"]
 __all__ += ["metrics_in_words", "natural", "open_model_and_data", "percent", "positive", "share"]
 
 
@@ -122,6 +124,18 @@ def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference
     if opened.unreadable:
         print(f"{len(opened.unreadable)} images cannot be read and are left out, such as {opened.unreadable[0]}")
     return opened
+
+
+def evaluate_opened(opened: Inference, **kwargs: Any) -> dict[str, Any]:
+    """Evaluate what `open_model_and_data` opened.
+
+    Raises:
+        FloatingPointError: The loss is not finite, so that top-1 means nothing.
+    """
+    metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups, **kwargs)
+    if not math.isfinite(metrics["loss"]):
+        raise FloatingPointError(f"{opened.name}: the loss is {metrics['loss']}; weights or images are not finite")
+    return metrics
 
 
 def metrics_in_words(metrics: dict[str, Any]) -> str:

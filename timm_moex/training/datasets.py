@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.data import ImageDataset, create_dataset
 from timm.data.readers.class_map import load_class_map
 
@@ -94,6 +95,7 @@ def open_dataset(
         else:
             dataset = create_dataset(name, root=None if root is None else str(root), split=split, **kwargs)
     dataset = CheckedImages(dataset, unreadable) if isinstance(dataset, ImageDataset) else dataset
+    _check_labels(dataset, name, root)
     if classes is not None and label_names(dataset):
         _relabel(dataset, classes, f"{name} in {root}")
         num_classes = None
@@ -144,7 +146,22 @@ def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> 
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"class_map: {given!r} lists {twice[0]!r} twice")
+    if not names:
+        raise DataError(f"class_map: {given!r} lists no class")
     return {name: i for i, name in enumerate(names)}
+
+
+def _check_labels(dataset: Any, name: str, root: Any) -> None:
+    """Refuse labels of torchvision's datasets that are too few, too many or out of range; its own do not look."""
+    labels = getattr(dataset, "targets", None)
+    if labels is None or not len(labels):
+        return
+    classes, labels = len(label_names(dataset)), torch.as_tensor(labels)
+    what = f"dataset={name!r} in {str(root)!r}"
+    if len(labels) != len(dataset):
+        raise DataError(f"{what} has {len(labels)} labels for {len(dataset)} images")
+    if classes and (wrong := labels[(labels < 0) | (labels >= classes)].tolist()):
+        raise DataError(f"{what} has the label {wrong[0]}, but {classes} classes, numbered from 0 to {classes - 1}")
 
 
 def _check_num_classes(dataset: Any, num_classes: int | None, root: Any) -> Any:
@@ -216,5 +233,7 @@ def label_names(dataset: Any) -> list[str]:
         >>> label_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))[:3]
         ['T-shirt/top', 'Trouser', 'Pullover']
     """
-    mapping = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    reader = getattr(dataset, "reader", None)
+    mapping = getattr(dataset, "class_to_idx", None) or getattr(reader, "class_to_idx", None)
+    mapping = mapping or getattr(reader, "class_name_to_idx", None)  # of a tar file
     return [str(name) for name in sorted(mapping, key=mapping.get)] if mapping else []

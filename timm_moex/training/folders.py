@@ -189,7 +189,8 @@ class FolderReader(Reader):
 
     def describe_ignored(self) -> str:
         """Return "3 files ignored (.txt 2, .gif 1)", or "" if there are none."""
-        parts = ", ".join(f"{suffix} {count}" for suffix, count in self.ignored.most_common(5))
+        most = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))[:5]
+        parts = ", ".join(f"{suffix} {count}" for suffix, count in most)
         total = sum(self.ignored.values())
         return f"{total} file{'s' * (total > 1)} ignored ({parts})" if total else ""
 
