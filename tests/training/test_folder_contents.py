@@ -12,8 +12,8 @@ import timm
 import torch
 from picture_folders import BLUE, GREEN, RED, picture_recipe, write_pictures
 from PIL import Image
-from timm.data import resolve_data_config
 from safetensors.torch import load_file, save_file
+from timm.data import resolve_data_config
 from tinydata import write_tiny
 
 from timm_moex.cli import main

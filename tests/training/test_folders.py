@@ -92,7 +92,7 @@ def test_a_fraction_next_to_a_folder_for_evaluation_is_an_error(tmp_path):
             open_dataset("", tmp_path, split, val_fraction=0.2)
     with pytest.raises(DataError, match="not split='test'"):
         open_dataset("", tmp_path, "test", val_fraction=0.2)
-    with pytest.raises(DataError, match="no folder of images and does not serve val_fraction"):
+    with pytest.raises(DataError, match="no folder of images, so it has no val_fraction: 0.2"):
         open_dataset("torch/cifar10", tmp_path, "train", val_fraction=0.2)
 
 

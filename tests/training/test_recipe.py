@@ -196,7 +196,7 @@ def test_table_equals_the_parser_of_a_timm_clone():
     )  # fmt: skip
     theirs = json.loads(done.stdout.splitlines()[-1])
     ours_alone = [key for key, row in stock_keys().items() if row.trainer == "built-in"]
-    newer = ("loss", "task", "stop_epoch", "save_epochs", *ours_alone)  # of timm 1.0.31, whose train.py the clone may be older than
+    newer = ("loss", "task", "stop_epoch", "save_epochs", *ours_alone)  # timm 1.0.31's; the clone may be older
     ours = {key: [row.type, row.default] for key, row in stock_keys().items() if key in theirs or key not in newer}
     assert ours == {key: row for key, row in theirs.items() if key not in newer} | {
         key: ours[key] for key in newer if key in theirs

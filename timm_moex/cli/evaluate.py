@@ -7,8 +7,15 @@ from ..pictures.predictions import prediction_grid
 from ..training.evaluate import write_per_class
 from ..training.inference import predict_samples
 from ..training.subsets import locate_subset
-from .options import add_command, add_model_and_data, evaluate_opened, metrics_in_words, open_model_and_data, percent
-from .options import positive
+from .options import (
+    add_command,
+    add_model_and_data,
+    evaluate_opened,
+    metrics_in_words,
+    open_model_and_data,
+    percent,
+    positive,
+)
 
 __all__ = ["add_eval", "add_predict"]
 

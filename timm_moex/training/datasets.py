@@ -10,8 +10,9 @@ from timm.data.readers.class_map import load_class_map
 
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, FolderReader, check_classes, find_split, is_flat
+from .folders import FolderReader, check_classes
 from .images import CheckedImages, DataError
+from .splits import EVAL_SPLITS, TRAIN_SPLITS, find_split, is_flat
 
 __all__ = ["DataError", "group_names", "ignored_files", "is_whole_folder", "label_names", "open_dataset", "sample_dir"]
 __all__ += ["unreadable_files"]
@@ -85,7 +86,7 @@ def open_dataset(
     folder_only: dict[str, Any] = dict(val_fraction=val_fraction) | grouping
     is_folder = prefix not in ("torch", "hfds") and root is not None and Path(root).is_dir()
     if not is_folder and (given := [f"{key}: {short_repr(value)}" for key, value in folder_only.items() if value]):
-        raise DataError(f"dataset={name!r}, data_dir={str(root)!r} is no folder of images and does not serve {given[0]}")
+        raise DataError(f"dataset={name!r}, data_dir={str(root)!r}: no folder of images, so it has no {given[0]}")
     others = "".join(
         f", {key}={short_repr(value)}" for key, value in kwargs.items() if isinstance(value, str) and value
     )
@@ -130,12 +131,12 @@ def _open_folder(
     found = find_split(root, split, val_fraction)
     mapping = _read_class_map(class_map, (found.folder, root)) if class_map else None
     types = input_key.split(";") if input_key else ()
-    reader = FolderReader(found, val_fraction=val_fraction, class_map=mapping, types=types, **reading)
+    reader = FolderReader(found, class_map=mapping, types=types, **reading)
     return ImageDataset(str(found.folder), reader=reader, input_img_mode=input_img_mode)
 
 
 def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> dict[str, int]:
-    """timm's `load_class_map`, but a byte order mark and empty lines name no class, and a name given twice is refused."""
+    """timm's `load_class_map`, but a byte order mark or an empty line is no class, and a name twice is refused."""
     if isinstance(given, Mapping):
         return dict(given)
     path = next((path for path in (Path(given), *(folder / given for folder in folders)) if path.is_file()), None)

@@ -59,7 +59,8 @@ def evaluate(
     autocast = nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     model.eval()
-    losses, hits1, hits5, labels, group_ids, count = [], [], [], [], [], 0
+    losses, hits1, hits5, labels, count = [], [], [], [], 0
+    group_ids: list[Tensor] = []
     for images, target, *ids in loader:
         images = images.to(device=device, dtype=dtype, memory_format=memory_format)
         target = target.to(device)

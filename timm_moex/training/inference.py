@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ..hub.folder import load_model
 from ..utils.devices import pick_device
 from ..utils.names import check_model_name
-from .datasets import DataError, group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
+from .datasets import group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
 from .folders import ClassError
-from .images import check_image_mode
+from .images import DataError, check_image_mode
 from .loaders import create_eval_loader
 from .recipe import Recipe
 
