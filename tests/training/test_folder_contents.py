@@ -75,9 +75,11 @@ def test_suffixes_that_pillow_reads_are_read_and_others_counted(folder):
         (folder / "train" / "fox" / name).write_bytes(b"")
     dataset = open_dataset("", folder, "train")
     assert [int(y) for _, y in dataset] == [0] * 4 + [1] * 4 + [2] * 5
-    assert ignored_files(dataset) == "4 files ignored (.gif 2, .txt 1, without a suffix 1)"
+    assert ignored_files(dataset) == f"{folder / 'train'}: 4 files ignored (.gif 2, .txt 1, without a suffix 1)"
     assert len(open_dataset("", folder, "train", input_key=".webp;.gif")) == 3  # timm's way to choose suffixes
-    with pytest.raises(DataError, match=r"no images in class folders; 17 files ignored \(\.png 9, "):
+    with pytest.raises(
+        DataError, match=r"17 files ignored \(\.png 9, .*: no images in class folders, of the suffixes \.xyz"
+    ):
         open_dataset("", folder, "train", input_key=".xyz")
 
 
@@ -86,7 +88,7 @@ def test_files_that_are_left_out_are_told_once(folder, tmp_path, capsys):
     recipe = picture_recipe(folder, val_fraction=0.25, batch_size=2)
     train(recipe, tmp_path / "run", log=print, progress=False)
     out = capsys.readouterr().out
-    assert out.count("training folder: 1 file ignored (.gif 1)") == 1
+    assert out.count("train: 1 file ignored (.gif 1)\n") == 1
     assert "1 file ignored (.gif 1)" in run(capsys, "eval", tmp_path / "run" / "hub", "--data-dir", folder / "train")[1]
 
 
@@ -96,7 +98,7 @@ def test_a_class_map_with_a_byte_order_mark_and_an_empty_line_keeps_its_classes(
     assert label_names(dataset) == ["dog", "cat"] and [int(y) for _, y in dataset] == [1] * 4 + [0] * 4
     (folder / "map.txt").write_text("dog\n")
     assert ignored_files(open_dataset("", folder, "train", class_map="map.txt")) == (
-        "4 files ignored (of other classes 4)"
+        f"{folder / 'train'}: 4 files ignored (of other classes 4)"
     )
     for content, words in (("dog\ncat\ndog\n", "lists 'dog' twice"), ("", "lists no class")):
         (folder / "map.txt").write_text(content)

@@ -184,7 +184,7 @@ def group_names(dataset: Any) -> list[str]:
 
 
 def ignored_files(dataset: Any) -> str:
-    """Describe in a line which files of a folder were left out, as "3 files ignored (.txt 2, .gif 1)"; "" if none.
+    """Describe in a line which files of a folder were left out, as "train: 3 files ignored (.gif 3)"; "" if none.
 
     Example:
         >>> ignored_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))

@@ -64,7 +64,8 @@ class FolderReader(Reader):
     ):
         super().__init__()
         self.root, self.ignored = split.folder, Counter[str]()
-        files = self._scan({suffix.lower() for suffix in types or IMG_EXTENSIONS})
+        suffixes = sorted({suffix.lower() for suffix in types or IMG_EXTENSIONS})
+        files = self._scan(suffixes)
         if group_folders:
             files = _of_groups(files, split.folder, held_out_group, only_group)
         else:
@@ -77,11 +78,11 @@ class FolderReader(Reader):
         if len(kept) < len(files):
             self.ignored["of other classes"] = len(files) - len(kept)
         if not kept:
-            described = self.describe_ignored()
-            raise DataError(f"{split.folder} has no images in class folders" + (f"; {described}" if described else ""))
-        number = {name: i for i, name in enumerate(self.groups)}
+            ignored = self.describe_ignored() or str(split.folder)
+            raise DataError(f"{ignored}: no images in class folders, of the suffixes {', '.join(suffixes)}")
+        offset = {name: i * self.width for i, name in enumerate(self.groups)}
         self.samples = [
-            (str(split.folder / file.path), self.class_to_idx[file.label] + self.width * number.get(file.group, 0))
+            (os.path.join(split.folder, file.path), self.class_to_idx[file.label] + offset.get(file.group, 0))
             for file in kept
         ]
 
@@ -100,58 +101,56 @@ class FolderReader(Reader):
         return len(self.samples)
 
     def describe_ignored(self) -> str:
-        """Return "3 files ignored (.txt 2, .gif 1)", or "" if there are none."""
+        """Return "data/train: 3 files ignored (.txt 2, .gif 1)", or "" if there are none."""
         most = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))[:5]
         parts = ", ".join(f"{suffix} {count}" for suffix, count in most)
         total = sum(self.ignored.values())
-        return f"{total} file{'s' * (total > 1)} ignored ({parts})" if total else ""
+        return f"{self.root}: {total} file{'s' * (total > 1)} ignored ({parts})" if total else ""
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         path = self.samples[index][0]
         return os.path.basename(path) if basename else path if absolute else os.path.relpath(path, self.root)
 
-    def _scan(self, types: set[str]) -> list["_File"]:
+    def _scan(self, types: Sequence[str]) -> list["_File"]:
         """Find the images, in timm's order; on a tie ("1", "01"), where timm's varies, in that of the text."""
         found = []
         for parent, folders, names in os.walk(self.root, followlinks=True, onerror=_raise):
             folders[:] = [name for name in folders if not is_hidden(name)]
             where = Path(parent).relative_to(self.root)
+            folder, label, group, inside = str(where), where.name, where.parent.name, []
             for name in names:
+                if is_hidden(name):
+                    continue
                 suffix = os.path.splitext(name)[1].lower()
-                if not is_hidden(name) and suffix in types:
-                    found.append(_File(where / name))
-                elif not is_hidden(name):
+                if suffix in types:
+                    inside.append(_File(os.path.join(folder, name), label, group))
+                else:
                     self.ignored[suffix or "without a suffix"] += 1
-        for file in found:
-            _check_names(file, self.root)
-        return sorted(found, key=lambda file: (natural_key(str(self.root / file.path)), str(file.path)))
+            if inside:
+                _check_folder(where, inside[0], self.root)
+                found += inside
+        return sorted(found, key=lambda file: (natural_key(file.path), file.path))
 
 
 class _File(NamedTuple):
-    """An image: its path inside the folder, and what the path says."""
+    """An image: its path inside the folder, the folder that it is in, and the one above."""
 
-    path: Path
-
-    @property
-    def label(self) -> str:
-        return self.path.parent.name
-
-    @property
-    def group(self) -> str:
-        return self.path.parent.parent.name
+    path: str
+    label: str
+    group: str
 
 
 def _raise(error: OSError) -> Any:
     raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
-def _check_names(file: _File, root: Path) -> None:
-    if not file.label:
-        raise DataError(f"{root / file.path}: this image is in no class folder; move it into one, or away")
+def _check_folder(where: Path, first: _File, root: Path) -> None:
+    if not where.name:
+        raise DataError(f"{root / first.path}: this image is in no class folder; move it into one, or away")
     try:
-        str(file.path.parent).encode()
+        str(where).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{str(root / file.path.parent)!r}: the name of a class folder must be UTF-8") from error
+        raise DataError(f"{str(root / where)!r}: the name of a class folder must be UTF-8") from error
 
 
 def _natural(names: set[str]) -> list[str]:
@@ -160,11 +159,12 @@ def _natural(names: set[str]) -> list[str]:
 
 def _check_leaves(files: Sequence[_File], root: Path) -> None:
     """Refuse two class folders of one name."""
-    parents: dict[str, Path] = {}
+    parents: dict[str, str] = {}
     for file in files:
-        if (other := parents.setdefault(file.label, file.path.parent)) != file.path.parent:
+        folder = os.path.dirname(file.path)
+        if (other := parents.setdefault(file.label, folder)) != folder:
             raise DataError(
-                f"{root}: the folders {other} and {file.path.parent} would be one class, {file.label!r}; rename one of "
+                f"{root}: the folders {other} and {folder} would be one class, {file.label!r}; rename one of "
                 "them, or give group_folders: true if the folders above are groups (GROUP/CLASS/picture)"
             )
 

@@ -119,9 +119,9 @@ def train(
 
 
 def _log_ignored(run: TrainingSetup, log: Callable[[str], None]) -> None:
-    for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
-        if ignored := ignored_files(loader.dataset):
-            log(f"{part} folder: {ignored}")
+    for line in dict.fromkeys(ignored_files(loader.dataset) for loader in (run.train_loader, run.eval_loader)):
+        if line:
+            log(line)
 
 
 def _ignore(_: Any) -> None:

@@ -1,8 +1,9 @@
 """Splits of a folder of images: a folder for each, or a part of the training folder that is held out."""
 
 import hashlib
+import os
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from .images import DataError
@@ -114,7 +115,7 @@ def _folders(root: Path) -> list[str]:
     return sorted(child.name for child in root.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
-def divide(paths: Sequence[PurePath], split: Split) -> list[PurePath]:
+def divide(paths: Sequence[str], split: Split) -> list[str]:
     """Choose the part of a folder's images that a split has.
 
     Each class folder (so each class of each group) is divided by itself; of two images each part has one. The images
@@ -126,21 +127,21 @@ def divide(paths: Sequence[PurePath], split: Split) -> list[PurePath]:
         split: The split.
 
     Example:
-        >>> paths = [PurePath(f"cat/{i}.jpg") for i in range(5)]
+        >>> paths = [f"cat/{i}.jpg" for i in range(5)]
         >>> [len(divide(paths, Split(Path("data"), part, 0.2))) for part in ("all", "train", "val")]
         [5, 4, 1]
     """
     if split.part == "all":
         return list(paths)
-    folders: dict[PurePath, list[PurePath]] = {}
+    folders: dict[str, list[str]] = {}
     for path in paths:
-        folders.setdefault(path.parent, []).append(path)
-    held_out: set[PurePath] = set()
+        folders.setdefault(os.path.dirname(path), []).append(path)
+    held_out: set[str] = set()
     for inside in folders.values():
         count = min(max(1, int(split.val_fraction * len(inside) + 0.5)), len(inside) - 1)
         held_out.update(sorted(inside, key=_hash)[:count])
     return [path for path in paths if (path in held_out) == (split.part == "val")]
 
 
-def _hash(path: PurePath) -> bytes:
-    return hashlib.sha256(path.as_posix().encode("utf-8", "surrogateescape")).digest()
+def _hash(path: str) -> bytes:
+    return hashlib.sha256(path.replace(os.sep, "/").encode("utf-8", "surrogateescape")).digest()
