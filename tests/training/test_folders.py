@@ -1,6 +1,7 @@
 """Folders of images: splits, groups, and classes by their names."""
 
 import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -279,3 +280,30 @@ def test_a_class_map_reaches_eval_through_hub(tmp_path, capsys):
     by_name = f"top-1 {result.metrics['top1']:.2f}"
     assert by_name in run(capsys, "eval", hub, "--data-dir", data)[1]
     assert by_name not in run(capsys, "eval", hub, "--data-dir", data, "--ignore-label-names")[1]
+
+
+def test_the_held_out_group_may_be_missing_in_the_folder_for_evaluation(tmp_path):
+    write_groups(tmp_path / "train", "ABC")
+    write_groups(tmp_path / "val", "AB")
+    recipe = picture_recipe(tmp_path, group_folders=True, held_out_group="C")
+    assert [group_names(loader.dataset) for loader in loaders(recipe)] == [["A", "B"], ["A", "B"]]
+    with pytest.raises(DataError, match="held_out_group: 'Cc'"):
+        loaders(recipe.override(held_out_group="Cc"))
+
+
+def test_a_tar_file_is_mapped_by_name_too(tmp_path):
+    write_pictures(tmp_path / "data", {"cat": RED, "dog": GREEN}, count=2)
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(tmp_path / "data", "")
+    assert label_names(open_dataset("", tmp_path / "data.tar", "")) == ["cat", "dog"]
+    mapped = open_dataset("", tmp_path / "data.tar", "", classes=["dog", "fox", "cat"])
+    assert [int(y) for _, y in mapped] == [2, 2, 0, 0]
+    with pytest.raises(DataError, match="no folder of images, so it has no val_fraction"):
+        open_dataset("", tmp_path / "data.tar", "train", val_fraction=0.5)
+
+
+def test_a_class_map_of_labels_that_leave_gaps_is_refused(tmp_path):
+    write_pictures(tmp_path, {"train/cat": RED, "train/dog": GREEN})
+    for labels in ({"cat": 0, "dog": 5}, {"cat": 1, "dog": 1}, {"cat": -1, "dog": 0}):
+        with pytest.raises(DataError, match="class_map: expected the labels 0 to 1, each once"):
+            open_dataset("", tmp_path, "train", class_map=labels)
