@@ -13,9 +13,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..utils.messages import nearest
 from .images import DataError
-from .splits import Split, divide, is_hidden
+from .splits import EVAL_SPLITS, Split, divide, is_hidden
 
-__all__ = ["ClassError", "FolderReader", "check_classes"]
+__all__ = ["EVAL_SPLITS", "ClassError", "FolderReader", "check_classes"]
 
 
 class ClassError(DataError):
