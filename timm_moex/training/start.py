@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .datasets import ignored_files
 from .fill_in import fill_in
 from .keys import explain_idle
 from .processes import Processes
@@ -61,7 +62,8 @@ def start_run(
     if processes.is_first:
         place.start(recipe, processes.count)
         track = stack.enter_context(open_trackers(run.args, place.path, epochs_done=state.epochs_done))
-    for line in [*notes, *found, *_ema_note(run)]:
+    ignored = [ignored_files(loader.dataset) for loader in (run.train_loader, run.eval_loader)]
+    for line in [*notes, *found, *_ema_note(run), *filter(None, dict.fromkeys(ignored))]:
         log(line)
     return StartedRun(recipe, settings, place, run, state, track)
 
