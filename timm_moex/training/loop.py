@@ -141,7 +141,9 @@ def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Pro
     )  # fmt: skip
 
 
-def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None]) -> dict[str, float]:
+def _train_one_epoch(
+    run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None] = say
+) -> dict[str, float]:
     """One pass over the training set.
 
     Returns:

@@ -223,10 +223,9 @@ def _create_criterion(args: argparse.Namespace, *, soft_targets: bool) -> nn.Mod
     if args.bce_loss and not (args.loss or soft_targets or args.smoothing):
         raise RecipeError("bce_loss: true without mixup, cutmix or smoothing: train.py would use cross-entropy")
     bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
+    own = bce if loss == "bce" else {}
     with blaming(f"loss: {loss!r} with smoothing: {args.smoothing}", RecipeError):
-        return create_classification_loss(
-            loss, smoothing=args.smoothing, soft_targets=soft_targets, **(bce if loss == "bce" else {})
-        )
+        return create_classification_loss(loss, smoothing=args.smoothing, soft_targets=soft_targets, **own)
 
 
 def _import_modules(names: Sequence[str]) -> None:
