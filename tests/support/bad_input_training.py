@@ -1,5 +1,6 @@
 """Wrong recipes, data and checkpoints, each with the error it must give."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 from bad_input_insertion import Case
+from picture_folders import picture_recipe, write_pictures
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.training.datasets import DataError, open_dataset, sample_dir
@@ -14,8 +16,8 @@ from timm_moex.training.evaluate import evaluate
 from timm_moex.training.images import CheckedImages
 from timm_moex.training.in_memory import InMemoryLoader
 from timm_moex.training.inference import open_inference
+from timm_moex.training.keys import parse_range
 from timm_moex.training.loop import train
-from timm_moex.training.ranges import parse_range
 from timm_moex.training.recipe import Recipe, RecipeError, load_recipe
 from timm_moex.training.setup import set_up_training
 from timm_moex.training.subsets import imagenet_subset, locate_subset
@@ -50,6 +52,35 @@ def _set_up(**settings: Any) -> Callable[[Path], Any]:
 
 def _open(name: str = _SAMPLE, root: Any = None, split: str = "train", **kwargs: Any) -> Callable[[Path], Any]:
     return lambda tmp_path: open_dataset(name, root if root is not None else sample_dir(), split, **kwargs)
+
+
+def _pictures(*folders: str, split: str = "train", **kwargs: Any) -> Callable[[Path], Any]:
+    """Open a folder that has a picture in each of `folders`."""
+
+    def run(tmp_path: Path) -> None:
+        write_pictures(tmp_path, {folder: (9, 9, 9) for folder in folders}, count=2)
+        list(open_dataset("", tmp_path, split, **kwargs))
+
+    return run
+
+
+def _pictures_with(change: Callable[[Path], Any], **kwargs: Any) -> Callable[[Path], Any]:
+    """Open train/cat and train/dog after a change of the folder `train`."""
+
+    def run(tmp_path: Path) -> None:
+        write_pictures(tmp_path, {"train/cat": (9, 9, 9), "train/dog": (9, 9, 9)}, count=2)
+        change(tmp_path / "train")
+        list(open_dataset("", tmp_path, "train", **kwargs))
+
+    return run
+
+
+def _train_on(*folders: str, **settings: Any) -> Callable[[Path], Any]:
+    def run(tmp_path: Path) -> None:
+        write_pictures(tmp_path, {folder: (9, 9, 9) for folder in folders}, count=4)
+        set_up_training(picture_recipe(tmp_path, **{"batch_size": 2, **settings}).arguments())
+
+    return run
 
 
 def _resume(content: bytes | dict[str, Any] | None) -> Callable[[Path], Any]:
@@ -113,6 +144,16 @@ _SERVED = {
     "worker_seeding": "some",
 }
 
+_IDLE: dict[str, tuple[Any, str]] = {
+    "mixup_off_epoch": (5, "without mixup"),
+    "model_ema_decay": (0.99, "without model_ema"),
+    "torchcompile_mode": ("max-autotune", "without torchcompile"),
+    "clip_mode": ("agc", "without clip_grad"),
+    "bce_target_thresh": (0.2, "without bce_loss"),
+    "opt_betas": ([0.9, 0.99], "with opt: sgd"),
+    "pad": (2, "without in_memory"),
+}
+
 CASES: list[Case] = [
     *(
         (f"recipe with {key} {value}", _recipe(**{key: value}), RecipeError, (f"{key}: ", str(value), words))
@@ -147,6 +188,13 @@ CASES: list[Case] = [
     ("set without a value", _set("lr"), RecipeError, ("--set lr", "key=value")),
     ("set of no YAML", _set("lr=[1"), RecipeError, ("--set lr=[1", "YAML")),
     ("set into a number", _set("lr.x=1"), RecipeError, ("--set lr.x=1", "not a mapping")),
+    ("set of a key twice", lambda t: Recipe("x").override(["lr=1", "lr=2"]), RecipeError, ("lr=2", "given twice")),
+    ("recipe file with an octal", _file("epochs: 010"), RecipeError, ("YAML reads 010 as 8", "write 8")),
+    ("recipe file with a time", _file("epochs: 1:30"), RecipeError, ("YAML reads 1:30 as 90",)),
+    *(
+        (f"recipe with an idle {key}", _recipe(**{key: value}), RecipeError, (f"{key}: ", f"does nothing {words}"))
+        for key, (value, words) in _IDLE.items()
+    ),
     ("range that is none", lambda tmp_path: parse_range("0..1"), ValueError, ("'0..1'", "interval")),
     # What meets timm
     ("set-up of an unknown model", _set_up(model="moex_restnet18"), ValueError, ("moex_restnet18", "moex_resnet18")),
@@ -158,6 +206,19 @@ CASES: list[Case] = [
     ("set-up with a pool", _set_up(gp="maxx"), RecipeError, ("gp: 'maxx'", "pool type")),
     ("set-up with an optimizer", _set_up(opt="sdg"), RecipeError, ("opt: 'sdg'", "unknown", "did you mean 'sgd'")),
     ("set-up with opt_kwargs", _set_up(opt_kwargs={"foo": 1}), RecipeError, ("opt_kwargs: {'foo': 1}", "foo")),
+    ("set-up with five betas", _set_up(opt="adamw", opt_betas=[0.9] * 5), RecipeError, ("opt_betas", "takes 2")),
+    (
+        "set-up with an indivisible norm",
+        _set_up(model_kwargs={"moex_norm": "gn7", "moex_prob": 0.1, "moex_ramp_epochs": 3}),
+        RecipeError,
+        ("norm='gn7'", "32 channels do not divide into 7 groups"),
+    ),
+    (
+        "set-up past its stop",
+        _set_up(stop_epoch=1, save_epochs=[2]),
+        RecipeError,
+        ("save_epochs: [2]", "stop_epoch: 1"),
+    ),
     (
         "set-up with a module",
         _set_up(device_modules=["no_such"]),
@@ -185,7 +246,7 @@ CASES: list[Case] = [
         "set-up from an idle file",
         _set_up(pretrained_path=__file__),
         RecipeError,
-        ("pretrained_path", "pretrained: true"),
+        ("pretrained_path", "does nothing without pretrained"),
     ),
     ("set-up from junk", _initial("initial_checkpoint", b"junk"), RecipeError, ("initial_checkpoint", "weights.pth")),
     ("set-up from nothing", _initial("pretrained_path", b""), RecipeError, ("pretrained_path", "weights.pth")),
@@ -196,6 +257,109 @@ CASES: list[Case] = [
     ("data of a torch split", _open(split="all"), DataError, ("split='all'", "train")),
     ("data of an unknown set", _open("torch/fashion"), DataError, ("torch/fashion",)),
     ("data of a stream", _open("wds/x"), DataError, ("wds/x", "stream")),
+    ("folder of no split", _pictures("cat", "dog"), DataError, ("found cat, dog", "val_fraction: 0.2")),
+    ("folder of no val", _pictures("train/cat", split="val"), DataError, ("no folder 'val'", "val_fraction: 0.2")),
+    (
+        "folder with val and a fraction",
+        _pictures("train/cat", "val/cat", val_fraction=0.2),
+        DataError,
+        ("val_fraction=0.2", "a folder val"),
+    ),
+    (
+        "folder of a split with a fraction",
+        _pictures("train/a", split="test", val_fraction=0.2),
+        DataError,
+        ("split='test'",),
+    ),
+    ("sample with a fraction", _open(val_fraction=0.2), DataError, ("torch/fashion_mnist", "val_fraction: 0.2")),
+    ("sample with groups", _open(group_folders=True), DataError, ("torch/fashion_mnist", "group_folders: True")),
+    ("folder of one leaf twice", _pictures("train/cat/day1", "train/dog/day1"), DataError, ("'day1'", "group_folders")),
+    ("folder without groups", _pictures("train/cat", group_folders=True), DataError, ("cat", "GROUP/CLASS")),
+    (
+        "folder of no such group",
+        _pictures("train/a/cat", group_folders=True, held_out_group="b"),
+        DataError,
+        ("held_out_group: 'b'", "its groups are a"),
+    ),
+    (
+        "group without group_folders",
+        _pictures("train/a", held_out_group="a"),
+        DataError,
+        ("'a'", "group_folders: true"),
+    ),
+    ("folder of other classes", _pictures("train/a", "train/b", classes=["a", "c"]), DataError, ("'b'", "lacks 'c'")),
+    ("folder of no pictures", _pictures("train/a", input_key=".gif"), DataError, (".png 2", "no images", ".gif")),
+    ("folder with a target_key", _pictures("train/a", target_key="label"), DataError, ("target_key",)),
+    ("folder with an argument", _pictures("train/a", val_fracton=0.2), DataError, ("val_fracton",)),
+    (
+        "folder with a loose picture",
+        _pictures_with(lambda train: (train / "cat" / "0.png").rename(train / "thumb.png")),
+        DataError,
+        ("thumb.png", "in no class folder"),
+    ),
+    (
+        "folder with a pipe",
+        _pictures_with(lambda train: os.mkfifo(train / "cat" / "pipe.png")),
+        DataError,
+        ("pipe.png", "not a regular file"),
+    ),
+    (
+        "folder with a class map of nothing",
+        _pictures_with(lambda train: (train / "map.txt").write_text("\n"), class_map="map.txt"),
+        DataError,
+        ("'map.txt'", "no class"),
+    ),
+    (
+        "folder with a class map that repeats",
+        _pictures_with(lambda train: (train / "map.txt").write_text("cat\ncat\n"), class_map="map.txt"),
+        DataError,
+        ("'map.txt'", "'cat' twice"),
+    ),
+    (
+        "folder with no class map",
+        _pictures("train/a", class_map="no.txt"),
+        DataError,
+        ("class_map: 'no.txt'", "no such"),
+    ),
+    (
+        "training with other classes in val",
+        _train_on("train/cat", "train/dog", "val/cat", "val/zebra"),
+        DataError,
+        ("'zebra'", "lacks 'dog'"),
+    ),
+    ("training in a mode", _train_on("a", "b", val_fraction=0.5, input_img_mode="XYZ"), DataError, ("'XYZ'", "RGBA")),
+    (
+        "training in a mode of 4",
+        _train_on("a", "b", val_fraction=0.5, input_img_mode="CMYK"),
+        DataError,
+        ("'CMYK'", "takes 3"),
+    ),
+    (
+        "training with 5 channels",
+        _train_on("a", "b", val_fraction=0.5, input_size=[5, 32, 32], mean=[0.5], std=[0.5]),
+        DataError,
+        ("5 channels", "1 to 4"),
+    ),
+    (
+        "training with idle donors",
+        _train_on("a", "b", val_fraction=0.5, donors_from="other_groups"),
+        RecipeError,
+        ("donors_from", "group_folders"),
+    ),
+    (
+        "training with one group",
+        _train_on("a/x", "a/y", val_fraction=0.5, group_folders=True),
+        DataError,
+        ("donors", "two groups", "donors_from: any"),
+    ),
+    ("training with donors from nowhere", _recipe(donors_from="nowhere"), RecipeError, ("'nowhere'", "other_groups")),
+    ("training with half a fraction", _recipe(val_fraction=1), RecipeError, ("val_fraction: 1", "below 1")),
+    (
+        "evaluation with a label out of range",
+        lambda t: evaluate(torch.nn.Identity(), [(torch.zeros(2, 3), torch.tensor([0, 3]))], "cpu"),
+        ValueError,
+        ("label 3", "3 classes"),
+    ),
     ("data with 5 classes", _open(num_classes=5), DataError, ("num_classes=5", "10 classes")),
     (
         "images read otherwise",

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from ..hub.folder import load_model
 from ..utils.devices import pick_device
 from ..utils.names import check_model_name
-from .datasets import label_names, open_dataset, unreadable_files
+from .datasets import group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
+from .folders import ClassError
+from .images import DataError, check_image_mode
 from .loaders import create_eval_loader
+from .recipe import Recipe
 
-__all__ = ["Inference", "open_inference", "predict_samples", "timm_name"]
+__all__ = ["Inference", "open_held_out_group", "open_inference", "predict_samples", "timm_name"]
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,24 @@ class Inference:
         model: On `device`, in the mode it was loaded in.
         loader: Yields images (B, C, H, W), normalised, and labels (B,), on `device`.
         device: Where both are.
+        class_names: In the order of the labels that the loader yields; numbers if neither model nor data have names.
     """
 
     name: str
     model: nn.Module
     loader: Any
     device: torch.device
+    class_names: list[str]
 
     @property
-    def class_names(self) -> list[str]:
-        """Of the dataset, in the order of its labels; numbers where it knows no names."""
-        num_classes: Any = self.model.num_classes
-        return label_names(self.loader.dataset) or [str(i) for i in range(num_classes)]
+    def groups(self) -> list[str]:
+        """Names of the dataset's groups in the order of their numbers; none without `group_folders`."""
+        return group_names(self.loader.dataset)
+
+    @property
+    def ignored(self) -> str:
+        """A line about the files of the folder that were left out, or ""."""
+        return ignored_files(self.loader.dataset)
 
     @property
     def unreadable(self) -> list[str]:
@@ -59,6 +68,10 @@ def open_inference(
     device: str = "cpu",
     skip_unreadable: bool = False,
     columns: Mapping[str, int] | None = None,
+    val_fraction: float = 0.0,
+    group_folders: bool = False,
+    only_group: str | None = None,
+    ignore_label_names: bool = False,
 ) -> Inference:
     """Load a model and open the dataset as the model needs it: size, channels, normalisation.
 
@@ -72,6 +85,12 @@ def open_inference(
         device: "cpu", "cuda", …
         skip_unreadable: Whether to leave out images that cannot be read, which are an error otherwise.
         columns: Synset folders and their columns among ImageNet's 1,000 logits, see `imagenet_subset`.
+        val_fraction: As in the training: the share of the images that is the split `validation`. 0 takes the folder of
+            the split, or all of a folder that has none.
+        group_folders: Whether the folders are GROUP/CLASS/picture; batches then have the groups' numbers, too.
+        only_group: The only group to open; all its images with `split=""`.
+        ignore_label_names: Whether to take the classes of the data by their order. By default the data's classes are
+            mapped to the model's `label_names`, if both have names.
 
     Raises:
         ValueError: No such model or device, or `columns` for a model of other classes than ImageNet's.
@@ -87,15 +106,55 @@ def open_inference(
     where, name = pick_device(device), timm_name(model)
     loaded = load_model(name).to(where)
     config = resolve_data_config({}, model=loaded)
-    mode = "RGB" if config["input_size"][0] == 3 else "L"
-    shape: dict[str, Any] = dict(num_classes=loaded.num_classes, input_img_mode=mode)
+    classes: Any = loaded.num_classes
+    input_img_mode = "" if dataset.startswith("torch/") else check_image_mode(config["input_size"][0])
+    shape: dict[str, Any] = dict(num_classes=classes, input_img_mode=input_img_mode)
+    shape |= dict(val_fraction=val_fraction, group_folders=group_folders, only_group=only_group)
+    if is_whole_folder(dataset, data_dir, split, val_fraction):
+        split = ""
     if columns:
         if loaded.num_classes != 1000:
             raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {loaded.num_classes}")
         shape |= dict(num_classes=len(columns), class_map={synset: i for i, synset in enumerate(columns)})
+    own = None if ignore_label_names or columns else _own_names(loaded, name)
     unreadable = "drop" if skip_unreadable else "error"
-    opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, **shape)
-    return Inference(name, loaded, create_eval_loader(opened, config, batch_size, device=where, workers=workers), where)
+    try:
+        opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, classes=own, **shape)
+    except ClassError as error:
+        raise DataError(f"{error}; --ignore-label-names takes the classes by their order") from error
+    loader = create_eval_loader(opened, config, batch_size, device=where, workers=workers)
+    found = label_names(opened)
+    return Inference(name, loaded, loader, where, own if own and found else found or list(map(str, range(classes))))
+
+
+def _own_names(model: Any, name: str) -> list[str] | None:
+    """The names that a model's checkpoint has for its classes."""
+    names = [str(label) for label in model.pretrained_cfg.get("label_names") or ()]
+    if names and (len(names) != model.num_classes or len(set(names)) < len(names)):
+        raise ValueError(
+            f"{name}: label_names has {len(set(names))} different names for {model.num_classes} classes; "
+            "--ignore-label-names takes the classes by their order"
+        )
+    return names or None
+
+
+def open_held_out_group(model: str, recipe: Recipe, **kwargs: Any) -> Inference:
+    """Load a trained model and open the group that its training held out, with all its images.
+
+    Args:
+        model: The folder …/hub of the training.
+        recipe: That of the training, with `held_out_group`.
+        **kwargs: Further arguments of `open_inference`: batch_size, device, …
+
+    Raises:
+        ValueError: The recipe held out no group.
+        DataError: See `open_dataset`.
+    """
+    args = recipe.arguments()
+    if args.held_out_group is None:
+        raise ValueError(f"recipe {recipe.name} has no held_out_group")
+    data = dict(dataset=args.dataset, split="", group_folders=True, only_group=args.held_out_group)
+    return open_inference(model, args.data_dir, **{**data, **kwargs})
 
 
 def timm_name(model: str) -> str:
@@ -141,11 +200,18 @@ def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tens
     Returns:
         Images (B, C, H, W) with values in [0, 1], as they are before normalisation; true classes (B,); predicted
         classes (B,). All on the CPU.
+
+    Raises:
+        ValueError: The model's logits are not finite.
     """
     dataset, loader = opened.loader.dataset, opened.loader
     step = max(1, len(dataset) // count)
     picked = [dataset[i] for i in range(0, len(dataset), step)][:count]
     images = torch.stack([torch.as_tensor(image) for image, _ in picked])  # uint8
     normalised = (images.to(opened.device).float() - loader.mean) / loader.std
-    predictions = opened.model.eval()(normalised).argmax(1)
-    return images / 255, torch.tensor([label for _, label in picked]), predictions.cpu()
+    logits = opened.model.eval()(normalised)
+    if not logits.isfinite().all():
+        raise ValueError(f"{opened.name}: its logits are not finite")
+    predictions = logits.argmax(1)
+    labels = torch.tensor([label for _, label in picked])
+    return images / 255, labels % dataset.reader.width if group_names(dataset) else labels, predictions.cpu()

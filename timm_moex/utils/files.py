@@ -67,7 +67,8 @@ def lock_of(path: Path, timeout: float = -1) -> FileLock:
         ...     lock.is_locked
         True
     """
-    folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{getpass.getuser()}"
+    user = getattr(os, "getuid", getpass.getuser)()  # in a container a user may have no name
+    folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     return FileLock(folder / f"{name}.lock", timeout=timeout)

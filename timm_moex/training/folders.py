@@ -1,0 +1,223 @@
+"""A reader of folders of images: which file has which class and, if there are groups, which group."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from timm.data.readers.reader import Reader
+from timm.utils import natural_key
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..utils.messages import nearest
+from .images import DataError
+from .splits import EVAL_SPLITS, Split, divide, is_hidden
+
+__all__ = ["EVAL_SPLITS", "ClassError", "FolderReader", "check_classes"]
+
+
+class ClassError(DataError):
+    """Data have other classes than the model."""
+
+
+class FolderReader(Reader):
+    """A reader of timm's `ImageDataset` for CLASS/picture or, with groups, GROUP/CLASS/picture.
+
+    The class is the folder that holds the picture, as in timm's own reader, and classes have the same order. Unlike
+    timm's, this one skips hidden files and folders, and refuses what would merge two folders into one class.
+
+    A sample has one integer as its target, `class + group * number of classes`. So class and group travel together
+    through timm's dataset, workers, samplers and collation, and through `InMemoryLoader`; `GroupedLoader` takes them
+    apart when a batch is on the device. Without groups the target is the class.
+
+    Args:
+        split: The folder, and the part of it.
+        group_folders: Whether the folder above the class is the group.
+        held_out_group: Name of a group to leave out.
+        only_group: Name of the only group to read.
+        classes: Class names in the order of their labels, those of the training set; None for the folder's own.
+        class_map: Class name → label; images of other classes are left out.
+        types: Suffixes of image files; by default torchvision's, which include timm's.
+
+    Raises:
+        DataError: A picture has no class or no group, two class folders have one name, a name is not UTF-8, there is
+            no such group, `classes` lacks one of the folder's, or no image is left.
+
+    Attributes:
+        samples: Path and target of each image.
+        class_to_idx: Class name → label.
+        groups: Names of the groups in the order of their numbers; empty without `group_folders`.
+        ignored: Suffix → number of files that are no images, and "of other classes" → those left out by `class_map`.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        group_folders: bool = False,
+        held_out_group: str | None = None,
+        only_group: str | None = None,
+        classes: Sequence[str] | None = None,
+        class_map: Mapping[str, int] | None = None,
+        types: Sequence[str] = (),
+    ):
+        super().__init__()
+        self.root, self.ignored = split.folder, Counter[str]()
+        suffixes = sorted({suffix.lower() for suffix in types or IMG_EXTENSIONS})
+        files = self._scan(suffixes)
+        if group_folders:
+            is_for_training = classes is None  # of a folder for evaluation the group may be missing
+            files = _of_groups(files, split.folder, held_out_group if is_for_training else None, only_group)
+            files = [file for file in files if file.group != held_out_group]
+        else:
+            _check_leaves(files, split.folder)
+        self.class_to_idx = _class_to_idx(files, split.folder, classes, class_map)
+        self.groups = _natural({file.group for file in files}) if group_folders else []
+        chosen = set(divide([file.path for file in files], split))
+        files = [file for file in files if file.path in chosen]
+        kept = [file for file in files if file.label in self.class_to_idx]
+        if len(kept) < len(files):
+            self.ignored["of other classes"] = len(files) - len(kept)
+        if not kept:
+            ignored = self.describe_ignored() or str(split.folder)
+            raise DataError(f"{ignored}: no images in class folders, of the suffixes {', '.join(suffixes)}")
+        offset = {name: i * self.width for i, name in enumerate(self.groups)}
+        self.samples = [
+            (os.path.join(split.folder, file.path), self.class_to_idx[file.label] + offset.get(file.group, 0))
+            for file in kept
+        ]
+
+    @property
+    def width(self) -> int:
+        """The number of labels: by how much the targets of one class in two neighbouring groups differ."""
+        return max(self.class_to_idx.values()) + 1
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        path, target = self.samples[index]
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait for ever
+            raise OSError("not a regular file")
+        return open(path, "rb"), target
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def describe_ignored(self) -> str:
+        """Return "data/train: 3 files ignored (.txt 2, .gif 1)", or "" if there are none."""
+        most = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))[:5]
+        parts = ", ".join(f"{suffix} {count}" for suffix, count in most)
+        total = sum(self.ignored.values())
+        return f"{self.root}: {total} file{'s' * (total > 1)} ignored ({parts})" if total else ""
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        path = self.samples[index][0]
+        return os.path.basename(path) if basename else path if absolute else os.path.relpath(path, self.root)
+
+    def _scan(self, types: Sequence[str]) -> list["_File"]:
+        """Find the images, in timm's order; on a tie ("1", "01"), where timm's varies, in that of the text."""
+        found = []
+        for parent, folders, names in os.walk(self.root, followlinks=True, onerror=_raise):
+            folders[:] = [name for name in folders if not is_hidden(name)]
+            where = Path(parent).relative_to(self.root)
+            folder, label, group, inside = str(where), where.name, where.parent.name, []
+            for name in names:
+                if is_hidden(name):
+                    continue
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix in types:
+                    inside.append(_File(os.path.join(folder, name), label, group))
+                else:
+                    self.ignored[suffix or "without a suffix"] += 1
+            if inside:
+                _check_folder(where, inside[0], self.root)
+                found += inside
+        return sorted(found, key=lambda file: (natural_key(file.path), file.path))
+
+
+class _File(NamedTuple):
+    """An image: its path inside the folder, the folder that it is in, and the one above."""
+
+    path: str
+    label: str
+    group: str
+
+
+def _raise(error: OSError) -> Any:
+    raise DataError(f"{error.filename}: {error.strerror}") from error
+
+
+def _check_folder(where: Path, first: _File, root: Path) -> None:
+    if not where.name:
+        raise DataError(f"{root / first.path}: this image is in no class folder; move it into one, or away")
+    try:
+        str(where).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{str(root / where)!r}: the name of a class folder must be UTF-8") from error
+
+
+def _natural(names: set[str]) -> list[str]:
+    return sorted(names, key=lambda name: (natural_key(name), name))
+
+
+def _check_leaves(files: Sequence[_File], root: Path) -> None:
+    """Refuse two class folders of one name."""
+    parents: dict[str, str] = {}
+    for file in files:
+        folder = os.path.dirname(file.path)
+        if (other := parents.setdefault(file.label, folder)) != folder:
+            raise DataError(
+                f"{root}: the folders {other} and {folder} would be one class, {file.label!r}; rename one of "
+                "them, or give group_folders: true if the folders above are groups (GROUP/CLASS/picture)"
+            )
+
+
+def _of_groups(files: Sequence[_File], root: Path, held_out: str | None, only: str | None) -> list[_File]:
+    """The images of all groups or of one, after a check that all have a group and that those named exist."""
+    if alone := next((file for file in files if not file.group), None):
+        raise DataError(f"group_folders: {root / alone.path} is not in GROUP/CLASS/, it has no group")
+    groups = _natural({file.group for file in files})
+    for key, name in (("held_out_group", held_out), ("only_group", only)):
+        if name is not None and name not in groups:
+            near = nearest(name, groups)
+            raise DataError(
+                f"{key}: {name!r} is no group of {root}; its groups are {', '.join(groups) or 'none'}{near}"
+            )
+    return [file for file in files if only in (None, file.group)]
+
+
+def _class_to_idx(
+    files: Sequence[_File], root: Path, classes: Sequence[str] | None, class_map: Mapping[str, int] | None
+) -> dict[str, int]:
+    if class_map:
+        if sorted(class_map.values()) != list(range(len(class_map))):
+            raise DataError(f"class_map: expected the labels 0 to {len(class_map) - 1}, each once")
+        return dict(class_map)
+    found = _natural({file.label for file in files})
+    if classes is not None:
+        check_classes(found, classes, str(root))
+    return {name: i for i, name in enumerate(found if classes is None else classes)}
+
+
+def check_classes(found: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Check that a model knows the classes of its data; it may know more.
+
+    Args:
+        found: Class names of the data.
+        known: Class names of the model or its training set.
+        where: What has the classes `found`.
+
+    Raises:
+        ClassError: The names differ.
+
+    Example:
+        >>> check_classes(["cat"], ["cat", "dog"], "val")
+    """
+    if strangers := [name for name in found if name not in known]:
+        missing = [name for name in known if name not in found]
+        lacks = f" and lacks {_listed(missing)}" if missing else ""
+        raise ClassError(f"{where} has classes that training did not have: {_listed(strangers)}{lacks}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
