@@ -176,7 +176,7 @@ def _check_leaves(files: Sequence[_File], root: Path) -> None:
         if (other := parents.setdefault(file.label, folder)) != folder:
             raise DataError(
                 f"{root}: the folders {other} and {folder} would be one class, {file.label!r}; rename one of "
-                "them, or give group_folders: true if the folders above are groups (GROUP/CLASS/picture)"
+                "them, or give group_folders: true (--group-folders) if the folders above are groups"
             )
 
 
