@@ -10,7 +10,7 @@ from weights_world import manifest_row
 
 from timm_moex.cli import main
 from timm_moex.hub.download import HubError
-from timm_moex.hub.publish_all import plan_all
+from timm_moex.hub.publish import plan_all
 
 NAMES = ["test_resnet.v1", "resnet8_cifar.v1"]
 

@@ -118,7 +118,7 @@ def publish(folder: str, repo_id: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def publish_all(org: str, root: str, **kwargs: Any) -> dict[str, Any]:
-    from timm_moex.hub.publish_all import publish_all
+    from timm_moex.hub.publish import publish_all
 
     done = publish_all(org, root, **kwargs)
     return {"collection": done.collection, "added": done.added}

@@ -7,7 +7,6 @@ moment can be resumed and ends with the same files.
 """
 
 import csv
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,8 @@ import yaml
 from filelock import Timeout
 from timm.utils import update_summary
 
-from ..hub.folder import foreign_entries
-from ..utils.files import lock_of, write_atomically
+from ..hub.folder import FILES, foreign_entries
+from ..utils.files import lock_of, remove_leftovers, write_atomically
 from .checkpoint import get_rng_state, load_checkpoint, save_checkpoint
 from .recipe import Recipe, stock_keys
 from .setup import TrainingSetup
@@ -94,7 +93,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.last, self.best = self.path / "last.pth.tar", self.path / "model_best.pth.tar"
         self.summary, self.recipe, self.hub = (self.path / name for name in ("summary.csv", "recipe.yaml", "hub"))
 
@@ -164,10 +163,8 @@ class RunFolder:
         """Make the folder, remove what a killed run left half written, and write the recipe with how it was run."""
         self.path.mkdir(parents=True, exist_ok=True)
         for path in (self.last, self.best, self.summary, self.recipe):
-            path.with_name(path.name + ".tmp").unlink(missing_ok=True)
-        for path in self.path.iterdir():
-            if re.fullmatch(rf"\.{self.hub.name}-[a-z0-9_]{{8}}", path.name) and path.is_dir():
-                shutil.rmtree(path)
+            remove_leftovers(path)
+        remove_leftovers(self.hub, FILES)
         how = f"in_memory: {in_memory}" + (f", processes: {processes}" if processes > 1 else "")
         note = f"{_NOTE}, {how}, timm {timm.__version__}, torch {torch.__version__}\n"
         settings = {key: value for key, value in recipe.settings.items() if key != "resume"}

@@ -1,11 +1,23 @@
 """Pieces of error messages."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["nearest", "one_line", "short_repr"]
+__all__ = ["machine_trouble", "nearest", "one_line", "short_repr"]
+
+# Words of errors whose cause is the machine or the data, though their type is that of a defect, and what helps
+_TROUBLE = {
+    r"DataLoader worker .* is killed by signal: (Killed|Bus error)": "memory may have run out: fewer workers may fit",
+    r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "another process may have ended it",
+    r"shared memory|unable to (open|write|mmap|resize).*(/torch_|shm)": (
+        "there is no space for shared memory, in which workers hand over images: more of it (docker: --shm-size), or "
+        "workers=0"
+    ),
+    r"exceeds limit of \d+ pixels, could be decompression bomb": "make the image smaller",
+}
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -50,3 +62,21 @@ def one_line(error: BaseException) -> str:
     if any(line.startswith("Traceback (most recent call last)") or "Original Traceback" in line for line in lines):
         lines = [lines[-1].partition(": ")[2] or lines[-1]]
     return " ".join(lines)[:2000] or type(error).__name__
+
+
+def machine_trouble(error: BaseException) -> str | None:
+    """Put an error on one line if the user's machine or data caused it, although its type is that of a defect.
+
+    Example:
+        >>> machine_trouble(RuntimeError("DataLoader worker (pid 7) exited unexpectedly"))
+        'DataLoader worker (pid 7) exited unexpectedly; another process may have ended it'
+        >>> machine_trouble(RuntimeError("shapes differ")) is None
+        True
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for words, remedy in _TROUBLE.items():
+            if re.search(words, str(cause), re.DOTALL):
+                return f"{one_line(cause).rstrip('. ')}; {remedy}"
+        cause = cause.__cause__
+    return None
