@@ -76,6 +76,11 @@ def load(name: str, **kwargs: Any) -> dict[str, Any]:
     return logits_of(load_model(name, **kwargs))
 
 
+def load_in(folder: str, name: str) -> dict[str, Any]:
+    os.chdir(folder)
+    return load(name)
+
+
 def twin(name: str, **kwargs: Any) -> dict[str, Any]:
     from timm_moex.hub import load_twin
 

@@ -69,9 +69,7 @@ def add_publish(commands: Any) -> None:
     parser.add_argument("--private", action="store_true", help="create the repo as a private one")
     parser.add_argument("--tag", default="v1", help="name of this state of the repo (default: v1)")
     parser.add_argument("--license", metavar="ID", help="SPDX identifier, where the card states none")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="send nothing, but the card to the Hub's checker"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="send nothing, but the card to the Hub's checker")
     parser.set_defaults(run=_run_publish)
 
 

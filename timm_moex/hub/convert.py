@@ -156,9 +156,9 @@ def without_common_prefix(state: Mapping[str, Any], model: nn.Module) -> dict[st
         return dict(state)
     first = next(iter(expected))
     prefixes = {key.removesuffix(first) for key in state if key.endswith(f".{first}")}
-    if len(prefixes) == 1:
-        [prefix] = prefixes
-        return {key.removeprefix(prefix): value for key, value in state.items()}
+    fitting = [prefix for prefix in prefixes if 2 * sum(prefix + key in state for key in expected) > len(expected)]
+    if len(fitting) == 1:
+        return {key.removeprefix(fitting[0]): value for key, value in state.items()}
     raise ValueError(f"none of its keys is the model's: it has {_first(state, 3)}; the model has {_first(expected, 3)}")
 
 

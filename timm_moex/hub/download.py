@@ -17,6 +17,7 @@ from huggingface_hub import constants, get_token, hf_hub_download, try_to_load_f
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as WEIGHTS
 from huggingface_hub.errors import (
+    BadRequestError,
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -114,15 +115,10 @@ def _translate(error: Exception, address: Address) -> tuple[type[HubError], str 
                 return Unreachable if explain is _no_connection else HubError, message
     for cause in chain:
         if isinstance(cause, HfHubHTTPError):
-            again = "; try again later" if _is_passing(cause.response.status_code) else ""
-            return HubError, f"{address.weights_address().place}: {one_line(cause).rstrip('.')}{again}"
+            return HubError, f"{address.weights_address().place}: {one_line(cause)}"
         if re.match("No suitable checkpoints found|Error\\(s\\) in loading state_dict", str(cause)):
             return HubError, f"{address.timm_name}: {one_line(cause)}"
     return HubError, None
-
-
-def _is_passing(status: int) -> bool:
-    return status in _PASSING or status >= 500
 
 
 def _not_cached(error: BaseException, address: Address) -> str | None:
@@ -154,6 +150,15 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
         f"{endpoint()} did not answer, or the connection broke, at {what}. No partial file was kept, so try again; on "
         "a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
     )
+
+
+def _bare_status(error: BaseException, address: Address) -> str | None:
+    if type(error) not in (HfHubHTTPError, BadRequestError):
+        return None
+    status, said = error.response.status_code, error.server_message or error.response.reason_phrase
+    remedy = "; try again later" if status in _PASSING or status >= 500 else ""
+    remedy = "; log in (`hf auth login`, or HF_TOKEN) or unset HF_TOKEN" if status == 401 else remedy
+    return f"{endpoint()} answered {status} for {address.weights_address().place}: {one_line(Exception(said))}{remedy}"
 
 
 def _no_config(error: BaseException, address: Address) -> str | None:
@@ -211,6 +216,7 @@ MISLEADING: dict[str, Callable[[BaseException, Address], str | None]] = {
     "set 'local_files_only' to False, which timm does not have": _not_cached,
     "no pytorch_model.bin, although model.safetensors is what is missing": _no_such_file,
     "only the system's words for a connection, without the Hub or the variables to set": _no_connection,
+    "the name of the status and a page about statuses, before the server's own words": _bare_status,
     "a line and a column, or a key, without the file": _no_config,
     "a header that is too large, without the file": _damaged_weights,
     "Unknown model, although an import would add it": _unknown_architecture,

@@ -104,9 +104,10 @@ def _read_config(path: Path) -> dict[str, Any] | str:
 def _class_problems(config: Mapping[str, Any]) -> list[str]:
     """Whether the numbers and names of classes agree."""
     count, problems = config["num_classes"], []
-    other = config["pretrained_cfg"].get("num_classes", count)
-    if other != count:
-        problems.append(f"num_classes is {count}, but {short_repr(other)} in pretrained_cfg")
+    for key in ("pretrained_cfg", "model_args"):
+        other = config.get(key, {}).get("num_classes", count)
+        if other != count:
+            problems.append(f"num_classes is {count}, but {short_repr(other)} in {key}")
     names = config.get("label_names") or ()
     if not isinstance(names, (list, dict, tuple)) or names and len(names) != count:
         problems.append(f"label_names is {short_repr(names)}, not {count} names")
