@@ -99,8 +99,8 @@ def test_trouble_of_the_machine_is_no_defect(case, monkeypatch, capsys):
 def test_an_image_that_is_too_large_is_told_in_a_line(tmp_path, monkeypatch, capsys):
     Image.new("L", (64, 64)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    picture = ("--output", tmp_path / "x.png")
-    assert_error(run(capsys, "show", tmp_path / "large.png", "sample:0", *picture), "4096 pixels.*exceeds limit of 2000")
+    result = run(capsys, "show", tmp_path / "large.png", "sample:0", "--output", tmp_path / "x.png")
+    assert_error(result, "4096 pixels.*exceeds limit of 2000")
 
 
 def test_sample_is_the_packaged_one(capsys):

@@ -91,7 +91,7 @@ CASES: list[Case] = [
     ("convert of no file", ["convert", "DIR/no", "--arch", "resnet50", "--output", "DIR/out"], ("no: no such file",)),
     ("convert to a net", ["convert", "DIR/junk", "--arch", "vgg", "--output", "DIR/out"], ("arch='vgg'", "resnet50")),
     ("train into nothing", ["train", "DIR/tiny.yaml", "--output", ""], ("--output: the path is empty",)),
-    ("resume of nothing", [*_train(), "--resume", ""], ("--resume: the path is empty",)),
+    ("resume of an empty path", [*_train(), "--resume", ""], ("--resume: the path is empty",)),
     ("show into nothing", ["show", "sample:0", "sample:1", "--output", ""], ("--output: the path is empty",)),
     ("convert into nothing", ["convert", "DIR/junk", "--arch", "resnet50", "--output", ""], ("the path is empty",)),
     ("show over an image", ["show", "DIR/a.png", "DIR/b.png", "--output", "DIR/a.png"], ("a.png is .*a.png, which",)),

@@ -178,7 +178,7 @@ CASES: list[Case] = [
         "conversion of Lightning",
         _convert({"state_dict": {}, "pytorch-lightning_version": "2"}),
         ConvertError,
-        _LIGHTNING,
+        LIGHTNING,
     ),
     ("publish to up", _plan("../.."), HubError, ("repo_id='../..'", "ORG/NAME")),
     ("publish to a name", _plan("name"), HubError, ("repo_id='name'", "ORG/NAME")),
