@@ -111,7 +111,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("case", RECIPES)
 @pytest.mark.parametrize(
-    "architecture, how", [("test_resnet", "it."), ("resnet20_cifar", "it after `import timm_moex`.")]
+    "architecture, how", [("test_resnet", "."), ("resnet20_cifar", " after `import timm_moex`.")]
 )
 def test_card_says_what_is_true_of_the_training_and_of_loading(case, architecture, how):
     recipe, exchanged = RECIPES[case]

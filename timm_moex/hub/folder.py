@@ -245,9 +245,9 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
     cfg: Any = model.pretrained_cfg
     if wrong := preprocessing_problems(cfg):
         raise HubError(f"{address.timm_name}: {CONFIG_NAME}: pretrained_cfg: {'; '.join(wrong)}")
-    count: Any = model.num_classes
-    if address.source and "num_classes" not in kwargs and cfg["num_classes"] != count:  # timm makes a new head then
-        stated = f"num_classes is {cfg['num_classes']}, but {count} in model_args"
+    count: Any = getattr(model, "num_classes", None)  # a feature net has none
+    if address.source and "num_classes" not in kwargs and count not in (None, cfg.get("num_classes")):
+        stated = f"num_classes is {cfg.get('num_classes')}, but {count} in model_args"  # timm made a new classifier
         raise HubError(f"{address.timm_name}: {CONFIG_NAME}: {stated}")
     return model
 

@@ -219,7 +219,8 @@ def _send(planned: Plan, api: HfApi, private: bool) -> Published:
     repo_id, tag = planned.repo_id, planned.tag
     with translate_errors(f"hf-hub:{repo_id}"):
         _create(api, repo_id, private)
-        revision = _tagged(api, repo_id, tag)
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+        revision = tags.get(tag)
         changed = revision is None
         if revision is None:
             add = [CommitOperationAdd(file.name, file.content) for file in planned.files]
@@ -241,11 +242,6 @@ def _create(api: HfApi, repo_id: str, private: bool) -> None:
         return
     if private and not info.private:
         raise HubError(f"{repo_id} exists and is public; make it private at {endpoint()}/{repo_id}/settings")
-
-
-def _tagged(api: HfApi, repo_id: str, tag: str) -> str | None:
-    """The commit a tag is at."""
-    return next((ref.target_commit for ref in api.list_repo_refs(repo_id).tags if ref.name == tag), None)
 
 
 def _differing(api: HfApi, repo_id: str, revision: str, files: list[File]) -> list[str]:
@@ -290,12 +286,12 @@ def publish_all(org: str, root: str | Path | None = None, *, private: bool = Fal
     for each in planned:
         check_front_matter(each.card)
     repos = [_send(each, api, private) for each in planned]
-    notes = {each.repo_id: _note(each.released) for each in planned if each.released}
+    notes = {
+        each.repo_id: f"Top-1 {each.released.top1['value']:.2f} % on {each.released.dataset} ({each.released.split})"
+        for each in planned
+        if each.released
+    }
     return PublishedAll(repos, *_gather(api, org, notes, private))
-
-
-def _note(entry: ReleasedWeights) -> str:
-    return f"Top-1 {entry.top1['value']:.2f} % on {entry.dataset} ({entry.split})"
 
 
 def _gather(api: HfApi, org: str, notes: dict[str, str], private: bool) -> tuple[str, list[str]]:
