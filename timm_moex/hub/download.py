@@ -153,7 +153,7 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
 
 
 def _bare_status(error: BaseException, address: Address) -> str | None:
-    if type(error) not in (HfHubHTTPError, BadRequestError):
+    if not isinstance(error, HfHubHTTPError) or type(error) not in (HfHubHTTPError, BadRequestError):
         return None
     status, said = error.response.status_code, error.server_message or error.response.reason_phrase
     remedy = "; try again later" if status in _PASSING or status >= 500 else ""

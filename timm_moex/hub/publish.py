@@ -92,13 +92,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedAll:
-    """What `publish_all` did.
-
-    Attributes:
-        repos: Each checkpoint's repo, in the order of the manifest.
-        collection: Address of the collection.
-        added: Repos that the collection did not have before.
-    """
+    """What `publish_all` did: each checkpoint's repo, the collection's address, and the repos that were new in it."""
 
     repos: list[Published]
     collection: str
@@ -194,11 +188,9 @@ def publish(
     The token comes from `hf auth login` or HF_TOKEN.
 
     Args:
-        folder: In the Hub's layout, as `save_folder` writes it.
-        repo_id: "ORG/NAME"; is created if need be.
+        folder, repo_id, license: See `plan`. The repo is created if need be.
         private: Whether a new repo is private; an existing one must be private already.
         tag: Name of this state of the repo. A tag never moves: other files need another one.
-        license: For the card, where it states none.
 
     Raises:
         HubError: See `plan`; there is no token, other files have the tag, the Hub refused, or the connection failed.
