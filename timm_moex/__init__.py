@@ -5,16 +5,18 @@ from .exchange.distribution import match_distribution
 from .exchange.functional import moment_exchange
 from .exchange.layer import MomentExchange
 from .hub import load_model, load_twin, save_folder
+from .insertion.draw import draw_own_share, draw_swap_index
 from .insertion.exchanging import exchanging
 from .insertion.find import find_moex
 from .insertion.insert import insert_moex, remove_moex
 from .insertion.sites import moex_sites
 from .models.twin import register_twin, register_twins
-from .training.draw import draw_own_share, draw_swap_index
-from .training.task import MoExTask, create_task, mix_loss
+from .task.loss import MoExLoss, mix_loss
+from .task.task import MoExTask, create_task
 
 __version__ = "0.1.0"
 __all__ = [
+    "MoExLoss",
     "MoExTask",
     "MomentExchange",
     "create_task",

@@ -1,10 +1,12 @@
 """What timm's stock train.py imports: `python train.py --device-modules timm_moex.plugin --model moex_resnet50 …`.
 
 train.py has bound the names of timm's tasks before it imports this module, so it is the classes that must answer:
-`ClassificationTask(model, …)` becomes a `MoExTask` where the model exchanges, and stays as it was where it does not.
-Tasks that are not timm's own are left alone.
+`ClassificationTask(model, …)` becomes a `MoExTask` if the model exchanges, and stays unchanged otherwise. A model that
+keeps the labels (`lam` = 1) exchanges in every task; the other tasks of timm cannot mix labels and are refused.
 """
 
+import atexit
+import logging
 from typing import Any
 
 import timm.task
@@ -13,10 +15,12 @@ from torch import nn
 import timm_moex  # noqa: F401  registers the twins
 
 from .insertion.find import find_moex
-from .training.task import MoExMultiLabelTask, MoExTask
+from .insertion.moex import MoEx
+from .task.task import MoExMultiLabelTask, MoExTask
 
 __all__: list[str] = []
 
+_logger = logging.getLogger(__name__)
 _EXCHANGING: dict[type, type[MoExTask]] = {timm.task.ClassificationTask: MoExTask}
 if MoExMultiLabelTask is not None:
     _EXCHANGING[timm.task.MultiLabelClassificationTask] = MoExMultiLabelTask
@@ -33,16 +37,23 @@ def _choose_task(
     if moex.off_epoch or moex.ramp_epochs:
         raise ValueError(
             f"moex_off_epoch={moex.off_epoch}, moex_ramp_epochs={moex.ramp_epochs}: timm's train.py does not tell its "
-            "task the epoch. Train to that epoch, then go on with --resume last.pth.tar --model-kwargs moex_prob=0; or "
-            "use timm-moex train"
+            "task the epoch. Train up to that epoch, then continue with --resume last.pth.tar --model-kwargs "
+            "moex_prob=0; or use timm-moex train"
         )
-    if cls not in _EXCHANGING:
+    if cls not in _EXCHANGING and moex.lam < 1:
         distils = " (train.py: without --kd-model-name)" if "Distillation" in cls.__name__ else ""
         raise TypeError(
-            f"{cls.__name__} cannot train a model with moex_prob={moex.prob}: it calls the model without swap_index, "
-            f"so no moments would be exchanged. Set moex_prob=0 or use timm_moex.MoExTask{distils}."
+            f"{cls.__name__} cannot train a model with moex_prob={moex.prob} and moex_lam={moex.lam}: it computes its "
+            "loss in a way that MoExLoss cannot mix. Set moex_lam=1 (labels kept) or moex_prob=0, or use "
+            f"timm_moex.MoExTask{distils}."
         )
-    return object.__new__(_EXCHANGING[cls])
+    atexit.register(_log_share, moex)
+    return object.__new__(_EXCHANGING.get(cls, cls))
+
+
+def _log_share(moex: MoEx) -> None:
+    if moex.forwards:
+        _logger.info(f"MoEx exchanged in {moex.exchanged} of the {moex.forwards} batches of the last training epoch.")
 
 
 timm.task.TrainingTask.__new__ = staticmethod(_choose_task)  # type: ignore[method-assign]

@@ -11,12 +11,16 @@ Written down before the first run:
 - Methods: baseline; `mixstyle`, donors from anywhere in the batch; `mixstyle_other`, donors from another domain.
   Settings as published (Zhou et al., ICLR 2021): p 0.5, alpha 0.1, after the first three stages.
 - Recipe: pictures of 96 pixels (random crop from 108, flip), batch 64, five epochs, AdamW, one cycle up to 5e-4.
-- Seeds 10 to 14. Seeds 0 and 1 were looked at in a pilot and are not used again. A seed fixes the order of the
+- Seeds 20 to 24. Seeds 0 and 1 were looked at in a pilot and are not used again. A seed fixes the order of the
   pictures, the crops and flips, and the new head, so the runs of one seed and domain are pairs.
 - Primary outcome: top-1 of `mixstyle_other` minus baseline, mean over the four held-out domains, 95 % interval
   (Student's t) over the seeds.
 - Prediction: +2.5 points for `mixstyle_other` and +2 for `mixstyle`, most of it on sketches, nothing on photographs; no
   difference on the source domains. (Published, ResNet-18 at 224 pixels: +4.2 and +3.3.)
+
+A first version scaled the pictures from 108 to 96 pixels for evaluation, which blurred what training had seen sharp
+(ImageNet pictures: 37 % right, 46 % with the centre crop). It was stopped after two runs of seed 10 (art_painting:
+baseline 35.6, mixstyle 42.0), which are not used. Since then evaluation takes the centre crop, with new seeds.
 """
 
 import argparse
@@ -39,7 +43,7 @@ from .emoji import initial_weights
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 METHODS = ("baseline", "mixstyle", "mixstyle_other")
-SEEDS = range(10, 15)
+SEEDS = range(20, 25)
 ARCH, SIZE, BORDER = "tf_efficientnet_lite0", 96, 12
 BATCH, EPOCHS, LR, WEIGHT_DECAY = 64, 5, 5e-4, 0.01
 PROB, ALPHA = 0.5, 0.1
@@ -66,8 +70,8 @@ def batch(images: torch.Tensor, generator: torch.Generator | None) -> torch.Tens
     """Crop, flip (in training, with a generator) and normalise: (B, 3, 96, 96), channels_last."""
     n, out = len(images), []
     if generator is None:
-        images = images.permute(0, 3, 1, 2).float()
-        images = torch.nn.functional.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        margin = BORDER // 2
+        images = images[:, margin : margin + SIZE, margin : margin + SIZE].permute(0, 3, 1, 2).float()
     else:
         offsets = torch.randint(BORDER + 1, (n, 2), generator=generator).tolist()
         flips = (torch.rand(n, generator=generator) < 0.5).tolist()

@@ -258,3 +258,21 @@ def test_blocks_of_any_size_give_the_same(engine, monkeypatch, layout):
 def test_unknown_backend_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"backend='closed-form'.*did you mean 'closed_form'"):
         moment_exchange(torch.randn(2, 3), torch.tensor([1, 0]), backend="closed-form")
+
+
+@pytest.mark.parametrize("share", [None, torch.tensor([0.2, 0.0, 0.9])])
+@pytest.mark.parametrize("detach", ["none", "donor", "both"])
+def test_batches_of_gradients_and_forward_mode_equal_the_formulas(share, detach):
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    index, tangent = torch.tensor([1, 2, 0]), torch.randn(3, 4, 5, dtype=torch.float64)
+    grads, results = torch.randn(6, 3, 4, 5, dtype=torch.float64), []
+    for backend in ("closed_form", "reference"):
+
+        def exchange(x, backend=backend):
+            return moment_exchange(x, index, own_share=share, detach=detach, backend=backend)
+
+        (batched,) = torch.autograd.grad(exchange(x), x, grads, is_grads_batched=True)
+        jacobian = torch.autograd.functional.jacobian(exchange, x, vectorize=True)
+        results.append([batched, jacobian, torch.func.jvp(exchange, (x,), (tangent,))[1]])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)

@@ -73,8 +73,7 @@ def test_layers_cut_out_of_a_twin_exchange():
     model, x = twin("resnet10t").eval(), images("resnet10t")
     with exchanging(model, IDX):
         expected = model.forward_features(x)
-    body = nn.Sequential(*list(model.children())[:-3])  # without global_pool, fc and moex
-    assert not any(module is model.moex for module in body.modules())
+    body = nn.Sequential(*list(model.children())[:-2])  # without global_pool and fc
     assert find_moex(body) is model.moex
     for m in (body, copy.deepcopy(body)):
         with exchanging(m, IDX):
@@ -121,7 +120,7 @@ def test_find_moex_looks_everywhere_and_names_several():
     assert find_moex(nn.Sequential(nn.Identity(), Wrapper(model))) is model.moex
     assert find_moex(nn.ModuleDict({"a": model, "b": model})) is model.moex
     assert find_moex(nn.Sequential(nn.Identity())) is None
-    with pytest.raises(ValueError, match="2 MoEx, at a.layer1.*, b.layer1"):
+    with pytest.raises(ValueError, match="2 MoEx, at a, b"):
         find_moex(nn.ModuleDict({"a": model, "b": twin("resnet10t")}))
     with pytest.raises(ValueError, match="already holds MoEx"):
         insert_moex(Wrapper(model), "head", channel_dim=-1)
@@ -212,7 +211,7 @@ def test_feature_extractor_without_the_sites_layer_is_refused():
 WAYS = {
     "forward_features": lambda model, x: model.forward_head(model.forward_features(x)),
     "forward_intermediates": lambda model, x: model.forward_intermediates(x),
-    "cut": lambda model, x: nn.Sequential(*list(model.children())[:-3])(x),
+    "cut": lambda model, x: nn.Sequential(*list(model.children())[:-2])(x),
     "wrapper": lambda model, x: Wrapper(model)(x),
 }
 

@@ -35,8 +35,9 @@ def test_a_block_whose_channels_could_be_another_axis_is_refused():
             return self.conv(x).permute(0, 2, 3, 1)
 
     net = insert_moex(nn.Sequential(Turned(), nn.Identity()), "0")
-    for side in (5, 8):
-        with pytest.raises(ValueError, match="not certain.*channel_dim=1 or -1"):
-            net(torch.randn(3, 3, side, side), swap_index=IDX)
+    with pytest.raises(ValueError, match="not certain.*channel_dim=1 or -1"):
+        net(torch.randn(3, 3, 5, 5), swap_index=IDX)
+    given = insert_moex(nn.Sequential(Turned(), nn.Identity()), "0", channel_dim=-1)
+    assert given(torch.randn(3, 3, 5, 5), swap_index=IDX).shape == (3, 5, 5, 8)
     with pytest.raises(ValueError, match="channel_dim=-1: the output of 0.*is NCHW"):
         insert_moex(nn.Sequential(nn.Conv2d(3, 8, 1)), "0", channel_dim=-1)

@@ -12,6 +12,7 @@ from small_twins import images, twin
 from torch import nn
 
 from timm_moex import draw_swap_index, find_moex, mix_loss
+from timm_moex.insertion.draw import take_generator
 
 BATCH = 3  # of each rank in each of the two steps that are accumulated
 WORKER = """
@@ -25,7 +26,7 @@ arch, rank, port, out = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 task = MoExTask(frozen_twin(arch), torch.nn.CrossEntropyLoss(), verbose=False).prepare_distributed()
-torch.manual_seed(rank)
+torch.manual_seed(0)
 losses, local = accumulate(task, arch, rank)
 grads = {n.removeprefix("trainable_module.module."): p.grad for n, p in task.named_parameters()}
 torch.save({"losses": losses, "local": local, "grads": grads}, f"{out}/{rank}.pt")
@@ -66,8 +67,8 @@ def joined_steps(arch):
     model = frozen_twin(arch)
     drawn = []
     for rank in range(2):
-        torch.manual_seed(rank)
-        drawn.append([draw_swap_index(BATCH) for _ in range(2)])
+        torch.manual_seed(0)  # as in the workers: the rank is part of the draw
+        drawn.append([draw_swap_index(BATCH, generator=take_generator(rank)) for _ in range(2)])
     losses = []
     for step in range(2):
         batches = [micro_batch(arch, rank, step) for rank in range(2)]

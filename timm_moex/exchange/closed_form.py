@@ -18,6 +18,7 @@ operator per block (see _dense.py). On other devices and under torch.compile the
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -149,6 +150,12 @@ def _exchange_grad(grad, x, swap_index, own_share, mean, std, dims, positive_onl
 _NO_GRADIENTS = (None,) * 7  # of every input but the features
 
 
+def _reference(swap_index: Tensor, own_share: Tensor | None, settings: list) -> Callable[[Tensor], Tensor]:
+    """Return the formula under autograd, as a function of the features only."""
+    dims, eps, positive_only, moments, detach = settings
+    return lambda x: moment_exchange_ref(x, swap_index, dims, eps, positive_only, moments, own_share, detach)
+
+
 class _MomentExchange(torch.autograd.Function):
     @staticmethod
     def forward(x, swap_index, own_share, dims, eps, positive_only, moments, detach):
@@ -164,18 +171,17 @@ class _MomentExchange(torch.autograd.Function):
         _, mean, std = output
         ctx.mark_non_differentiable(mean, std)
         ctx.save_for_backward(x, swap_index, own_share, mean, std)
+        ctx.save_for_forward(x, swap_index, own_share)
 
     @staticmethod
     def backward(ctx, grad, *_):
         x, swap_index, own_share, mean, std = ctx.saved_tensors
         dims, eps, positive_only, moments, detach = ctx.settings
-        if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph, torch.func.grad)
-            pull_back = torch.func.vjp(
-                lambda features: moment_exchange_ref(
-                    features, swap_index, dims, eps, positive_only, moments, own_share, detach
-                ),
-                x,
-            )[1]
+        # someone asks for a differentiable gradient (create_graph, torch.func.grad), or for a batch of them
+        if torch.is_grad_enabled() or (
+            not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(grad)
+        ):
+            pull_back = torch.func.vjp(_reference(swap_index, own_share, ctx.settings), x)[1]
             return *pull_back(grad), *_NO_GRADIENTS
         if detach == "both":
             scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
@@ -200,6 +206,16 @@ class _MomentExchange(torch.autograd.Function):
         return tuple(out.unflatten(0, x.shape[:2]) for out in outputs), (0, 0, 0)
 
 
+class _WithForwardMode(_MomentExchange):
+    """The same with forward-mode gradients, for which Dynamo has no rule."""
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        x, swap_index, own_share = ctx.saved_tensors
+        formula = _reference(swap_index, own_share, ctx.settings)
+        return torch.func.jvp(formula, (x,), (tangent,))[1], None, None
+
+
 def moment_exchange_closed_form(
     x: Tensor,
     swap_index: Tensor,
@@ -214,4 +230,5 @@ def moment_exchange_closed_form(
 
     A differentiable gradient (`create_graph=True`, `torch.func.grad`) is taken through `moment_exchange_ref`.
     """
-    return _MomentExchange.apply(x, swap_index, own_share, dims, eps, positive_only, moments, detach)[0]
+    function = _MomentExchange if torch.compiler.is_compiling() else _WithForwardMode
+    return function.apply(x, swap_index, own_share, dims, eps, positive_only, moments, detach)[0]

@@ -1,7 +1,10 @@
 """`exchanging`: an exchange in a forward that takes another way than `model(x)`."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import inspect
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,31 +13,33 @@ from .forwards import Forward, close, open_
 
 __all__ = ["exchanging"]
 
+_DRAW: Any = object()
 
-@contextmanager
-def exchanging(
-    model: nn.Module,
-    swap_index: Tensor | Mapping[str, Tensor | None] | None,
-    swap_layer: str | None = None,
-    own_share: Tensor | Mapping[str, Tensor] | None = None,
-) -> Iterator[None]:
+
+class exchanging:
     """Exchange moments in the one forward of the body, whichever way it takes.
 
     `model(x, swap_index=...)` is the shorter way for a twin itself. This one serves `forward_features`,
     `forward_intermediates`, a module of yours that holds a twin, and layers cut out of a twin. When the body ends
     without an error, the exchange has happened exactly once; after an error nothing of it remains.
 
+    Without `swap_index`, the model draws in the forwards of the body as it does elsewhere, with donors from other
+    `groups`.
+
     Args:
         model: A model that holds MoEx, at any depth.
-        swap_index: Donor of each sample, (B,), int64; a mapping from site to donors for several exchanges; None for a
-            forward without an exchange.
-        swap_layer: The site, where the model has several and `swap_index` is a tensor.
+        swap_index: Donor of each sample, (B,), int64; a mapping from site to donors for several exchanges; None for
+            forwards without an exchange.
+        swap_layer: The site, if the model has several and `swap_index` is a tensor.
         own_share: Share of a sample's own moments, (B,), or by site; None for 0.
+        groups: Group of each sample, (B,), whole numbers, see `draw_swap_index`; in place of `swap_index`.
 
     Raises:
         TypeError: `swap_index` is neither a tensor nor a mapping.
-        ValueError: The model holds no MoEx or several, or `swap_layer` is no site of it.
-        RuntimeError: The body exchanged nothing, or more than once.
+        ValueError: The model holds no MoEx or several, `swap_layer` is no site of it, or both `groups` and `swap_index`
+            are given.
+        RuntimeError: The body exchanged nothing, or more than once; or it is part of a generator or a coroutine, which
+            could be suspended while other code calls the model.
 
     Example:
         >>> import timm, torch
@@ -45,16 +50,46 @@ def exchanging(
         >>> features.shape
         torch.Size([2, 512, 2, 2])
     """
-    moex = find_moex(model)
-    if moex is None:
-        raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
-    if not isinstance(swap_index, (Tensor, Mapping, type(None))):
-        raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {type(swap_index).__name__}")
-    forward = Forward(moex, moex.plan(swap_index, swap_layer, own_share), is_body=True)
-    moex.ever_asked = True
-    open_(forward)
-    try:
-        yield
-    finally:
-        close(forward)
-    forward.check_exchanged_once()
+
+    def __init__(
+        self,
+        model: nn.Module,
+        swap_index: Tensor | Mapping[str, Tensor | None] | None = _DRAW,
+        swap_layer: str | None = None,
+        own_share: Tensor | Mapping[str, Tensor] | None = None,
+        *,
+        groups: Tensor | None = None,
+    ) -> None:
+        moex = find_moex(model)
+        if moex is None:
+            raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+        if swap_index is _DRAW:
+            if swap_layer is not None or own_share is not None:
+                moex.plan(None, swap_layer, own_share)  # raises
+            self._forward = Forward(moex, {}, is_body=True, groups=groups, draws=True)
+            return
+        if groups is not None:
+            raise ValueError("groups with swap_index: the donors are given already; leave one of them out")
+        if not isinstance(swap_index, (Tensor, Mapping, type(None))):
+            found = type(swap_index).__name__
+            raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {found}")
+        exchanges = moex.plan(swap_index, swap_layer, own_share)
+        moex.ever_asked = True
+        moex.ever_exchanged = moex.ever_exchanged or bool(exchanges)
+        self._forward = Forward(moex, exchanges, is_body=True)
+
+    def __enter__(self) -> None:
+        frame = sys._getframe(1)
+        suspends = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+        by_contextlib = frame.f_back is not None and frame.f_back.f_globals.get("__name__") == "contextlib"
+        if frame.f_code.co_flags & suspends and not by_contextlib:
+            raise RuntimeError(
+                f"exchanging in the generator or coroutine {frame.f_code.co_name}: while it is suspended, the calls of "
+                "other code would exchange. Pass swap_index to the model's call instead"
+            )
+        open_(self._forward)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        close(self._forward)
+        if kind is None:
+            self._forward.check_exchanged_once()

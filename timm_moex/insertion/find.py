@@ -1,26 +1,32 @@
 """Where the MoEx of a model is, also of one that was wrapped, cut into pieces or turned into a feature extractor."""
 
-from timm.utils import unwrap_model
 from torch import nn
 
 from ..utils.checks import check_model
 from .moex import MoEx, SiteExchange
 
-__all__ = ["find_moex", "holds_moex", "takes_swap_index"]
+__all__ = ["find_moex", "hooks_of", "holds_moex"]
+
+
+def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
+    """Return the hooks of exchanges on a module: the dictionary and key of each, and the exchange."""
+    hooks = []
+    for registered in (module._forward_hooks, module._forward_pre_hooks):
+        for key, hook in registered.items():
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, SiteExchange):
+                hooks.append((registered, key, owner))
+    return hooks
 
 
 def _moex_at(module: nn.Module) -> list[MoEx]:
-    """The MoEx that a module is or that hooks it; the hooks stay where a model is cut into its layers."""
-    found = [module] if isinstance(module, MoEx) else []
-    for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-        owner = getattr(hook, "__self__", None)
-        if isinstance(owner, SiteExchange):
-            found.append(owner.moex)
-    return found
+    """Return the MoEx that a module holds or whose hooks it has; these stay when a model is cut into its layers."""
+    own = module.__dict__.get("moex")
+    return [own] if isinstance(own, MoEx) else [exchange.moex for _, _, exchange in hooks_of(module)]
 
 
 def _all_moex(model: nn.Module) -> dict[MoEx, str]:
-    """Every MoEx inside a model, with the path where it was seen first."""
+    """Return every MoEx inside a model, with the path where it was seen first."""
     found: dict[MoEx, str] = {}
     for path, module in model.named_modules():
         for moex in _moex_at(module):
@@ -29,10 +35,10 @@ def _all_moex(model: nn.Module) -> dict[MoEx, str]:
 
 
 def find_moex(model: nn.Module) -> MoEx | None:
-    """The `MoEx` anywhere inside a model; None if there is none.
+    """Find the `MoEx` anywhere inside a model; None if there is none.
 
     It is found through DDP, torch.compile and timm's EMA wrapper, inside a module of your own, and in a model that was
-    cut into its layers.
+    cut into its layers. Printed, it shows its settings, its sites and the share of training forwards that exchanged.
 
     Args:
         model: Any module.
@@ -57,11 +63,5 @@ def find_moex(model: nn.Module) -> MoEx | None:
 
 
 def holds_moex(model: nn.Module) -> bool:
-    """Whether there is any MoEx inside a model."""
+    """Return whether there is any MoEx inside a model."""
     return bool(_all_moex(model))
-
-
-def takes_swap_index(model: nn.Module, moex: MoEx) -> bool:
-    """Whether a call of the model, DDP and torch.compile aside, takes `swap_index` for this MoEx."""
-    hooks = unwrap_model(model)._forward_pre_hooks.values()
-    return any(getattr(hook, "__self__", None) is moex for hook in hooks)

@@ -1,31 +1,36 @@
 """Which forward is running, and what it exchanges.
 
 An exchange belongs to one forward, so it is kept with the forward and the thread that runs it, never in the module.
-Three things can separate the two, and each has its own answer:
-
-- A KeyboardInterrupt leaves a forward without calling any hook. A forward therefore counts as running only while its
-  frame is on the call stack.
-- Gradient checkpointing computes segments again during backward, when other forwards may have followed. Autograd
-  numbers its nodes in the order of their creation: the number of the node that asks for the segment tells the forward.
-- torch.compile traces hooks, but neither frames nor these numbers. A traced forward is over when its graph is.
+Gradient checkpointing computes segments again during backward, when other forwards may have followed. Autograd numbers
+its nodes in the order of their creation: the number of the node that asks for the segment tells the forward.
+torch.compile traces neither these numbers nor threads; a traced forward is over when its graph is.
 """
 
-import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .request import Exchange
+from .traced import begin_trace, note_exchange, times_noted
 
-__all__ = ["Forward", "close", "keep_with", "open_", "recomputed", "running"]
+__all__ = [
+    "Forward",
+    "close",
+    "drawn_from",
+    "is_recomputation",
+    "keep_with",
+    "open_",
+    "recomputed",
+    "remember",
+    "running",
+]
 
 _local = threading.local()  # stack: the forwards that this thread is in, outermost first; latest; thread
-_finished: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # and running ones: those whose graph may be alive
+_known: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # forwards whose graph may still be alive
 _lock = threading.Lock()
 
 
@@ -35,82 +40,90 @@ class Forward:
     Args:
         moex: The model's MoEx.
         exchanges: By the name of the site; empty for a plain forward.
-        frame: The frame of the model's call, which lives as long as the forward; None if `torch.compile` traces it.
         outer: The body of an `exchanging` that this forward belongs to, if there is one.
-        is_body: Whether this is such a body, which ends with its `with` statement and not with a frame.
+        is_body: Whether this is such a body.
+        groups: In a body that leaves the draw to the model: the group of each sample, (B,).
+        draws: Whether the model draws the exchanges of this body by itself.
+        seed: Where the generator of the draw started, if the model drew: a recomputation takes the same one again.
+        first_node: Number of the first autograd node that can belong to this forward; None for the next one.
+        is_direct: Whether the model's layers are called one by one, so that nobody says where the forward begins.
     """
 
     def __init__(
         self,
-        moex: nn.Module,
+        moex: Any,
         exchanges: dict[str, Exchange],
-        frame: FrameType | None = None,
+        *,
         outer: "Forward | None" = None,
         is_body: bool = False,
+        groups: Tensor | None = None,
+        draws: bool = False,
+        seed: int | None = None,
+        first_node: int | None = None,
+        is_direct: bool = False,
     ) -> None:
         self.moex = moex
         self.exchanges = exchanges
-        self.frame = frame
         self.outer = outer
         self.is_body = is_body
+        self.groups = groups
+        self.draws = draws
+        self.seed = seed
+        self.is_direct = is_direct
+        self.met: set[str] = set()  # of a direct pass: the sites so far, the first of them, and the node at the last
+        self.first_site = ""
+        self.last_node = 0
         self.times_exchanged = dict.fromkeys(exchanges, 0)
         self.traced = torch.compiler.is_compiling()
-        if not self.traced:
+        if self.traced:
+            begin_trace(moex.token)
+        else:
+            self.without_grad = not torch.is_grad_enabled()
             self.graph_task = torch._C._current_graph_task_id()
-            self.first_node = torch.autograd._get_sequence_nr()
+            self.first_node = torch.autograd._get_sequence_nr() if first_node is None else first_node
             self.end_node: int | None = None
             self.thread = _this_thread()
 
+    def note_exchange(self, name: str) -> None:
+        """Count an exchange at a site."""
+        if self.traced:
+            note_exchange(self.moex.token, name)
+        else:
+            self.times_exchanged[name] += 1
+
     def check_exchanged_once(self) -> None:
-        """Raise RuntimeError unless every exchange that was asked for happened exactly once."""
+        """Raise RuntimeError unless every exchange of this forward happened exactly once."""
         for name, times in self.times_exchanged.items():
+            times = times_noted(self.moex.token, name) if self.traced else times
             if times != 1:
                 raise RuntimeError(
                     f"site {name!r} exchanged {times} times in this forward instead of once; choose another layer"
                 )
 
     def repeats(self, other: "Forward") -> bool:
-        """Whether the other forward exchanges the same at the same sites."""
+        """Return whether the other forward exchanges the same at the same sites."""
         mine, theirs = self.exchanges, other.exchanges
         return mine.keys() == theirs.keys() and all(a is b for k in mine for a, b in zip(mine[k], theirs[k]))
 
     def made_node(self, number: int) -> bool:
-        """Whether autograd gave this number to a node during this forward, if it was in this forward's thread."""
+        """Return whether autograd gave this number to a node during this forward, if it ran in this thread."""
         return self.first_node <= number and (self.end_node is None or number < self.end_node)
 
 
 def _this_thread() -> object:
-    """A mark of this thread; unlike its number, it is never used again."""
+    """Return a mark of this thread; unlike its number, it is never used again."""
     if not hasattr(_local, "thread"):
         _local.thread = object()
     return _local.thread
 
 
-def _is_on_call_stack(forward: Forward, frames: set[int], files: set[str]) -> bool:
-    if forward.is_body:
-        return True
-    if forward.traced:  # what a graph break left to Python runs below the compiler's frame
-        return any(file.endswith("eval_frame.py") for file in files)
-    return id(forward.frame) in frames
-
-
 def _stack() -> tuple[Forward, ...]:
-    """The forwards that this thread is in, outermost first."""
-    stack: tuple[Forward, ...] = getattr(_local, "stack", ())
-    if torch.compiler.is_compiling() or not stack:
-        return stack
-    frames, files, frame = set(), set(), sys._getframe(1)
-    while frame is not None:
-        frames.add(id(frame))
-        files.add(frame.f_code.co_filename)
-        frame = frame.f_back  # type: ignore[assignment]
-    stack = tuple(forward for forward in stack if _is_on_call_stack(forward, frames, files))
-    _local.stack = stack
-    return stack
+    """Return the forwards that this thread is in, outermost first."""
+    return getattr(_local, "stack", ())
 
 
-def running(moex: nn.Module) -> Forward | None:
-    """The innermost forward that this thread is in; None outside of any and while backward recomputes a segment."""
+def running(moex: Any) -> Forward | None:
+    """Return the innermost forward this thread is in; None outside of any and while backward recomputes a segment."""
     for forward in reversed(_stack()):
         if forward.moex is moex:
             if torch.compiler.is_compiling() or forward.traced:
@@ -121,28 +134,32 @@ def running(moex: nn.Module) -> Forward | None:
 
 
 def open_(forward: Forward) -> None:
-    """Begin a forward in this thread."""
+    """Begin a forward in this thread; `close` ends it, whatever happens in between."""
     _local.stack = (*_stack(), forward)
+    remember(forward)
+
+
+def remember(forward: Forward) -> None:
+    """Let `recomputed` find a forward for as long as the graph of its outputs lives."""
     if not forward.traced:
-        _local.latest = forward  # keeps it until the next one, where no output of it has a graph
+        _local.latest = forward  # keeps it until the next one if no output of it has a graph
         with _lock:
-            _finished.add(forward)
+            _known.add(forward)
 
 
 def close(forward: Forward, output: Any = None) -> None:
-    """End a forward, and whatever was begun after it.
+    """End a forward.
 
     Args:
         forward: One that `open_` began in this thread.
         output: What it computed; as long as the graph behind it lives, `recomputed` finds the forward.
     """
-    stack: tuple[Forward, ...] = getattr(_local, "stack", ())
+    stack = _stack()
     if forward in stack:
         _local.stack = stack[: stack.index(forward)]
     if forward.outer is not None:
         for name, times in forward.times_exchanged.items():
-            forward.outer.times_exchanged[name] += times
-    forward.frame = None
+            forward.outer.times_exchanged[name] = forward.outer.times_exchanged.get(name, 0) + times
     if not forward.traced:
         forward.end_node = torch.autograd._get_sequence_nr()
         keep_with(forward, output)
@@ -167,31 +184,49 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def recomputed(moex: nn.Module, called_directly: bool) -> Forward | None:
-    """The forward whose checkpointed segment backward computes again; None if it was outside of any.
+def is_recomputation() -> bool:
+    """Return whether gradient checkpointing is the reason for a call: it computes a segment again during backward."""
+    if torch._C._current_graph_task_id() == -1:
+        return False
+    node = torch._C._current_autograd_node()
+    if node is not None and node.name().startswith("CheckpointFunction"):
+        return True
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
+
+
+def drawn_from(moex: Any, seed: int) -> Forward | None:
+    """Find the forward whose draw started at a seed; None if its graph is gone or it never was."""
+    with _lock:
+        return next((forward for forward in _known if forward.moex is moex and forward.seed == seed), None)
+
+
+def recomputed(moex: Any) -> Forward | None:
+    """Find the forward whose checkpointed segment backward computes again; None if it was outside of any.
 
     Args:
         moex: The model's MoEx.
-        called_directly: Whether the model's layers have run outside of any forward, so that this can be.
 
     Raises:
-        RuntimeError: It cannot be told which forward that is.
+        RuntimeError: Several forwards fit, and they exchange differently.
     """
     node = torch._C._current_autograd_node()
     number = -1 if node is None else node._sequence_nr()
     with _lock:
-        known = [forward for forward in _finished if forward.moex is moex and forward.made_node(number)]
-    if not known:
-        if called_directly:
-            return None
-        raise RuntimeError(
-            "gradient checkpointing computes a segment again, but timm_moex does not know in which forward it was "
-            "computed first, so it cannot repeat the exchange; do not nest checkpoints, use use_reentrant=False and "
-            "torch.compile(fullgraph=True)"
-        )
-    innermost = max(known, key=lambda forward: forward.first_node)
-    for other in known:  # in one thread forwards are nested or follow each other; numbers of two threads can be equal
-        if other.thread is not innermost.thread and not other.repeats(innermost):
+        fitting = [forward for forward in _known if forward.moex is moex and forward.made_node(number)]
+    if not fitting:
+        return None
+    innermost = max(fitting, key=lambda forward: forward.first_node)
+    for other in fitting:
+        if other.repeats(innermost):
+            continue
+        if other.is_direct and innermost.is_direct and other.thread is innermost.thread:
+            raise RuntimeError(
+                "gradient checkpointing computes a segment again, and two forwards fit it, because the layers were "
+                "called one by one; run backward before the next forward, or each in timm_moex.exchanging(model)"
+            )
+        # in one thread forwards are nested or follow each other; numbers of two threads can be equal
+        if other.thread is not innermost.thread:
             raise RuntimeError(
                 "gradient checkpointing computes a segment again, and forwards of two threads fit it; run backward "
                 "before another thread's forward, or give each thread its own copy of the model"

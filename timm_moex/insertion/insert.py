@@ -1,36 +1,38 @@
 """`insert_moex`: from a site's name to its module, and the hooks onto it."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.utils import unwrap_model
+from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..utils.checks import check_fraction, check_model
+from ..utils.checks import check_model
 from ..utils.messages import nearest
-from .find import find_moex, holds_moex
-from .moex import MoEx, SiteExchange
+from .find import find_moex, holds_moex, hooks_of
+from .model_forward import ModelForward
+from .moex import MoEx
 from .presets import Preset, find_preset
 from .sites import KnownSites, Site, known_sites
 
-__all__ = ["called_module", "hook_moex", "insert_moex", "plan_moex", "remove_moex"]
+__all__ = ["called_module", "hook_moex", "insert_into_features", "insert_moex", "plan_moex", "remove_moex"]
+
+_WRAPPERS = (nn.DataParallel, DistributedDataParallel, ModelEma, ModelEmaV2, ModelEmaV3)
 
 _LAYERS_2D = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 def _check_model(model: nn.Module) -> None:
     check_model(model)
-    if unwrap_model(model) is not model or isinstance(model, nn.DataParallel):
-        raise TypeError(
-            f"model is wrapped in {type(model).__name__}; insert MoEx into the bare model, then wrap or compile it"
-        )
+    compiled = type(model).__name__ == "OptimizedModule" or model._compiled_call_impl is not None
+    if isinstance(model, _WRAPPERS) or compiled:
+        how = f"{type(model).__name__}, " + ("which is compiled" if compiled else "a wrapper")
+        raise TypeError(f"model is a {how}; insert MoEx into the bare model, then wrap or compile it")
     if type(model).__name__.startswith("TimmWrapper") and isinstance(getattr(model, "timm_model", None), nn.Module):
         raise TypeError(
-            f"model is a {type(model).__name__} of transformers, which has no site; insert MoEx into model.timm_model "
-            "and exchange in the wrapper's call within timm_moex.exchanging(model, swap_index)"
+            f"model is a {type(model).__name__} of transformers, which has no site; insert MoEx into model.timm_model"
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
@@ -42,47 +44,62 @@ def _check_model(model: nn.Module) -> None:
 
 def _find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int | None) -> Site:
     if site := known.by_name.get(known.resolve_alias(layer)):
-        return _checked_layout(site, layer, channel_dim)
+        return _with_layout(site, channel_dim)
     if known.ineffective is not None and layer in (known.ineffective.name, known.ineffective.module):
         raise ValueError(
             f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so exchanging "
             "the last patch tokens would change nothing; choose an earlier layer or another global_pool"
         )
-    modules = {name for name, _ in model.named_modules() if name}
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     if layer not in modules:
         raise ValueError(
             f"layer={layer!r} is no site of {type(model).__name__}: expected one of {', '.join(known.by_name)}, "
             f"or the dotted path of a module{nearest(layer, [*known.by_name, *modules])}"
         )
+    if inner := _site_of_inner_model(model, layer, channel_dim):
+        return inner
     for site in known.by_name.values():
         if (site.module, site.hook_on) == (layer, "output"):
-            return _checked_layout(replace(site, name=layer), layer, channel_dim)
+            return _with_layout(replace(site, name=layer), channel_dim)
     layout, channels = _layout_of(model.get_submodule(layer), known)
-    if layout is None and channel_dim is None:
+    if channel_dim is not None and (layout is None or channels is not None):
+        return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
+    if layout is None:
         raise ValueError(
             f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
             f"give channel_dim=1 or -1, or one of its sites: {', '.join(known.by_name)}"
         )
-    if layout is None:
-        return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
     norm = known.by_name[known.family.layer].norm if known.family else "pono"
-    return _checked_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels), layer, channel_dim)
+    return _with_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels, strict=False), channel_dim)
 
 
-def _checked_layout(site: Site, layer: str, channel_dim: int | None) -> Site:
-    if channel_dim not in (None, site.channel_dim):
-        raise ValueError(
-            f"channel_dim={channel_dim}: the {site.hook_on} of {site.module} (layer={layer!r}) is {site.layout}, with "
-            f"channel_dim={site.channel_dim}; leave channel_dim out"
-        )
-    return site
+def _site_of_inner_model(model: nn.Module, layer: str, channel_dim: int | None) -> Site | None:
+    """Find the site by the table of a timm model that contains the module, inside a module of the user's."""
+    parts = layer.split(".")
+    for end in range(1, len(parts)):
+        prefix, rest = ".".join(parts[:end]), ".".join(parts[end:])
+        owner = model.get_submodule(prefix)
+        if (known := known_sites(owner)).family is not None:
+            site = _find_site(owner, rest, known, channel_dim)
+            return replace(site, name=layer, module=f"{prefix}.{site.module}")
+    return None
+
+
+def _with_layout(site: Site, channel_dim: int | None) -> Site:
+    """Let the caller's channel_dim decide; a layout that contradicts it is the caller's to know."""
+    if channel_dim in (None, site.channel_dim):
+        return site
+    raise ValueError(
+        f"channel_dim={channel_dim}: the {site.hook_on} of {site.module} is {site.layout}, with "
+        f"channel_dim={site.channel_dim}; leave channel_dim out"
+    )
 
 
 def _layout_of(module: nn.Module, known: KnownSites) -> tuple[str | None, int | None]:
-    """The layout of a module's output, and the channels to insist on where it is not sure by definition.
+    """Return the layout of a module's output, and the channels to insist on if it is not sure by definition.
 
-    The family or the module's own class defines it. A block of 2d layers alone is taken to have it too, if the features
-    then have as many channels as its last layer, along no other axis as well.
+    The family or the module's own class defines it. A block of only 2d layers is presumed to have it too, if the
+    features then have as many channels as its last layer.
     """
     if known.family is not None and known.family.interior_layout is not None:
         return known.family.interior_layout, None
@@ -116,55 +133,34 @@ def insert_moex(
     layer: str | Sequence[str] | None = None,
     *,
     preset: str = "moex",
-    norm: str | None = None,
-    eps: float | None = None,
-    positive_only: bool | None = None,
-    moments: str | None = None,
-    detach: str | None = None,
-    match: str | None = None,
-    lam: float | None = None,
-    prob: float | None = None,
-    alpha: float | None = None,
-    each_site: bool | None = None,
-    off_epoch: int = 0,
-    ramp_epochs: int = 0,
     channel_dim: int | None = None,
+    **settings: Any,
 ) -> nn.Module:
-    """Give a model a MoEx insertion point; its class, parameters and `state_dict` keys stay its own.
+    """Give a model a MoEx insertion point, in place: it then exchanges while it trains.
 
-    Afterwards `model(x)` computes what it did before, and `model(x, swap_index=idx)` exchanges the moments of each
-    sample's features for those of sample `idx[i]`, exactly once, or raises. With several layers the call names one,
-    `model(x, swap_index=idx, swap_layer="stage1")`, or gives donors for each: `swap_index={"stage1": i, "stage2": j}`.
-    `own_share`, (B,), mixes a sample's own moments in. Other ways through the model exchange inside `exchanging`.
+    Parameters, `state_dict` keys, modules and the class of the model stay as they are. With `lam=1` (every preset but
+    "moex") a training forward draws and exchanges; with `lam` < 1 it does so once a `MoExLoss` is bound to the model,
+    since the labels must be mixed. `model(x, swap_index=...)` exchanges exactly once, or raises an error, and
+    `model(x, swap_index=None)` exchanges nothing. So do evaluation and forwards without gradients.
 
     Args:
-        model: The bare model (not wrapped, not compiled); changed in place.
-        layer: A site of `moex_sites(model)`, a dotted module path, or several of them. Default: the preset's; of the
-            preset "moex" that of the model's family, see `timm_moex.insertion.families`.
+        model: A timm model, or any module if `layer` is a dotted path; not wrapped or compiled.
+        layer: A site of the model (see `moex_sites`), a stage name of the paper (`C2` … `C5` in ResNets), or the dotted
+            path of a module, whose output is exchanged; or several of them. Default: the preset's.
         preset: "moex", "padain", "mixstyle", "freq_mixstyle" or "efdmix", see `timm_moex.insertion.presets`; the
-            default of every setting that is None below.
-        norm: Axes of the moments, see `moment_exchange`; of the preset "moex" the site's, see `moex_sites`.
-        eps: Added to the variance.
-        positive_only: Moments of the positive entries alone.
-        moments: "both", "mean" or "std".
-        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
-        match: "moments", or "distribution" for `match_distribution`.
-        lam: Weight of a sample's own label in the loss.
-        prob: Probability that `MoExTask` exchanges a batch, or with `each_site` a batch at one site.
-        alpha: `MoExTask` draws the share of a sample's own moments from Beta(alpha, alpha); 0 for none.
-        each_site: Whether `MoExTask` draws a coin and a permutation for each site, or one of the sites for a batch.
-        off_epoch: `MoExTask` exchanges nothing from this epoch on, counted from 0; 0 for never.
-        ramp_epochs: `MoExTask` raises the probability linearly to `prob` over so many epochs; 0 for none.
+            default of every setting.
         channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know. 2d
-            convolutions, batch norms and pools define it, and so does a block of them.
+            convolutions, batch norms and pools define it, and so does a block of them. What is given here decides.
+        **settings: Of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, each_site, lam, prob,
+            off_epoch, ramp_epochs.
 
     Returns:
         `model`.
 
     Raises:
-        TypeError: `model` is no module, is wrapped, compiled or scripted.
-        ValueError: Unknown layer (the message lists the sites), preset or setting, settings that do not go together,
-            or the model already holds MoEx.
+        TypeError: `model` is no module, is wrapped, compiled or scripted; or there is no such setting.
+        ValueError: Unknown layer (the message lists the sites) or preset, a setting out of range, settings that
+            contradict each other, or the model already holds MoEx.
 
     Example:
         >>> import timm
@@ -174,13 +170,8 @@ def insert_moex(
         torch.Size([2, 10])
     """
     _check_model(model)
-    moex = plan_moex(
-        model, layer, preset=preset, norm=norm, eps=eps, positive_only=positive_only, moments=moments, detach=detach,
-        match=match, lam=lam, prob=prob, alpha=alpha, each_site=each_site, off_epoch=off_epoch, ramp_epochs=ramp_epochs,
-        channel_dim=channel_dim,
-    )  # fmt: skip
+    moex = plan_moex(model, layer, preset=preset, channel_dim=channel_dim, **settings)
     hook_moex(model, moex, [called_module(model, exchange.site) for exchange in moex.sites])
-    model.moex = moex
     return model
 
 
@@ -192,10 +183,9 @@ def plan_moex(
     channel_dim: int | None = None,
     **overrides: Any,
 ) -> MoEx:
-    """The MoEx that `insert_moex` would put into a model with these arguments; the model is not changed."""
+    """Make the MoEx that `insert_moex` would put into a model with these arguments; the model is not changed."""
     chosen = find_preset(preset)
-    settings = chosen.with_overrides(overrides)
-    _check_settings(settings)
+    settings = chosen.settings(**overrides)
     if channel_dim not in (None, 1, -1):
         raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1")
     known = known_sites(model)
@@ -204,35 +194,14 @@ def plan_moex(
     sites = [_find_site(model, name, known, channel_dim) for name in layers]
     if not sites or len({site.name for site in sites}) < len(sites):
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
-    norm = settings.pop("norm")
-    if norm == "freq":
+    if settings.norm == "freq":
         _check_frequencies(model, sites, known)
-    if settings["each_site"] and settings["lam"] < 1 and len(sites) > 1:
+    if settings.each_site and settings.lam < 1 and len(sites) > 1:
         raise ValueError(
-            f"each_site=True with lam={settings['lam']} at {len(sites)} sites: labels are mixed by one permutation, "
+            f"each_site=True with lam={settings.lam} at {len(sites)} sites: labels are mixed by one permutation, "
             "and each site would draw its own; give lam=1 or each_site=False"
         )
-    of_moex = {key: settings.pop(key) for key in _OF_MOEX if key in settings}
-    exchanges = [SiteExchange(site, norm=site.norm if norm is None else norm, **settings) for site in sites]
-    return MoEx(exchanges, known.aliases, preset=preset, **of_moex)
-
-
-# Settings of the MoEx; the others are those of each exchange
-_OF_MOEX = ("lam", "prob", "alpha", "each_site", "off_epoch", "ramp_epochs")
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    check_fraction("lam", settings["lam"])
-    check_fraction("prob", settings["prob"])
-    alpha = settings["alpha"]
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < math.inf:
-        raise ValueError(f"alpha={alpha!r}: expected a finite number >= 0")
-    if not isinstance(settings["each_site"], bool):
-        raise ValueError(f"each_site={settings['each_site']!r}: expected True or False")
-    for name in ("off_epoch", "ramp_epochs"):
-        epochs = settings.get(name, 0)
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ValueError(f"{name}={epochs!r}: expected a whole number >= 0")
+    return MoEx(sites, known.aliases, settings, preset)
 
 
 def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSites) -> None:
@@ -259,21 +228,64 @@ def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str 
 
 
 def hook_moex(model: nn.Module, moex: MoEx, modules: Sequence[nn.Module]) -> None:
-    """Hook the exchanges, one on each module, and the two hooks on the model itself.
+    """Hook the exchanges, one on each module, and give the model its `forward`.
 
     Args:
-        model: The model whose calls take `swap_index`.
+        model: The model that holds the MoEx.
         moex: What `plan_moex` made.
         modules: For each exchange the module whose input or output it takes.
+
+    Raises:
+        ValueError: Two sites are one module, which would exchange twice.
     """
+    paths = {module: path for path, module in model.named_modules(remove_duplicate=False)}
+    for number, (module, exchange) in enumerate(zip(modules, moex.sites)):
+        for earlier, other in zip(modules[:number], moex.sites):
+            if earlier is module and other.site.hook_on == exchange.site.hook_on:
+                raise ValueError(
+                    f"layers {other.site.name!r} and {exchange.site.name!r} are one module of {type(model).__name__}, "
+                    "which would exchange twice; give one of them"
+                )
     for module, exchange in zip(modules, moex.sites):
         if exchange.site.hook_on == "input":
-            moex.handles.append(module.register_forward_pre_hook(exchange.input_hook))
+            module.register_forward_pre_hook(exchange.input_hook)
         else:
-            moex.handles.append(module.register_forward_hook(exchange.output_hook))
-    moex.handles.append(model.register_forward_pre_hook(moex.begin, with_kwargs=True))
-    moex.handles.append(model.register_forward_hook(moex.finish, always_call=True))
-    moex.train(model.training)
+            module.register_forward_hook(exchange.output_hook)
+    model.moex = moex  # type: ignore[assignment]
+    ModelForward(model, moex, [(paths[module], module) for module in modules]).install()
+
+
+def insert_into_features(net: nn.Module, backbone: nn.Module, **settings: Any) -> nn.Module:
+    """Give timm's FeatureListNet, FeatureDictNet, FeatureHookNet or FeatureGetterNet a MoEx insertion point.
+
+    Args:
+        net: The feature extractor; changed in place.
+        backbone: The architecture it was built from, with the same arguments; on the meta device will do.
+        **settings: Of `insert_moex`.
+
+    Returns:
+        `net`.
+
+    Raises:
+        ValueError: As for `insert_moex`, or the site is not among the layers that `net` kept.
+    """
+    moex = plan_moex(backbone, **settings)
+    hook_moex(net, moex, [_module_in(net, backbone, exchange.site) for exchange in moex.sites])
+    return net
+
+
+def _module_in(net: nn.Module, backbone: nn.Module, site: Site) -> nn.Module:
+    """Return the module of a site in a net that renames, flattens or wraps the backbone's layers."""
+    called = called_module(backbone, site)
+    path = next(path for path, module in backbone.named_modules() if module is called)
+    modules = dict(net.named_modules())
+    for renamed in (path, path.replace(".", "_", 1), f"model.{path}", f"body.{path}"):
+        if renamed in modules:
+            return modules[renamed]
+    raise ValueError(
+        f"layer={site.name!r}: {type(net).__name__} has no module {path}, which carries this site; choose an earlier "
+        "layer or other out_indices"
+    )
 
 
 def remove_moex(model: nn.Module) -> nn.Module:
@@ -297,9 +309,11 @@ def remove_moex(model: nn.Module) -> nn.Module:
     moex = find_moex(model)
     if moex is None:
         raise ValueError(f"{type(model).__name__} holds no MoEx")
-    for handle in moex.handles:
-        handle.remove()
     for module in model.modules():
-        for name in [name for name, child in module.named_children() if child is moex]:
-            delattr(module, name)
+        for registered, key, exchange in hooks_of(module):
+            if exchange.moex is moex:
+                del registered[key]
+        if module.__dict__.get("moex") is moex:
+            del module.moex
+            ModelForward.uninstall(module)
     return model

@@ -3,42 +3,38 @@
 A preset is a set of defaults for `insert_moex` and for the `moex_` keywords of a twin; any setting can be overridden.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..utils.checks import check_fraction
 from ..utils.messages import nearest
 
-__all__ = ["PRESETS", "Preset", "find_preset"]
+__all__ = ["PRESETS", "SETTING_NAMES", "MoExSettings", "Preset", "find_preset"]
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Defaults of an augmentation.
+@dataclass(frozen=True, kw_only=True)
+class MoExSettings:
+    """Settings of a model's MoEx, checked when they are made.
 
-    Attributes:
-        name: As `moex_preset` takes it.
-        title: The method's name.
-        summary: The method in a sentence.
-        source: The paper, with its arXiv number at the end.
-        layers: The default sites: "default" (the family's one), "stem", "first_stages" (up to three, never the last) or
-            "all".
-        norm: Axes of the moments; None for the default of the site.
+    Args:
+        norm: Axes of the moments, see `moment_exchange`; None for the default of each site, see `moex_sites`.
         eps: Added to the variance.
-        positive_only: Moments of the positive entries alone.
-        moments: What comes from the donor.
-        detach: The moments that count as constants for the gradient.
-        match: "moments" or "distribution".
+        positive_only: Moments of only the positive entries.
+        moments: "both", "mean" or "std".
+        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
+        match: "moments", or "distribution" for `match_distribution`.
         alpha: The share of a sample's own moments is drawn from Beta(alpha, alpha); 0 for none.
         each_site: Whether each site draws a coin and a permutation of its own; else one site is drawn for a batch.
-        lam: Weight of a sample's own label.
-        prob: Probability of an exchange.
+        lam: Weight of a sample's own label in the loss; the donor of the moments gets 1 - lam.
+        prob: Probability that a batch is exchanged, or with `each_site` a batch at one site.
+        off_epoch: Nothing is exchanged from this epoch on, counted from 0; 0 for never.
+        ramp_epochs: The probability rises linearly to `prob` over so many epochs; 0 for none.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
-    name: str
-    title: str
-    summary: str
-    source: str
-    layers: str = "default"
     norm: str | None = None
     eps: float = 1e-5
     positive_only: bool = False
@@ -49,35 +45,95 @@ class Preset:
     each_site: bool = False
     lam: float = 1.0
     prob: float = 1.0
+    off_epoch: int = 0
+    ramp_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        check_fraction("lam", self.lam)
+        check_fraction("prob", self.prob)
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha={self.alpha!r}: expected a finite number >= 0")
+        if not isinstance(self.each_site, bool):
+            raise ValueError(f"each_site={self.each_site!r}: expected True or False")
+        for name in ("off_epoch", "ramp_epochs"):
+            epochs = getattr(self, name)
+            if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+                raise ValueError(f"{name}={epochs!r}: expected a whole number >= 0")
+
+    def prob_at(self, epoch: int | None) -> float:
+        """Return the probability of an exchange in an epoch, counted from 0.
+
+        Raises:
+            RuntimeError: It depends on the epoch, and `epoch` is None.
+        """
+        if not self.off_epoch and not self.ramp_epochs:
+            return self.prob
+        if epoch is None:
+            raise RuntimeError(
+                f"off_epoch={self.off_epoch}, ramp_epochs={self.ramp_epochs}: the epoch is unknown; call "
+                "find_moex(model).set_epoch(epoch), or task.set_epoch(epoch), before each one"
+            )
+        if self.off_epoch and epoch >= self.off_epoch:
+            return 0.0
+        return self.prob * min(1.0, (epoch + 1) / self.ramp_epochs) if self.ramp_epochs else self.prob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(MoExSettings):
+    """Defaults of an augmentation.
+
+    Attributes:
+        name: As `moex_preset` accepts it.
+        title: The method's name.
+        summary: The method in a sentence.
+        source: The paper, with its arXiv number at the end.
+        layers: The default sites: "default" (the family's one), "stem", "first_stages" (up to three, never the last) or
+            "all".
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    layers: str = "default"
 
     @property
     def url(self) -> str:
         """The paper's page."""
         return f"https://arxiv.org/abs/{self.source.rpartition(' ')[2]}"
 
-    def with_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """The settings of `insert_moex`, with those of `overrides` that are not None in place of the preset's."""
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _DESCRIPTION}
-        return settings | {key: value for key, value in overrides.items() if value is not None}
+    def settings(self, **overrides: Any) -> MoExSettings:
+        """Return the preset's settings with those of `overrides` that are not None in their place.
+
+        Raises:
+            TypeError: There is no such setting; the message has the nearest name.
+            ValueError: A value is out of range.
+        """
+        for key in overrides:
+            if key not in SETTING_NAMES:
+                hint = nearest(key, SETTING_NAMES, 0.4)
+                raise TypeError(f"unknown setting {key!r}: MoEx has {', '.join(SETTING_NAMES)}{hint}")
+        own = {name: getattr(self, name) for name in SETTING_NAMES}
+        return MoExSettings(**own | {key: value for key, value in overrides.items() if value is not None})
 
 
-_DESCRIPTION = ("name", "title", "summary", "source", "layers")
+SETTING_NAMES = tuple(field.name for field in fields(MoExSettings))
 
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
-            "moex",
-            "MoEx",
-            "The moments of another sample and a share of its label; one coin and one site a batch.",
-            "Li et al., On Feature Normalization and Data Augmentation, CVPR 2021, arXiv 2002.11102",
+            name="moex",
+            title="MoEx",
+            summary="The moments of another sample and a share of its label; one coin and one site a batch.",
+            source="Li et al., On Feature Normalization and Data Augmentation, CVPR 2021, arXiv 2002.11102",
             lam=0.9,
         ),
         Preset(
-            "padain",
-            "Permuted AdaIN",
-            "The moments of another sample, as constants; rarely, and at every site by its own coin.",
-            "Nuriel et al., Permuted AdaIN, CVPR 2021, arXiv 2010.05785",
+            name="padain",
+            title="Permuted AdaIN",
+            summary="The moments of another sample, as constants; rarely, and at every site by its own coin.",
+            source="Nuriel et al., Permuted AdaIN, CVPR 2021, arXiv 2010.05785",
             layers="all",
             norm="in",
             detach="donor",
@@ -85,10 +141,11 @@ PRESETS = {
             prob=0.01,
         ),
         Preset(
-            "mixstyle",
-            "MixStyle",
-            "A mixture of a sample's moments and another's, as constants; at the first stages, each by its own coin.",
-            "Zhou et al., Domain Generalization with MixStyle, ICLR 2021, arXiv 2104.02008",
+            name="mixstyle",
+            title="MixStyle",
+            summary="A mixture of a sample's moments and another's, as constants; at the first stages, each with a "
+            "coin of its own.",
+            source="Zhou et al., Domain Generalization with MixStyle, ICLR 2021, arXiv 2104.02008",
             layers="first_stages",
             norm="in",
             eps=1e-6,
@@ -98,10 +155,11 @@ PRESETS = {
             prob=0.5,
         ),
         Preset(
-            "freq_mixstyle",
-            "Freq-MixStyle",
-            "MixStyle with moments per frequency, over channels and time, for spectrograms (B, C, frequency, time).",
-            "Schmid et al., DCASE 2022 technical report; Kim et al., Interspeech 2022, arXiv 2206.12513",
+            name="freq_mixstyle",
+            title="Freq-MixStyle",
+            summary="MixStyle with moments per frequency, over channels and time, for spectrograms (B, C, frequency, "
+            "time).",
+            source="Schmid et al., DCASE 2022 technical report; Kim et al., Interspeech 2022, arXiv 2206.12513",
             layers="stem",
             norm="freq",
             eps=1e-6,
@@ -111,10 +169,11 @@ PRESETS = {
             prob=0.4,
         ),
         Preset(
-            "efdmix",
-            "EFDMix",
-            "A mixture of a sample's values and another's, rank by rank; at the first stages, each by its own coin.",
-            "Zhang et al., Exact Feature Distribution Matching, CVPR 2022, arXiv 2203.07740",
+            name="efdmix",
+            title="EFDMix",
+            summary="A mixture of a sample's values and another's, rank by rank; at the first stages, each with a coin "
+            "of its own.",
+            source="Zhang et al., Exact Feature Distribution Matching, CVPR 2022, arXiv 2203.07740",
             layers="first_stages",
             norm="in",
             match="distribution",

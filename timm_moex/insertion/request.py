@@ -64,6 +64,8 @@ def requested_exchanges(
     if not isinstance(swap_index, Mapping):
         site = _single_site(swap_layer, own_share, sites, aliases)
         return {site: Exchange(swap_index, own_share)}
+    if not swap_index:
+        raise ValueError("swap_index={}: names no site; give None for a forward without an exchange")
     if swap_layer is not None:
         raise ValueError(f"swap_layer={swap_layer!r}: the keys of swap_index name the sites already")
     donors = _by_site("swap_index", swap_index, sites, aliases)

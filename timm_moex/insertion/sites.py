@@ -29,7 +29,8 @@ class Site:
         prefix_tokens: Class and register tokens in front of the patch tokens of an NLC site; they are left alone.
         norm: Default norm there; the effect of `in` survives a LayerNorm over the channels, too.
         tuple_entries: The entries that are exchanged where the module takes or returns a tuple or list.
-        channels: Number of channels to insist on; None where the table, not `feature_info`, knows the layout.
+        channels: Number of channels to insist on if the layout is presumed; None if the table defines it.
+        strict: Whether no other axis may have as many entries as there are `channels`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Site:
     norm: str = "in"
     tuple_entries: slice | None = None
     channels: int | None = None
+    strict: bool = True
 
     @property
     def channel_dim(self) -> int:

@@ -24,8 +24,8 @@ from timm.models import (
 )
 from torch import nn
 
-from ..insertion.features import insert_into_features
-from ..insertion.insert import insert_moex
+from ..insertion.insert import insert_into_features, insert_moex
+from ..insertion.presets import SETTING_NAMES
 from ..utils.messages import nearest
 from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
 from .registry import add_released_tags, resolve_verified_cfg
@@ -33,13 +33,7 @@ from .registry import add_released_tags, resolve_verified_cfg
 __all__ = ["SETTINGS", "register_twin", "register_twins", "take_settings"]
 
 # create_model's keyword → insert_moex's
-SETTINGS = {
-    f"{TWIN_PREFIX}{name}": name
-    for name in (
-        "preset", "layer", "norm", "prob", "lam", "eps", "positive_only", "moments", "detach", "match", "alpha",
-        "each_site", "off_epoch", "ramp_epochs",
-    )
-}  # fmt: skip
+SETTINGS = {f"{TWIN_PREFIX}{name}": name for name in ("preset", "layer", *SETTING_NAMES)}
 
 default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for the pretrained tags
 

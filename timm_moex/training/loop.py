@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..hub.folder import save_folder
+from ..task.task import MoExTask
 from .datasets import label_names, unreadable_files
 from .evaluate import combine_metrics, evaluate, first_samples
 from .processes import join_processes
 from .recipe import Recipe
 from .run_folder import Progress, RunFolder
 from .setup import TrainingSetup, set_up_training
-from .task import MoExTask
 from .trackers import check_trackers, open_trackers
 
 __all__ = ["Result", "train"]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
+from ..task.task import MoExTask, create_task
 from ..utils.blaming import blaming
 from ..utils.devices import pick_device
 from ..utils.messages import nearest, short_repr
@@ -29,7 +30,6 @@ from .loaders import create_loaders
 from .model import create_model, try_first_step
 from .processes import Processes
 from .recipe import RecipeError
-from .task import MoExTask, create_task
 
 __all__ = ["TrainingSetup", "set_up_training"]
 

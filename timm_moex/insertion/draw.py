@@ -1,15 +1,29 @@
-"""What is drawn for a batch: whether it is exchanged, where, with whom, and how much of its own moments stays.
+"""What is drawn for a batch: whether it is exchanged, with whom, and how much of its own moments stays.
 
-Everything comes from torch's CPU generator, which timm's --seed and the rank of the process govern.
+Each draw takes one number from torch's CPU generator, which a seed governs, and starts a separate generator there. So
+the position of torch's generator does not depend on what the coin says. The rank is part of the start: processes that
+were all seeded alike still draw differently.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
-from ..insertion.moex import MoEx
 from ..utils.checks import check_fraction
 
-__all__ = ["draw_exchange", "draw_own_share", "draw_swap_index"]
+__all__ = ["draw_own_share", "draw_swap_index", "take_generator"]
+
+_RANK_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: ranks never collide
+
+
+def take_generator(rank: int | None = None) -> torch.Generator:
+    """Start a generator from one number of torch's CPU generator and the rank, by default that of this process."""
+    seed = int(torch.randint(2**62, (), device="cpu"))
+    if rank is None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+    return torch.Generator().manual_seed((seed + rank * _RANK_STEP) % 2**63)
 
 
 def draw_swap_index(
@@ -24,7 +38,7 @@ def draw_swap_index(
     Args:
         batch_size: Number of samples B.
         prob: Probability of an exchange.
-        generator: Source of randomness on the CPU; default torch's own, which timm's seed and rank govern.
+        generator: Source of randomness on the CPU; default: one number of torch's own and the rank of this process.
         groups: Group of each sample (its drawing style, device, hospital), (B,), whole numbers. Each donor then comes
             from another group than the sample it gives to, as in MixStyle's "crossdomain"; if the whole batch is one
             group, from that one. None for donors from anywhere.
@@ -52,18 +66,24 @@ def draw_swap_index(
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if groups is not None:
-        if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
-            found = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
-            raise TypeError(f"groups must be a tensor of whole numbers, got {found}")
-        if groups.shape != (batch_size,):
-            raise ValueError(f"groups must have shape ({batch_size},), got {tuple(groups.shape)}")
-    if prob == 0 or torch.rand((), generator=generator).item() >= prob:
+        _check_groups(groups, batch_size)
+    if generator is None:
+        generator = take_generator()
+    if prob == 0 or torch.rand((), generator=generator, device="cpu").item() >= prob:
         return None
-    order = torch.randperm(batch_size, generator=generator)
+    order = torch.randperm(batch_size, generator=generator, device="cpu")
     return order if groups is None else _from_other_groups(order, groups.cpu(), generator)
 
 
-def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator | None) -> Tensor:
+def _check_groups(groups: Tensor, batch_size: int) -> None:
+    if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
+        found = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
+        raise TypeError(f"groups must be a tensor of whole numbers, got {found}")
+    if groups.shape != (batch_size,):
+        raise ValueError(f"groups must have shape ({batch_size},), got {tuple(groups.shape)}")
+
+
+def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator) -> Tensor:
     """Give each sample a donor from another group.
 
     Takers and donors are laid out group by group, each in an order of their own, and shifted against each other. A
@@ -76,11 +96,11 @@ def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator
     largest = int(sizes.max())
     donors = torch.empty_like(order)
     if 2 * largest <= batch_size:
-        place = torch.randperm(len(names), generator=generator)
+        place = torch.randperm(len(names), generator=generator, device="cpu")
         position = place[torch.searchsorted(names, groups)]
-        givers = torch.randperm(batch_size, generator=generator)
+        givers = torch.randperm(batch_size, generator=generator, device="cpu")
         order, givers = (x[position[x].argsort(stable=True)] for x in (order, givers))
-        shift = int(torch.randint(largest, batch_size - largest + 1, (), generator=generator))
+        shift = int(torch.randint(largest, batch_size - largest + 1, (), generator=generator, device="cpu"))
         donors[order] = givers.roll(-shift)
         return donors
     for name in names:
@@ -91,60 +111,33 @@ def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator
     return donors
 
 
-def draw_own_share(batch_size: int, alpha: float) -> Tensor:
+def draw_own_share(batch_size: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
     """Draw the share of own moments of each sample from Beta(alpha, alpha).
+
+    Sampled as a ratio of gamma variates in log space, so that an alpha close to 0 gives shares close to 0 or 1.
 
     Args:
         batch_size: Number of samples B.
         alpha: Of the distribution, above 0. Small values give shares near 0 or 1.
+        generator: Source of randomness on the CPU; default: one number of torch's own and the rank of this process.
 
     Returns:
-        Shares (B,), float32, on the CPU, from torch's own generator.
+        Shares (B,), float32, on the CPU.
 
     Raises:
-        ValueError: `alpha` is not above 0.
+        ValueError: `alpha` is no finite number above 0.
 
     Example:
-        >>> _ = torch.manual_seed(0)
-        >>> share = draw_own_share(1000, alpha=0.1)
+        >>> share = draw_own_share(1000, alpha=0.1, generator=torch.Generator().manual_seed(0))
         >>> share.shape, 0.45 < share.mean() < 0.55
         (torch.Size([1000]), tensor(True))
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha={alpha!r}: expected a number above 0")
-    return torch.distributions.Beta(alpha, alpha).sample((batch_size,))
-
-
-def draw_exchange(
-    moex: MoEx, batch_size: int, prob: float, device: torch.device
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draw what a model's MoEx exchanges in a batch.
-
-    Args:
-        moex: The model's, with its sites and settings.
-        batch_size: Number of samples B.
-        prob: Probability of an exchange, here in place of the MoEx's own.
-        device: Where the model is.
-
-    Returns:
-        Donors (B,), int64, and shares of own moments (B,), by site; the shares are empty without `moex.alpha`. Both
-        are empty for a batch that is not exchanged.
-
-    Example:
-        >>> import timm, timm_moex
-        >>> moex = timm_moex.find_moex(timm.create_model("moex_resnet18", moex_preset="mixstyle"))
-        >>> donors, shares = draw_exchange(moex, batch_size=4, prob=1.0, device=torch.device("cpu"))
-        >>> list(donors), shares["stage1"].shape
-        (['stage1', 'stage2', 'stage3'], torch.Size([4]))
-    """
-    donors: dict[str, Tensor] = {}
-    if moex.each_site:
-        for name in moex.site_names:
-            if (swap_index := draw_swap_index(batch_size, prob)) is not None:
-                donors[name] = swap_index
-    elif (swap_index := draw_swap_index(batch_size, prob)) is not None:
-        names = moex.site_names
-        donors[names[int(torch.randint(len(names), ())) if len(names) > 1 else 0]] = swap_index
-    shares = {name: draw_own_share(batch_size, moex.alpha) for name in donors} if moex.alpha else {}
-    on_device = [{name: x.to(device, non_blocking=True) for name, x in drawn.items()} for drawn in (donors, shares)]
-    return on_device[0], on_device[1]
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+        raise ValueError(f"alpha={alpha!r}: expected a finite number above 0")
+    if generator is None:
+        generator = take_generator()
+    double = dict(dtype=torch.float64, device="cpu")
+    gamma = torch._standard_gamma(torch.full((2, batch_size), alpha + 1.0, **double), generator=generator)
+    uniform = 1 - torch.rand(2, batch_size, generator=generator, **double)  # in (0, 1]
+    log_gamma = gamma.log() + uniform.log() / alpha  # Gamma(alpha) = Gamma(alpha + 1) * U^(1 / alpha)
+    return torch.sigmoid(log_gamma[0] - log_gamma[1]).float()

@@ -1,0 +1,134 @@
+"""`MoExLoss` mixes the labels of each draw once, and says so if a draw is lost or used twice."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from small_twins import IDX, images, twin
+from timm.loss import BinaryCrossEntropy
+from torch import nn
+
+from timm_moex import MoExLoss, find_moex, mix_loss
+
+X, Y = images("resnet10t"), torch.arange(4)
+
+
+def bound(criterion=None, **kwargs):
+    model = twin("resnet10t", **({"moex_lam": 0.7} | kwargs)).train()
+    return model, MoExLoss(model, criterion or nn.CrossEntropyLoss())
+
+
+@pytest.mark.parametrize(
+    "criterion, target",
+    [
+        (nn.CrossEntropyLoss(), Y),
+        (nn.CrossEntropyLoss(reduction="none"), Y),
+        (nn.CrossEntropyLoss(reduction="sum"), torch.eye(10)[:4]),
+        (BinaryCrossEntropy(smoothing=0.1, target_threshold=0.2), torch.rand(4, 10)),
+        (torch.nn.functional.cross_entropy, Y),
+    ],
+)
+def test_labels_are_mixed_by_the_draw(criterion, target):
+    model, loss = bound(criterion)
+    torch.manual_seed(5)
+    exchanges = find_moex(model).draw(4, X.device)
+    torch.manual_seed(5)
+    output = model(X)
+    index = exchanges["stem"].swap_index
+    expected = 0.7 * criterion(output, target) + 0.3 * criterion(output, target[index])
+    torch.testing.assert_close(loss(output, target), expected)
+
+
+def test_evaluation_and_no_grad_are_the_criterion():
+    model, loss = bound()
+    output = model(X)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(output, Y), nn.functional.cross_entropy(output, Y))
+    loss(output, Y)
+    model.eval()
+    output = model(X)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(output, Y), nn.functional.cross_entropy(output, Y))
+
+
+def test_a_draw_that_no_loss_mixed_makes_the_next_forward_raise():
+    model, loss = bound()
+    model(X)
+    with pytest.raises(RuntimeError, match="called again before MoExLoss.*swap_index=None.*swap_index=index"):
+        model(X)
+    loss(model(X), Y)  # and it goes on from there
+
+
+def test_a_loss_for_the_same_forward_twice_raises():
+    model, loss = bound()
+    output = model(X)
+    loss(output, Y)
+    with pytest.raises(RuntimeError, match="twice for one forward"):
+        loss(output, Y)
+
+
+def test_forwards_without_an_exchange_leave_the_loss_alone():
+    model, loss = bound()
+    output = model(X)
+    with torch.no_grad():
+        model(X)  # batch norm recalibration, say
+    model.eval()(X)
+    loss(output, Y)
+    model.train()
+    output = model(X, swap_index=None)
+    torch.testing.assert_close(loss(output, Y), nn.functional.cross_entropy(output, Y))
+
+
+def test_one_draw_for_the_two_forwards_of_sam():
+    model, loss = bound()
+    for _ in range(2):
+        output = model(X, swap_index=IDX)
+        expected = mix_loss(nn.functional.cross_entropy, output, Y, IDX, 0.7)
+        torch.testing.assert_close(loss(output, Y), expected)
+    model(X, swap_index=IDX)
+    model(X, swap_index=IDX)  # those who draw themselves may also use mix_loss, and no draw is lost
+
+
+def test_without_the_loss_a_model_that_mixes_labels_warns_once_and_exchanges_nothing():
+    model = twin("resnet10t", moex_lam=0.7).train()
+    with pytest.warns(UserWarning, match="no moments are exchanged.*MoExLoss"):
+        model(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(X)
+    assert find_moex(model).exchanged == 0
+
+
+def test_a_copy_of_the_model_does_not_draw_and_a_copy_of_both_does():
+    model, loss = bound()
+    assert not find_moex(copy.deepcopy(model)).mixes_labels
+    for copier in (copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))):
+        other, others = copier((model, loss))
+        others(other(X), Y)
+        assert find_moex(other).exchanged == 1 and others.moex is find_moex(other)
+    assert find_moex(model).exchanged == 0
+
+
+def test_the_trainer_of_hugging_face_normalises_by_the_items_of_the_step():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    for criterion in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")):
+        model, loss = bound(criterion, moex_lam=1.0)
+        output = model(X, swap_index=None)
+        halves = [loss(Output(o), y, num_items_in_batch=4) for o, y in zip(output.split(2), Y.split(2))]
+        torch.testing.assert_close(sum(halves), nn.functional.cross_entropy(output, Y))
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="holds no MoEx"):
+        MoExLoss(nn.Linear(2, 2), nn.CrossEntropyLoss())
+    with pytest.raises(TypeError, match="criterion must be callable, got str"):
+        MoExLoss(twin("resnet10t"), "ce")
+    model, loss = bound()
+    output = model(X)
+    with pytest.raises(ValueError, match="swap_index must have shape"):
+        loss(output[:2], Y[:2])

@@ -1,0 +1,98 @@
+"""The draw inside a compiled graph: one opaque operator, so that no coin, probability or epoch makes Dynamo recompile.
+
+A site that the coin spares has itself as the donor, so one graph serves every outcome.
+"""
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .request import Exchange
+
+if TYPE_CHECKING:
+    from .moex import MoEx
+
+__all__ = ["begin_trace", "donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "times_noted"]
+
+_by_token: "weakref.WeakValueDictionary[int, MoEx]" = weakref.WeakValueDictionary()
+_tokens = itertools.count()
+_TAGS = [getattr(torch.Tag, n) for n in ("nondeterministic_seeded", "cudagraph_unsafe") if hasattr(torch.Tag, n)]
+
+
+_noted: dict[int, dict[str, int]] = {}  # while Dynamo traces a forward: how often each site exchanged, by token
+
+
+@torch._dynamo.assume_constant_result
+def begin_trace(token: int) -> bool:
+    """Begin to count the exchanges of a forward that Dynamo traces. Run while it traces, and not by the graph.
+
+    A counter in the forward itself would be a side effect, which Dynamo refuses inside of a checkpointed segment.
+    """
+    _noted[token] = {}
+    return True
+
+
+@torch._dynamo.assume_constant_result
+def note_exchange(token: int, site: str) -> bool:
+    """Count an exchange in the forward that Dynamo traces."""
+    counts = _noted.setdefault(token, {})
+    counts[site] = counts.get(site, 0) + 1
+    return True
+
+
+@torch._dynamo.assume_constant_result
+def times_noted(token: int, site: str) -> int:
+    """Return how often a site exchanged in the forward that Dynamo traces."""
+    return _noted.get(token, {}).get(site, 0)
+
+
+def new_token(moex: "MoEx") -> int:
+    """Return a number by which a graph finds this MoEx when it runs."""
+    token = next(_tokens)
+    _by_token[token] = moex
+    return token
+
+
+@torch.library.custom_op("timm_moex::draw", mutates_args=(), tags=_TAGS)
+def _draw(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Tensor, Tensor]:
+    moex = _by_token[token]
+    exchanges = moex.draw_forward(x, groups)
+    donors = torch.arange(x.shape[0], device=x.device).repeat(sites, 1)
+    shares = torch.zeros(sites, x.shape[0], device=x.device)
+    for number, name in enumerate(moex.site_names):
+        if name in exchanges:
+            donors[number] = exchanges[name].swap_index
+            if exchanges[name].own_share is not None:
+                shares[number] = exchanges[name].own_share
+    return donors, shares
+
+
+@_draw.register_fake
+def _(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(sites, x.shape[0], dtype=torch.int64), x.new_empty(sites, x.shape[0], dtype=torch.float32)
+
+
+def draw_in_graph(moex: "MoEx", x: Tensor, groups: Tensor | None) -> dict[str, Exchange]:
+    """Draw for a training forward that `torch.compile` traces; every site is among the exchanges."""
+    donors, shares = torch.ops.timm_moex.draw(x.detach(), groups, moex.token, len(moex.sites))
+    alpha = moex.settings.alpha
+    return {name: Exchange(donors[n], shares[n] if alpha else None) for n, name in enumerate(moex.site_names)}
+
+
+@torch.library.custom_op("timm_moex::donors", mutates_args=(), tags=_TAGS)
+def _donors(output: Tensor, token: int) -> Tensor:
+    donors = _by_token[token].take_donors()
+    return torch.arange(output.shape[0], device=output.device) if donors is None else donors.clone()
+
+
+@_donors.register_fake
+def _(output: Tensor, token: int) -> Tensor:
+    return output.new_empty(output.shape[0], dtype=torch.int64)
+
+
+def donors_in_graph(moex: "MoEx", output: Tensor) -> Tensor:
+    """Return the donors of the forward that computed `output`, in a graph that holds model and loss."""
+    return torch.ops.timm_moex.donors(output.detach(), moex.token)

@@ -1,0 +1,113 @@
+"""timm's training task with Moment Exchange: the model draws, the loss mixes the labels of what was drawn."""
+
+import logging
+from typing import Any
+
+import timm.task
+from timm.task import ClassificationTask
+from torch import Tensor, nn
+
+from ..insertion.exchanging import exchanging
+from ..insertion.find import find_moex
+from ..insertion.moex import MoEx
+from .loss import MoExLoss
+
+__all__ = ["MoExMultiLabelTask", "MoExTask", "create_task"]
+
+_logger = logging.getLogger(__name__)
+
+
+class MoExTask(ClassificationTask):
+    """timm's classification task with Moment Exchange.
+
+    The model draws in its training forwards, and the criterion is a `MoExLoss`, which mixes the labels. The settings
+    (`prob`, `lam`, the layers, …) are those of the model's MoEx, see `insert_moex`.
+
+    A model whose probability changes with the epoch (`off_epoch`, `ramp_epochs`) needs `set_epoch` before each one.
+
+    Args:
+        model: A model that holds MoEx: a twin, or any module with one inside.
+        *args: As for `timm.task.ClassificationTask`: criterion, …
+        **kwargs: Likewise.
+
+    Raises:
+        ValueError: `model` holds no MoEx, or several.
+
+    Example:
+        >>> import timm, timm_moex, torch
+        >>> task = MoExTask(timm.create_model("moex_resnet18"), torch.nn.CrossEntropyLoss(), verbose=False)
+        >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([3, 7]))
+        >>> result["exchanged"], result["site"], result["output"].shape
+        (True, 'stem', torch.Size([2, 1000]))
+    """
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        if find_moex(model) is None:
+            raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+        super().__init__(model, *args, **kwargs)
+        self.criterion = MoExLoss(self.trainable_module, self.criterion)
+        if self.verbose:
+            sites = ", ".join(site.extra_repr() for site in self.moex.sites)
+            _logger.info(f"MoEx: {self.moex.extra_repr()}, {sites}")
+
+    @property
+    def moex(self) -> MoEx:
+        """The MoEx of the model that is trained."""
+        return self.criterion.moex
+
+    def set_epoch(self, epoch: int) -> None:
+        """State the epoch that the next steps belong to, counted from 0."""
+        self.moex.set_epoch(epoch)
+
+    def forward(self, input: Tensor, target: Tensor, groups: Tensor | None = None) -> dict[str, Any]:
+        """Compute the loss of one training step.
+
+        Args:
+            input: Images, (B, C, H, W).
+            target: Class indices, (B,), or soft targets, (B, classes).
+            groups: Group of each sample, (B,): donors come from other groups, see `draw_swap_index`.
+
+        Returns:
+            timm's `loss` and `output`, and `exchanged` (bool), `site` (its name if there is one, else None) and
+            `sites` (the names of all that exchanged).
+        """
+        self.moex.last_sites = ()
+        if groups is None:
+            result = super().forward(input, target)
+        else:
+            with exchanging(self.trainable_module, groups=groups):
+                result = super().forward(input, target)
+        sites = self.moex.last_sites
+        return {**result, "exchanged": bool(sites), "site": sites[0] if len(sites) == 1 else None, "sites": sites}
+
+
+MoExMultiLabelTask: type[MoExTask] | None = None
+if hasattr(timm.task, "MultiLabelClassificationTask"):  # not before timm 1.0.30
+
+    class _MoExMultiLabelTask(timm.task.MultiLabelClassificationTask, MoExTask):
+        """timm's multi-label task with Moment Exchange: it checks the dense targets, then `MoExTask` does the step."""
+
+    _MoExMultiLabelTask.__name__ = _MoExMultiLabelTask.__qualname__ = "MoExMultiLabelTask"
+    MoExMultiLabelTask = _MoExMultiLabelTask
+
+
+def create_task(model: nn.Module, *args: Any, **kwargs: Any) -> ClassificationTask:
+    """`MoExTask` for a model that exchanges (it holds MoEx and `prob` > 0), else timm's `ClassificationTask`.
+
+    Args:
+        model: The model to train.
+        *args: As for `timm.task.ClassificationTask`: criterion, …
+        **kwargs: Likewise.
+
+    Raises:
+        ValueError: The model holds several MoEx.
+
+    Example:
+        >>> import timm, timm_moex, torch
+        >>> model = timm.create_model("moex_resnet18", moex_prob=0.0)
+        >>> type(create_task(model, torch.nn.CrossEntropyLoss(), verbose=False)).__name__
+        'ClassificationTask'
+    """
+    moex = find_moex(model)
+    task_class = MoExTask if moex is not None and moex.prob > 0 else ClassificationTask
+    return task_class(model, *args, **kwargs)
