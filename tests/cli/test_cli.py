@@ -1,11 +1,13 @@
 """The command line, end to end on a few images."""
 
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
+from PIL import Image
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.cli import main
@@ -57,6 +59,48 @@ def test_predict_writes_a_picture(trained, capsys):
     words = ("--dataset", "torch/fashion_mnist", "--data-dir", data, "--count", 6, "--output", png)
     assert run(capsys, "predict", folder / "hub", *words)[0] == 0
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_command_replaces_its_own_earlier_output_and_anything_with_overwrite(trained, capsys):
+    pytest.importorskip("matplotlib")
+    data, _, folder = trained
+    where = ("--dataset", "torch/fashion_mnist", "--data-dir", data)
+    commands = {
+        "own.png": ("show", "sample:0", "sample:1", "--output"),
+        "own.svg": ("predict", folder / "hub", *where, "--count", 2, "--output"),
+        "own.jpg": ("curves", folder, "--output"),
+        "own.csv": ("eval", folder / "hub", *where, "--per-class"),
+    }
+    for name, words in commands.items():
+        assert [run(capsys, *words, folder.parent / name)[0] for _ in range(2)] == [0, 0]
+    other = folder.parent / "other.png"
+    shutil.copy(folder.parent / "own.png", other)
+    assert_error(run(capsys, *commands["own.jpg"], other), "other.png exists and is not from this command; --overwrite")
+    assert run(capsys, *commands["own.jpg"], other, "--overwrite")[0] == 0
+
+
+TROUBLE = {
+    "killed": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "fewer workers may fit"),
+    "bus": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "fewer workers"),
+    "gone": (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "another process may have ended it"),
+    "shm": (RuntimeError("unable to write to file </torch_7_8_0>: No space left on device (28)"), "docker: --shm-size"),
+    "bomb": (Image.DecompressionBombError("Image size (9 pixels) exceeds limit of 8 pixels, could be decompression "
+                                          "bomb DOS attack."), "make the image smaller"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TROUBLE)
+def test_trouble_of_the_machine_is_no_defect(case, monkeypatch, capsys):
+    error, words = TROUBLE[case]
+    monkeypatch.setattr("timm_moex.cli.train.sample_dir", lambda: (_ for _ in ()).throw(error))
+    assert_error(run(capsys, "sample"), words)
+
+
+def test_an_image_that_is_too_large_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    Image.new("L", (64, 64)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    result = run(capsys, "show", tmp_path / "large.png", "sample:0", "--output", tmp_path / "x.png")
+    assert_error(result, "4096 pixels.*exceeds limit of 2000")
 
 
 def test_sample_is_the_packaged_one(capsys):

@@ -8,8 +8,9 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.models import load_checkpoint
 
-from timm_moex.hub.convert import ConvertError, convert
+from timm_moex.hub.convert import ConvertError, convert, without_common_prefix
 
 
 def official(model, **changes):
@@ -60,6 +61,27 @@ def test_resnet50_keeps_its_logits(new_format, resnet, tmp_path):
     assert "top-1 79.10, as stated in the file" in card
     assert "by timm_moex." in card and "github.com/Boyiliee/MoEx" in card
     assert not list(folder.glob("*.bin")) and not list(folder.glob("*.p*t*"))
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module.model."])
+def test_one_common_prefix_is_taken_off(prefix, resnet, tmp_path):
+    state = {prefix + key: value for key, value in resnet.state_dict().items()}
+    torch.save(official(resnet, state_dict=state), tmp_path / "a.pt")
+    assert_same_logits(resnet, convert(tmp_path / "a.pt", "resnet50", tmp_path / "out"))
+
+
+def test_initial_checkpoint_of_lightning_loads_and_others_are_told_in_a_line(tmp_path):
+    theirs = timm.create_model("test_resnet", num_classes=10)
+    for prefix in ("model.", "f"):
+        state = {prefix + key: value for key, value in theirs.state_dict().items()}
+        torch.save({"state_dict": state, "pytorch-lightning_version": "2.5"}, tmp_path / f"{prefix}ckpt")
+    ours = timm.create_model("moex_test_resnet", num_classes=10)
+    load_checkpoint(ours, str(tmp_path / "model.ckpt"), filter_fn=without_common_prefix)
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    with pytest.raises(
+        ValueError, match="none of its keys is the model's: it has fconv1.*; the model has conv1"
+    ):
+        load_checkpoint(ours, str(tmp_path / "fckpt"), filter_fn=without_common_prefix)
 
 
 @pytest.mark.parametrize("old_names", [False, True], ids=["norm1", "norm.1"])

@@ -100,6 +100,25 @@ def test_card_names_the_preset_it_was_trained_with():
         model_card(CONFIG, {"recipe": {"model_kwargs": {"moex_preset": "mixtyle"}}})
 
 
+RECIPES = {
+    "twin": ({"model": "moex_resnet18"}, True),
+    "preset": ({"model": "resnet18", "model_kwargs": {"moex_preset": "padain"}}, True),
+    "never": ({"model": "moex_resnet18", "model_kwargs": {"moex_prob": 0.0}}, False),
+    "plain": ({"model": "resnet18"}, False),
+    "unknown": (None, False),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+@pytest.mark.parametrize(
+    "architecture, how", [("test_resnet", "."), ("resnet20_cifar", " after `import timm_moex`.")]
+)
+def test_card_says_what_is_true_of_the_training_and_of_loading(case, architecture, how):
+    recipe, exchanged = RECIPES[case]
+    card = model_card(CONFIG | {"architecture": architecture}, {"recipe": recipe}).text
+    assert ("Trained with [" in card) == exchanged and f"timm loads it{how}\n" in card
+
+
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_card_links_the_paper_of_every_preset(preset):
     assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", preset.url)
@@ -118,10 +137,12 @@ def test_card_leaves_out_paths_of_one_machine():
 
 
 def test_card_names_what_is_not_known():
-    card = model_card(CONFIG, dict(top1=TOP1, seeds=[0])).text
-    assert "not run: the figure above does not show what MoEx brings" in card and "±" not in card
+    card = model_card(CONFIG, dict(top1=TOP1, seeds=[0], recipe={"model": "moex_resnet18"})).text
+    assert "not run: the figure above does not show what MoEx adds" in card and "±" not in card
     other = model_card(CONFIG, dict(top1={"value": 81.5}, seeds=[0], origin="Trained without an exchange.")).text
     assert "| these weights | 81.50 |" in other and "without MoEx |" not in other
+    unknown = model_card(CONFIG, dict(top1=TOP1, seeds=[0])).text
+    assert "| these weights | 81.50 |" in unknown and "without MoEx |" not in unknown
     bare = model_card(CONFIG, {})
     assert bare.data.eval_results is None and "MoEx does not help everywhere" in bare.text
 

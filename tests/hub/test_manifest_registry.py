@@ -14,6 +14,8 @@ from weights_world import manifest_row
 
 import timm_moex
 from timm_moex.hub.manifest import released_weights
+from timm_moex.models import registry
+from timm_moex.utils.files import sha256_of
 
 OURS, STOCK = "resnet20_cifar", "test_resnet"
 WEIGHTS = "model.safetensors"
@@ -125,3 +127,11 @@ def test_names_of_this_package_are_registered_as_the_manifest_says(name):
     assert (cfg.license, cfg.tag) == (entry.license, entry.tag)
     assert bool(cfg.hf_hub_id) <= (entry.hub_id is not None)  # no repo that nobody has published
     assert timm.create_model(f"moex_{name}", pretrained=True).pretrained_cfg["num_classes"] == cfg.num_classes
+
+
+def test_loading_a_twin_of_ours_hashes_its_weights_once(monkeypatch):
+    hashed = []
+    monkeypatch.setattr(registry, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    timm.create_model("moex_resnet20_cifar.fmnist_sample", pretrained=True)
+    timm.create_model("resnet20_cifar.fmnist_sample", pretrained=True)
+    assert [Path(path).parent.name for path in hashed] == ["resnet20_cifar.fmnist_sample"] * 2

@@ -28,9 +28,12 @@ def run(capsys, *words):
     return code, captured.out, captured.err
 
 
-def test_dry_run_lists_exactly_what_would_go(folder, capsys):
-    code, out, _ = run(capsys, "publish", folder, "--repo-id", "ORG/NAME", "--dry-run")
-    *rows, last = out.splitlines()
+def test_dry_run_lists_exactly_what_would_go(folder, tmp_path):
+    (tmp_path / "home").mkdir()
+    with LoopbackHub() as hub, Child(hub.url, tmp_path / "home") as child:
+        done = child("command", "publish", str(folder), "--repo-id", "ORG/NAME", "--dry-run")["result"]
+    assert [line.partition("/api/")[2] for line in hub.log] == ["validate-yaml"]
+    code, (*rows, last) = done["code"], done["out"].splitlines()
     listed = {row.split()[-1]: (int(row.split()[0].replace(",", "")), row.split()[3]) for row in rows}
     files = files_of(folder)
     files["README.md"] = files["README.md"].replace(LOCAL_SOURCE.encode(), b"hf-hub:ORG/NAME")
@@ -135,3 +138,22 @@ def test_publishing_pins_the_manifest_and_shows_progress_but_no_token(folder, tm
     assert "100%" in stderr and TOKEN not in stderr + said["out"]
     after = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
     assert after == [rows[0], rows[1] | {"hub_id": "ORG/NAME", "revision": revision}]
+
+
+def test_the_hub_checks_the_card_before_the_repo_is_made_and_in_a_dry_run(tmp_path):
+    folder = write_folder(tmp_path / "hub", license="gpl-of-mine")
+    words = ["publish", str(folder), "--repo-id", "ORG/NAME"]
+    (tmp_path / "home").mkdir()
+    with LoopbackHub() as hub, Child(hub.url, tmp_path / "home") as child:
+        for more in ([], ["--dry-run"]):
+            assert child("command", *words, *more)["result"] == {"code": 2, "out": ""}
+        told = child("publish", str(folder), "ORG/NAME")
+        assert told["error"] == "HubError" and "must be one of [apache-2.0" in told["message"]
+    assert "license: gpl-of-mine" in told["message"] and hub.repos == {}
+
+
+def test_a_dry_run_without_a_hub_says_that_the_card_was_not_checked(folder, tmp_path):
+    (tmp_path / "home").mkdir()
+    with Child("http://127.0.0.1:9", tmp_path / "home") as child:
+        done = child("command", "publish", str(folder), "--repo-id", "ORG/NAME", "--dry-run")["result"]
+    assert done["code"] == 0 and done["out"].startswith("the Hub has not checked the card of ORG/NAME: ")

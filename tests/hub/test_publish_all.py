@@ -9,8 +9,9 @@ from loopback_hub import LoopbackHub
 from weights_world import manifest_row
 
 from timm_moex.cli import main
+from timm_moex.hub import publish as publishing
 from timm_moex.hub.download import HubError
-from timm_moex.hub.publish_all import plan_all
+from timm_moex.hub.publish import plan_all
 
 NAMES = ["test_resnet.v1", "resnet8_cifar.v1"]
 
@@ -68,7 +69,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(root, hub_and_child):
     hub.faults.clear()
     hub.fail("POST /api/collections/.*/items", 403, times=50)
     second = child("publish_all", "ORG", str(root), private=True)["message"]
-    assert "refused the token with 403 for collections/ORG" in second
+    assert "answered 403 for collections/ORG: told to fail" in second
     hub.faults.clear()
     third = child("publish_all", "ORG", str(root), private=True)["result"]
     assert third["added"] == [f"ORG/{name}" for name in NAMES]
@@ -98,6 +99,17 @@ def test_a_checkpoint_without_its_weights_is_not_published_although_it_was(root)
     (root / NAMES[0] / "model.safetensors").unlink()
     with pytest.raises(HubError, match="has no model.safetensors"):
         plan_all("ORG", root)
+
+
+def test_each_folder_is_verified_once_and_each_card_checked_before_the_first_repo(root, tmp_path, monkeypatch):
+    verified = []
+    monkeypatch.setattr(publishing, "verify_folder", lambda *args: verified.append(args[0].name) or [])
+    monkeypatch.setattr(publishing, "get_token", lambda: "hf_any")
+    monkeypatch.setattr(publishing, "check_front_matter", lambda text: verified.append("card"))
+    monkeypatch.setattr(publishing, "_send", lambda planned, api, private: verified.append("sent"))
+    monkeypatch.setattr(publishing, "_gather", lambda *args: ("", []))
+    publishing.publish_all("ORG", root)
+    assert verified == [*NAMES, "card", "card", "sent", "sent"]
 
 
 def test_an_empty_manifest_is_an_error(tmp_path):

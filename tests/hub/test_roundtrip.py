@@ -124,7 +124,7 @@ def test_interrupted_publishing_can_be_repeated(where, hub, author, tmp_path):
 def test_private_repos_stay_private(hub, author, fresh, folders):
     author("publish", str(folders[STOCK]), "ORG/secret", private=True)
     assert hub.repos["ORG/secret"].private
-    assert "or it is private: check the spelling" in fresh("load", "hf-hub:ORG/secret")["message"]
+    assert "Repository Not Found" in fresh("load", "hf-hub:ORG/secret")["message"]
     assert author("load", "hf-hub:ORG/secret")["result"]["class"] == "ResNet"
     told = author("publish", str(folders[STOCK]), f"ORG/{STOCK}", private=True)
     assert f"ORG/{STOCK} exists and is public" in told["message"]

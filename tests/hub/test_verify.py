@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 from hub_folders import TOP1, write_folder
 from safetensors.torch import load_file, save_file
 from tinydata import tiny_recipe, write_tiny
@@ -50,14 +51,44 @@ def replace(folder, name, old, new):
     (folder / name).write_text(text.replace(old, new))
 
 
-WRONG = {
+def as_type(dtype):
+    """Another type of tensor in the place of a weight."""
+    return lambda f: change_weights(f, lambda w: w.update({"fc.weight": w["fc.weight"].to(dtype)}))
+
+
+def change_cfg(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    change_config(folder, pretrained_cfg=config["pretrained_cfg"] | changes)
+
+
+def negative(weights):
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name] = -weights[name]
+
+
+FLOATS = "not of torch.float32 or torch.float16 or torch.bfloat16 or torch.float64"
+TYPES = {
+    str(dtype): (as_type(dtype), f"fc.weight is of {dtype}, {FLOATS}")
+    for dtype in (torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)
+}
+WRONG = TYPES | {
+    "counter": (
+        lambda f: change_weights(f, lambda w: w.update({k: v.float() for k, v in w.items() if "num_batches" in k})),
+        "num_batches_tracked is of torch.float32, not of torch.int64",
+    ),
+    "variance": (lambda f: change_weights(f, negative), "running_var is negative"),
+    "names": (lambda f: change_config(f, label_names=["a", "b", "c"]), "label_names is .'a', 'b', 'c'., not 10 names"),
+    "mean": (lambda f: change_cfg(f, mean=[0.5, 0.5]), "mean has 2 values for 3 channels"),
+    "std": (lambda f: change_cfg(f, std=[0.5, 0.5]), "std has 2 values for 3 channels"),
+    "crop": (lambda f: change_cfg(f, crop_pct=50), "crop_pct is 50, not a number above 0 and at most 2"),
+    "two_counts": (lambda f: change_cfg(f, num_classes=2), "num_classes is 10, but 2 in pretrained_cfg"),
     "architecture": (lambda f: change_config(f, architecture="test_resnett"), "did you mean 'test_resnet'"),
     "twin": (lambda f: change_config(f, architecture="moex_test_resnet"), "config.json names a twin"),
     "moex_args": (lambda f: change_config(f, model_args={"moex_prob": 1.0}), "names a twin or MoEx settings"),
     "odd_args": (lambda f: change_config(f, model_args={"width": 3}), "timm cannot build it: .*width"),
     "no_json": (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
     "foreign": (lambda f: (f / "config.json").write_text("{}"), "config.json: architecture is None, not a str"),
-    "classes": (lambda f: change_config(f, num_classes=7), "fc.weight has shape .10, .*., not .7,"),
+    "classes": (lambda f: change_config(f, num_classes=7), "num_classes is 7, but 10 in pretrained_cfg"),
     "missing": (lambda f: change_weights(f, lambda w: w.pop("fc.bias")), "model.safetensors lacks fc.bias"),
     "extra": (lambda f: change_weights(f, lambda w: w.update(x=w["fc.bias"].clone())), "has x, for which the model"),
     "changed": (lambda f: change_weights(f, lambda w: w["fc.bias"].add_(1)), "has .* sha256 .*, the manifest has"),

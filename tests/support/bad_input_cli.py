@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 from hub_folders import write_folder
+from PIL import Image
 from tinydata import tiny_recipe, write_tiny
 
 Case = tuple[str, list[str], tuple[str, ...]]  # id, words, regular expressions
@@ -16,9 +17,14 @@ def prepare(folder: Path) -> Path:
     (folder / "broken.yaml").write_bytes(b"\xff\xfe")
     (folder / "junk").write_bytes(b"junk")
     write_folder(folder / "hub")
+    (folder / "mine.png").write_bytes(b"\x89PNG, by somebody else")
+    (folder / "mine.csv").write_text("class,marks\n")
+    for name in "ab":
+        Image.new("RGB", (8, 8), "red" if name == "a" else "blue").save(folder / f"{name}.png")
     write_folder(folder / "null")
     (folder / "null" / "config.json").write_text("null")
     (folder / "taken").mkdir()
+    (folder / "taken.png").mkdir()
     (folder / "taken" / "thesis.tex").write_text("my life")
     return folder
 
@@ -95,4 +101,26 @@ CASES: list[Case] = [
     ("convert of junk", ["convert", "DIR/junk", "--arch", "resnet50", "--output", "DIR/out"], ("junk", "PyTorch file")),
     ("convert of no file", ["convert", "DIR/no", "--arch", "resnet50", "--output", "DIR/out"], ("no: no such file",)),
     ("convert to a net", ["convert", "DIR/junk", "--arch", "vgg", "--output", "DIR/out"], ("arch='vgg'", "resnet50")),
+    ("train into nothing", ["train", "DIR/tiny.yaml", "--output", ""], ("--output: the path is empty",)),
+    ("resume of an empty path", [*_train(), "--resume", ""], ("--resume: the path is empty",)),
+    ("show into nothing", ["show", "sample:0", "sample:1", "--output", ""], ("--output: the path is empty",)),
+    ("convert into nothing", ["convert", "DIR/junk", "--arch", "resnet50", "--output", ""], ("the path is empty",)),
+    ("show over an image", ["show", "DIR/a.png", "DIR/b.png", "--output", "DIR/a.png"], ("a.png is .*a.png, which",)),
+    (
+        "show over an image by another name",
+        ["show", "DIR/a.png", "DIR/b.png", "--output", "DIR/hub/../b.png", "--overwrite"],
+        ("b.png is .*b.png, which",),
+    ),
+    (
+        "show over a picture of another kind",
+        ["show", "sample:0", "sample:1", "--output", "DIR/mine.png"],
+        ("mine.png exists", "--overwrite"),
+    ),
+    ("curves over a picture", ["curves", "DIR/run", "--output", "DIR/mine.png"], ("mine.png exists", "--overwrite")),
+    ("curves over a folder", ["curves", "DIR/run", "--output", "DIR/taken.png"], ("taken.png is a folder",)),
+    ("predict into the data", ["predict", "DIR/hub", *_DATA, "--output", "DIR/data/x.png"], ("is inside .*data,",)),
+    ("predict into the model", ["predict", "DIR/hub", *_DATA, "--output", "DIR/hub/x.png"], ("is inside .*hub,",)),
+    ("predict over a picture", ["predict", "DIR/hub", *_DATA, "--output", "DIR/mine.png"], ("mine.png exists",)),
+    ("eval over the config", ["eval", "DIR/hub", *_DATA, "--per-class", "DIR/hub/config.json"], ("is inside .*hub,",)),
+    ("eval over a table", ["eval", "DIR/hub", *_DATA, "--per-class", "DIR/mine.csv"], ("mine.csv exists",)),
 ]

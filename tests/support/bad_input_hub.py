@@ -31,7 +31,10 @@ def _save(prepare: Callable[[Any, Path], Any] = lambda net, folder: None, **argu
     def run(tmp_path: Path) -> None:
         net = _net()
         prepare(net, tmp_path / "hub")
-        save_folder(net, tmp_path / "hub", CONFIG, **arguments)
+        data_config = CONFIG | arguments.pop("data_config", {})
+        if data_config["input_size"][0] != 3:
+            data_config |= {"mean": (0.5,), "std": (0.5,)}
+        save_folder(net, tmp_path / "hub", data_config, **arguments)
 
     return run
 
@@ -107,17 +110,35 @@ def _publish_without_token(tmp_path: Path) -> None:
         publish(write_folder(tmp_path / "hub"), "org/name")
 
 
+LIGHTNING = ("official.pt is a checkpoint of Lightning", "save_folder")
+
 CASES: list[Case] = [
     ("save over a file", _save(lambda n, folder: folder.write_text("x")), FileExistsError, ("hub", "not replaced")),
     ("save over a thesis", _save(_foreign), FileExistsError, ("thesis.tex", "not replaced")),
     ("save of nan", _save(_nan), ValueError, ("fc.bias", "not finite")),
     ("save with labels", _save(label_names=["a", "b"]), ValueError, ("label_names", "2 names", "num_classes=10")),
     ("save with a card", _save(card={"licence": "mit"}), ValueError, ("licence", "did you mean 'license'")),
+    ("save with a text for labels", _save(label_names="abcdefghij"), ValueError, ("label_names='abcdefghij'", "str")),
+    ("save with a set of labels", _save(label_names=set("abcdefghij")), ValueError, ("label_names=", "got set")),
+    ("save with None for labels", _save(label_names=None), ValueError, ("label_names=None", "expected a list")),
+    ("save with a label twice", _save(label_names=list("abcdefghia")), ValueError, ("'a' is there 2 times",)),
+    ("save with numbers for labels", _save(label_names=list(range(10))), ValueError, ("0 is a int, not a text",)),
+    ("save with a label too far", _save(label_names={"a": 0, "b": 2}), ValueError, ("'b': 2", "labels 0 to 1")),
+    ("save with two labels of one", _save(label_names={"a": 0, "b": 0}), ValueError, ("'b': 0", "each once")),
+    ("save with a std of 0", _save(data_config={"std": (0, 1, 1)}), ValueError, ("data_config: std is", "above 0")),
+    ("save with two means", _save(data_config={"mean": (0.5, 0.5)}), ValueError, ("mean has 2 values for 3 channels",)),
+    ("save with a filter", _save(data_config={"interpolation": "cubik"}), ValueError, ("interpolation is 'cubik'",)),
+    (
+        "save of 4 channels",
+        _save(data_config={"input_size": (4, 32, 32)}),
+        ValueError,
+        ("4 input channels", "accepts 3"),
+    ),
     ("facts of a card", lambda t: Provenance.of({"seed": 1}), ValueError, ("seed", "did you mean 'seeds'")),
     ("load of a near name", lambda t: load_model("resnet20_cifar.fmnist_sampl"), HubError, ("fmnist_sampl", "did you")),
     ("address of a source", lambda t: parse_address("ftp:x/y"), ValueError, ("ftp:x/y", "hf-hub")),
     ("load of no config", _load(lambda f: (f / "config.json").unlink()), HubError, ("hub", "config.json")),
-    ("load of no weights", _load(lambda f: (f / "model.safetensors").unlink()), HubError, ("hub", "model.safetensors")),
+    ("load of no weights", _load(lambda f: (f / "model.safetensors").unlink()), HubError, ("No suitable checkpoints",)),
     ("load of null", _load(_write("config.json", b"null")), HubError, ("hub", "config")),
     ("load of a list", _load(_write("config.json", b"[1]")), HubError, ("hub", "config")),
     ("load of brackets", _load(_write("config.json", b"[" * 99999)), HubError, ("hub",)),
@@ -132,7 +153,7 @@ CASES: list[Case] = [
     ("load of a crop", _load(_config(pretrained_cfg={"crop_pct": -1})), HubError, ("crop_pct is -1", "above 0")),
     ("load of a filter", _load(_config(pretrained_cfg={"interpolation": 3})), HubError, ("interpolation is 3",)),
     ("load of cut weights", _load(_write("model.safetensors", b"\x08")), HubError, ("model.safetensors", "1 bytes")),
-    ("load of other weights", _load(_config(num_classes=3)), HubError, ("hub", "do not fit")),
+    ("load of other weights", _load(_config(num_classes=3)), HubError, ("num_classes is 3, but 10 in model_args",)),
     ("twin of a folder", _load(lambda f: None, lambda f: load_twin(f, prob=2)), ValueError, ("prob=2", "[0, 1]")),
     ("twin with a typo", _load(lambda f: None, lambda f: load_twin(f, lamb=1)), TypeError, ("lamb",)),
     ("card without front matter", lambda t: parse_card("# Hello"), ValueError, ("front matter",)),
@@ -152,7 +173,13 @@ CASES: list[Case] = [
     ("conversion of a list", _convert([1]), ConvertError, ("official.pt", "state_dict")),
     ("conversion of code", _convert({"state_dict": Path}), ConvertError, ("official.pt", "pickled")),
     ("conversion of texts", _convert({"state_dict": {"a": "b"}}), ConvertError, ("state_dict['a']", "not a tensor")),
-    ("conversion of little", _convert({"state_dict": {"a": torch.ones(1)}}), ConvertError, ("official.pt", "no place")),
+    ("conversion of little", _convert({"state_dict": {"a": torch.ones(1)}}), ConvertError, ("none of its keys",)),
+    (
+        "conversion of Lightning",
+        _convert({"state_dict": {}, "pytorch-lightning_version": "2"}),
+        ConvertError,
+        LIGHTNING,
+    ),
     ("publish to up", _plan("../.."), HubError, ("repo_id='../..'", "ORG/NAME")),
     ("publish to a name", _plan("name"), HubError, ("repo_id='name'", "ORG/NAME")),
     ("publish under no tag", _plan(tag=""), HubError, ("tag=''", "git tag")),
@@ -165,9 +192,9 @@ CASES: list[Case] = [
 
 # What a child process is to do with a repo, and the words of its HubError; the Hub is `world`
 ON_THE_HUB: list[tuple[str, str, str, tuple[str, ...]]] = [
-    ("repo that is not there", "load", "hf-hub:ORG/none", ("no repo 'ORG/none'", "spelling")),
+    ("repo that is not there", "load", "hf-hub:ORG/none", ("ORG/none", "Repository Not Found", "private")),
     ("repo without its owner", "load", "hf-hub:ORG/gated", ("ORG/gated", "gated")),
-    ("revision that is not there", "load", "hf-hub:ORG/good@v9", ("ORG/good", "no revision 'v9'")),
+    ("revision that is not there", "load", "hf-hub:ORG/good@v9", ("ORG/good", "Revision Not Found", "/v9/")),
     ("repo of null", "load", "hf-hub:ORG/null", ("ORG--null", "config.json")),
     ("repo of no JSON", "load", "hf-hub:ORG/bytes", ("config.json", "not JSON")),
     ("repo without weights", "load", "hf-hub:ORG/empty", ("ORG/empty", "model.safetensors")),

@@ -76,6 +76,11 @@ def load(name: str, **kwargs: Any) -> dict[str, Any]:
     return logits_of(load_model(name, **kwargs))
 
 
+def load_in(folder: str, name: str) -> dict[str, Any]:
+    os.chdir(folder)
+    return load(name)
+
+
 def twin(name: str, **kwargs: Any) -> dict[str, Any]:
     from timm_moex.hub import load_twin
 
@@ -118,7 +123,7 @@ def publish(folder: str, repo_id: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def publish_all(org: str, root: str, **kwargs: Any) -> dict[str, Any]:
-    from timm_moex.hub.publish_all import publish_all
+    from timm_moex.hub.publish import publish_all
 
     done = publish_all(org, root, **kwargs)
     return {"collection": done.collection, "added": done.added}

@@ -21,7 +21,7 @@ from tinydata import tiny_recipe, write_tiny
 from timm_moex.training.loop import train
 
 # Path's own methods: before Python 3.11 they kept functions of os that were bound at import
-WRITING = ((os, "replace"), (os, "fsync"), (Path, "rename"), (Path, "unlink"))
+WRITING = ((os, "replace"), (os, "fsync"), (os, "rename"), (Path, "unlink"))
 RANDOM_KILLS = 6
 
 

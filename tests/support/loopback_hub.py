@@ -19,6 +19,7 @@ import yaml
 from loopback_store import LFS_SUFFIXES, Blob, Fault, Faults, Refusal, Repo, described
 
 TOKEN = "hf_loopbackSecretToken"
+LICENSES = ("apache-2.0", "mit", "other")
 
 
 class LoopbackHub:
@@ -90,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # a client that was told to go away
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_CONNECT = handle_request
 
     def _read_body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -159,9 +160,13 @@ class _Handler(BaseHTTPRequestHandler):
     def validate_yaml(self, body: bytes) -> None:
         match = re.match(r"---\n(.*?\n)---\n", json.loads(body)["content"], re.S)
         try:
-            yaml.safe_load(match[1] if match else "")
+            matter = yaml.safe_load(match[1] if match else "") or {}
         except yaml.YAMLError as error:
             return self._json({"errors": [{"message": str(error)}], "warnings": []}, 400)
+        if matter.get("license") not in (None, *LICENSES):
+            return self._json(
+                {"errors": [{"message": '"license" must be one of [apache-2.0, …]'}], "warnings": []}, 400
+            )
         self._json({"errors": [], "warnings": [] if match else [{"message": "empty or missing yaml metadata"}]})
 
     def preupload(self, body: bytes, repo_id: str, revision: str) -> None:

@@ -73,9 +73,10 @@ DAMAGE = {
     "summary is cut off": lambda folder: (folder / "summary.csv").write_bytes(b"epoch,tra"),
     "recipe is missing": lambda folder: (folder / "recipe.yaml").unlink(),
     "temporary files": lambda folder: [
-        (folder / f"{name}.tmp").write_bytes(b"half") for name in ("last.pth.tar", "summary.csv", "recipe.yaml")
+        (folder / f".{name}.timm_moex-{16 * '0'}").write_bytes(b"half")
+        for name in ("last.pth.tar", "summary.csv", "recipe.yaml")
     ],
-    "temporary hub": lambda folder: shutil.copytree(folder / "hub", folder / ".hub-abc_1234" / "new"),
+    "temporary hub": lambda folder: shutil.copytree(folder / "hub", folder / ".hub.timm_moex-0123456789abcdef"),
 }
 
 
@@ -195,10 +196,12 @@ def test_settings_that_do_nothing_do_not_keep_a_run_from_being_resumed(data, tmp
 
 
 def test_files_that_are_not_temporary_stay(data, folder):
-    (folder / "notes.tmp").write_text("mine")
-    (folder / ".hub-notes").mkdir()
+    for name in ("notes.tmp", "last.pth.tar.tmp"):
+        (folder / name).write_text("mine")
+    (folder / ".hub-personal").mkdir()
     resume(data, folder)
-    assert (folder / "notes.tmp").read_text() == "mine" and (folder / ".hub-notes").is_dir()
+    assert (folder / "notes.tmp").read_text() == (folder / "last.pth.tar.tmp").read_text() == "mine"
+    assert (folder / ".hub-personal").is_dir()
 
 
 def test_the_recipe_does_not_name_the_checkpoint_it_was_resumed_from(data, folder):

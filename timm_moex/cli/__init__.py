@@ -15,7 +15,7 @@ from .. import __version__
 from ..hub.download import HubError
 from ..training.processes import is_alone
 from ..utils.devices import is_out_of_memory
-from ..utils.messages import one_line
+from ..utils.messages import machine_trouble, one_line
 from .evaluate import add_eval, add_predict
 from .hub import add_convert, add_publish, add_verify
 from .models import add_list, add_sites
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; default those of the process.
 
     Returns:
-        0; 1 where a demanded accuracy was missed; 2 after an error, which is one line on stderr; 70 after a defect of
+        0; 1 if a demanded accuracy was missed; 2 after an error, which is one line on stderr; 70 after a defect of
         this package, with its traceback; 130 after Ctrl-C.
     """
     _open_streams()
@@ -74,8 +74,9 @@ def _explain(error: Exception) -> int:
     if is_out_of_memory(error):
         print(f"timm-moex: error: out of memory: {one_line(error)}; a smaller batch may fit", file=sys.stderr)
         return 2
-    if isinstance(error, _EXPLAINED):
-        print(f"timm-moex: error: {one_line(error)}", file=sys.stderr)
+    trouble = machine_trouble(error)
+    if trouble or isinstance(error, _EXPLAINED):
+        print(f"timm-moex: error: {trouble or one_line(error)}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
     versions = ", ".join(f"{name} {version(name)}" for name in ("timm", "torch"))

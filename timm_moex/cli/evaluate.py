@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from ..pictures.predictions import prediction_grid
-from ..training.evaluate import write_per_class
+from ..training.evaluate import is_per_class, write_per_class
 from ..training.inference import predict_samples
 from ..training.subsets import locate_subset
 from .options import (
@@ -16,6 +16,7 @@ from .options import (
     percent,
     positive,
 )
+from .outputs import add_output, check_output, check_picture
 
 __all__ = ["add_eval", "add_predict"]
 
@@ -34,11 +35,13 @@ def add_eval(commands: Any) -> None:
     add_model_and_data(parser)
     parser.add_argument("--min-top1", type=percent, metavar="TOP1", help="exit with 1 if top-1 is lower")
     parser.add_argument("--subset", metavar="SET", help="imagenet-a or -r: DIR has synset folders, of 200 classes")
-    parser.add_argument("--per-class", metavar="FILE.csv", help="write images and top-1 of each class")
+    add_output(parser, "--per-class", metavar="FILE.csv", help="write images and top-1 of each class")
     parser.set_defaults(run=_run_eval)
 
 
 def _run_eval(args: argparse.Namespace) -> int:
+    if args.per_class:
+        check_output(args, "--per-class", args.per_class, [args.model, args.data_dir], is_per_class)
     columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
     opened = open_model_and_data(args, split=split, columns=columns)
     chosen = list(columns.values()) or None
@@ -62,10 +65,11 @@ def add_predict(commands: Any) -> None:
     parser.add_argument(
         "--count", type=positive, default=32, help="number of images, spread over the set (default: 32)"
     )
-    parser.add_argument("--output", default="predictions.png", metavar="FILE", help="default: predictions.png")
+    add_output(parser, "--output", default="predictions.png", metavar="FILE", help="default: predictions.png")
     parser.set_defaults(run=_run_predict)
 
 
 def _run_predict(args: argparse.Namespace) -> None:
+    check_picture(args, "predict", [args.model, args.data_dir])
     opened = open_model_and_data(args)
     print(prediction_grid(*predict_samples(opened, args.count), opened.class_names, args.output))

@@ -3,11 +3,13 @@
 import argparse
 from typing import Any
 
+from ..hub.card import check_front_matter
 from ..hub.convert import ARCHITECTURES, convert
-from ..hub.publish import Published, plan, publish
-from ..hub.publish_all import plan_all, publish_all
+from ..hub.download import Unreachable
+from ..hub.publish import Plan, Published, plan, plan_all, publish, publish_all
 from ..hub.verify import find_released, verify_all, verify_folder
 from .options import add_command, add_data_options, evaluate_opened, open_model_and_data
+from .outputs import path
 
 __all__ = ["add_convert", "add_publish", "add_verify"]
 
@@ -66,7 +68,7 @@ def add_publish(commands: Any) -> None:
     parser.add_argument("--private", action="store_true", help="create the repo as a private one")
     parser.add_argument("--tag", default="v1", help="name of this state of the repo (default: v1)")
     parser.add_argument("--license", metavar="ID", help="SPDX identifier, where the card states none")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
+    parser.add_argument("--dry-run", action="store_true", help="send nothing, but the card to the Hub's checker")
     parser.set_defaults(run=_run_publish)
 
 
@@ -92,9 +94,17 @@ def _show_plans(args: argparse.Namespace) -> None:
     else:
         plans = [plan(args.folder, args.repo_id, tag=args.tag, license=args.license)]
     for planned in plans:
+        _check_card(planned)
         for file in planned.files:
             print(f"{file.size:>12,} bytes  sha256 {file.sha256}  {file.name}")
         print(f"would be one commit in {planned.repo_id}, tagged {args.tag}; nothing was sent")
+
+
+def _check_card(planned: Plan) -> None:
+    try:
+        check_front_matter(planned.card)
+    except Unreachable as error:
+        print(f"the Hub has not checked the card of {planned.repo_id}: {error}")
 
 
 def _show_published(done: Published) -> None:
@@ -114,7 +124,7 @@ def add_convert(commands: Any) -> None:
     )
     parser.add_argument("file")
     parser.add_argument("--arch", required=True, help=", ".join(ARCHITECTURES))
-    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--output", required=True, type=path, metavar="FOLDER")
     parser.add_argument("--license", metavar="ID", help="SPDX identifier of the weights' licence, for the card")
     parser.set_defaults(run=_run_convert)
 

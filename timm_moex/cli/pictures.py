@@ -11,11 +11,11 @@ from ..insertion.find import find_moex
 from ..insertion.insert import insert_moex, remove_moex
 from ..pictures.curves import draw_curves, read_curves
 from ..pictures.exchange import draw_exchange
-from ..pictures.figure import check_picture_path
 from ..pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
 from ..pictures.pair import exchange_pair
 from ..training.inference import timm_name
 from .options import add_command
+from .outputs import add_output, check_picture
 
 __all__ = ["add_curves", "add_show"]
 
@@ -43,12 +43,12 @@ def add_show(commands: Any) -> None:
     )
     parser.add_argument("--layer", metavar="SITE", help="where to exchange, see timm-moex sites (default: the model's)")
     parser.add_argument("--norm", help="which moments: pono, in, ln, gn4, … (default: the site's)")
-    parser.add_argument("--output", default="exchange.png", metavar="FILE", help="default: exchange.png")
+    add_output(parser, "--output", default="exchange.png", metavar="FILE", help="default: exchange.png")
     parser.set_defaults(run=_run_show)
 
 
 def _run_show(args: argparse.Namespace) -> None:
-    check_picture_path(args.output)
+    check_picture(args, "show", [args.image_a, args.image_b, args.model])
     if args.image_a == args.image_b:
         raise ValueError(f"IMAGE_A and IMAGE_B are both {args.image_a}: an exchange with itself changes nothing")
     pictures = [open_image(word) for word in (args.image_a, args.image_b)]
@@ -72,10 +72,10 @@ def add_curves(commands: Any) -> None:
         "timm-moex curves output/baseline output/moex --output curves.png",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, of timm-moex train or timm's train.py")
-    parser.add_argument("--output", default="curves.png", metavar="FILE", help="default: curves.png")
+    add_output(parser, "--output", default="curves.png", metavar="FILE", help="default: curves.png")
     parser.set_defaults(run=_run_curves)
 
 
 def _run_curves(args: argparse.Namespace) -> None:
-    check_picture_path(args.output)
+    check_picture(args, "curves")
     print(draw_curves(read_curves(args.runs), args.output))

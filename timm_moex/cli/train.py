@@ -10,6 +10,7 @@ from ..training.processes import is_first_process
 from ..training.recipe import load_recipe
 from ..utils.messages import say
 from .options import add_command, add_skip_unreadable, add_val_fraction, metrics_in_words
+from .outputs import path
 
 __all__ = ["add_sample", "add_train"]
 
@@ -43,16 +44,17 @@ def add_train(commands: Any) -> None:
     )
     parser.add_argument("recipe", help="name of a packaged recipe (timm-moex list --recipes) or a YAML file")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override it")
-    parser.add_argument("--data-dir", metavar="DIR", help="the data (same as --set data_dir=DIR)")
+    parser.add_argument("--data-dir", type=path, metavar="DIR", help="the data (same as --set data_dir=DIR)")
     add_val_fraction(parser)
     parser.add_argument("--device", help="cpu, cuda:1, … (default: the recipe's, else a GPU or the CPU)")
     parser.add_argument("--compile", action="store_true", help="torch.compile (same as --set torchcompile=inductor)")
     parser.add_argument(
         "--resume",
+        type=path,
         metavar="PATH",
         help="go on from this last.pth.tar, in its folder; auto: from the one in --output, if any",
     )
-    parser.add_argument("--output", metavar="DIR", help="where to write (default: output/NAME)")
+    parser.add_argument("--output", type=path, metavar="DIR", help="where to write (default: output/NAME)")
     parser.add_argument(
         "--in-memory",
         action="store_true",

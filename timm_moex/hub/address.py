@@ -1,12 +1,13 @@
 """Addresses of models: "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", a registered name, or a folder."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
-from timm.models import parse_model_name
+from timm.models import is_model, parse_model_name
 
-__all__ = ["Address", "parse_address"]
+__all__ = ["Address", "hidden_model", "parse_address"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,16 @@ def parse_address(name: str | Path) -> Address:
         return Address(source or "", place)
     repo, _, revision = place.partition("@")
     return Address("hf-hub", repo, revision or None)
+
+
+def hidden_model(place: str | Path) -> str:
+    """Say that a folder hides timm's model of the same name, if it does, as a part of an error message.
+
+    Example:
+        >>> hidden_model("output/hub"), hidden_model("resnet18")
+        ('', ". The folder ./resnet18 hides timm's model 'resnet18': rename it or work in another folder")
+    """
+    name = str(place)
+    if not name or os.sep in name or not is_model(name):
+        return ""
+    return f". The folder ./{name} hides timm's model {name!r}: rename it or work in another folder"

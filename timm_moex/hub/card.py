@@ -10,9 +10,12 @@ from timm.models import is_model, model_entrypoint
 
 from ..insertion.presets import Preset, find_preset
 from ..utils.blaming import blaming
+from ..utils.messages import one_line
+from ..utils.names import is_twin_name
+from .download import HubError, translate_errors
 from .provenance import Provenance
 
-__all__ = ["LOCAL_SOURCE", "model_card", "parse_card", "portable_recipe"]
+__all__ = ["LOCAL_SOURCE", "check_front_matter", "model_card", "parse_card", "portable_recipe"]
 
 # The model's name in a card's code until it is published
 LOCAL_SOURCE = "local-dir:path/to/this/folder"
@@ -106,9 +109,21 @@ def _is_ours(architecture: str) -> bool:
 
 
 def _preset(facts: Provenance) -> Preset:
-    """The preset that the recipe trained with: MoEx, unless it names another."""
-    settings = (facts.recipe or {}).get("model_kwargs") or {}
-    return find_preset(settings.get("moex_preset") or "moex")
+    """The preset of the recipe: MoEx, unless it names another."""
+    return find_preset(_settings(facts).get("moex_preset") or "moex")
+
+
+def _settings(facts: Provenance) -> Mapping[str, Any]:
+    return (facts.recipe or {}).get("model_kwargs") or {}
+
+
+def _was_exchanged(facts: Provenance) -> bool:
+    """Whether the weights are known to come from a training with exchanges."""
+    if facts.origin:
+        return False
+    model = str((facts.recipe or {}).get("model", ""))
+    has_moex = facts.baseline or is_twin_name(model) or any(map(is_twin_name, _settings(facts)))
+    return bool(has_moex) and _settings(facts).get("moex_prob", 1) != 0
 
 
 def _summary(config: Mapping[str, Any], facts: Provenance, preset: Preset) -> str:
@@ -129,8 +144,11 @@ def _summary(config: Mapping[str, Any], facts: Provenance, preset: Preset) -> st
         "Code": facts.commit and f"commit {facts.commit}",
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in rows.items() if value)
-    trained = f"Trained with [{preset.title}]({preset.url}) by timm_moex."
-    intro = f"{facts.origin or trained} {preset.title} adds no weights: timm loads it."
+    who = facts.origin or "Saved by timm_moex."
+    if _was_exchanged(facts):
+        who = f"Trained with [{preset.title}]({preset.url}) by timm_moex. {preset.title} adds no weights:"
+    loads = "timm loads it after `import timm_moex`." if _is_ours(config["architecture"]) else "timm loads it."
+    intro = f"{who} {loads}"
     return f"# {config['architecture']}\n\n{intro}\n\n{lines}{_comparison(facts, preset)}"
 
 
@@ -140,9 +158,9 @@ def _comparison(facts: Provenance, preset: Preset) -> str:
         return ""
     several = len(seeds) > 1
     head = f"top-1, mean ± standard deviation of {len(seeds)} seeds" if several else "top-1, one seed"
-    rows = {"these weights" if facts.origin else f"with {preset.title}": _percent(top1, several)}
-    if not facts.origin:
-        unknown = f"not run: the figure above does not show what {preset.title} brings"
+    rows = {f"with {preset.title}" if _was_exchanged(facts) else "these weights": _percent(top1, several)}
+    if _was_exchanged(facts):
+        unknown = f"not run: the figure above does not show what {preset.title} adds"
         rows[f"same recipe without {preset.title}"] = _percent(baseline, several) if baseline else unknown
     table = "".join(f"\n| {name} | {percent} |" for name, percent in rows.items())
     those = f"\n\nThese weights: top-1 {top1['value']:.2f}, the last epoch of seed {seeds[0]}." if several else ""
@@ -165,7 +183,7 @@ model = timm.create_model("{source}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```
 
-To go on training with {preset.title}:
+To continue training with {preset.title}:
 
 ```python
 from timm_moex.hub import load_twin
@@ -187,3 +205,18 @@ def parse_card(text: str) -> ModelCard:
     if not card.data.to_dict():
         raise ValueError("no front matter (--- … ---) at the top")
     return card
+
+
+def check_front_matter(text: str) -> None:
+    """Let the Hub check a card's front matter, which is all that is sent.
+
+    Raises:
+        HubError: The Hub refuses it, for example for its licence, or cannot be asked.
+    """
+    data = parse_card(text).data
+    with translate_errors("hf-hub:api/validate-yaml"):
+        try:
+            ModelCard(f"---\n{data.to_yaml()}\n---\n").validate()
+        except ValueError as error:
+            reason = one_line(error)
+            raise HubError(f"README.md: the Hub refuses the card (license: {data.get('license')}): {reason}") from error

@@ -15,9 +15,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from ..utils.blaming import blaming
 from .folder import save_folder
 
-__all__ = ["ARCHITECTURES", "ConvertError", "convert"]
+__all__ = ["ARCHITECTURES", "ConvertError", "convert", "without_common_prefix"]
 
 # timm's name: the official repository's
 ARCHITECTURES = {"resnet50": "moex_resnet50", "densenet265": "moex_densenet_265"}
@@ -70,8 +71,7 @@ def convert(file: str | Path, arch: str, output: str | Path, *, license: str | N
         known = {theirs: ours for ours, theirs in ARCHITECTURES.items()}
         hint = f"; give --arch {known[official]}" if official in known else ""
         raise ConvertError(f"{file} is of arch {official!r}, not {ARCHITECTURES[arch]!r}{hint}")
-    state = _state_dict(checkpoint["state_dict"], file)
-    model = _load(state, arch, file)
+    model = _load(_state_dict(checkpoint["state_dict"], file), arch, file)
     best = checkpoint.get("best_prec1")
     results = None if best is None else f"top-1 {float(best):.2f}, as stated in the file; not measured again"
     card = dict(dataset="ImageNet-1k", results=results, license=license, origin=_ORIGIN)
@@ -92,6 +92,11 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         keys = _first(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
         raise ConvertError(f"{file} is not a training checkpoint: it has no 'state_dict', but {keys}")
+    if "pytorch-lightning_version" in checkpoint:
+        raise ConvertError(
+            f"{file} is a checkpoint of Lightning, not of the official repository: load it into a model (a recipe's "
+            "initial_checkpoint does), and write the folder with timm_moex.save_folder"
+        )
     if foreign := [str(key) for key in checkpoint if key not in _KEYS]:
         raise ConvertError(f"{file} holds {_first(foreign)} besides {', '.join(_KEYS)}")
     return dict(checkpoint)
@@ -115,10 +120,12 @@ def _state_dict(state: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
-    head = state.get("fc.weight", state.get("classifier.weight"))
+    head = next((tensor for key, tensor in state.items() if key.endswith(("fc.weight", "classifier.weight"))), None)
     num_classes = 1000 if head is None else len(head)
     overlay = dict.fromkeys(_OF_OTHER_WEIGHTS)
     model = timm.create_model(arch, num_classes=num_classes, pretrained_cfg_overlay=overlay)
+    with blaming(f"{file} does not fit {arch}", ConvertError):
+        state = without_common_prefix(state, model)
     expected = model.state_dict()
     problems = {
         "it lacks": [name for name in expected if name not in state],
@@ -130,6 +137,29 @@ def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
         raise ConvertError(f"{file} does not fit {arch}: {message}")
     model.load_state_dict(state)
     return model
+
+
+def without_common_prefix(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Take one prefix off the keys, such as the `model.` of Lightning, if that makes them the model's keys.
+
+    timm's `load_checkpoint` takes this function as its `filter_fn`.
+
+    Raises:
+        ValueError: No key is the model's, and no prefix helps; the message shows keys of both.
+
+    Example:
+        >>> sorted(without_common_prefix({"model.weight": 1, "model.bias": 2}, nn.Linear(1, 1)))
+        ['bias', 'weight']
+    """
+    expected = model.state_dict().keys()
+    if not state or not expected or state.keys() & expected:
+        return dict(state)
+    first = next(iter(expected))
+    prefixes = {key.removesuffix(first) for key in state if key.endswith(f".{first}")}
+    fitting = [prefix for prefix in prefixes if 2 * sum(prefix + key in state for key in expected) > len(expected)]
+    if len(fitting) == 1:
+        return {key.removeprefix(fitting[0]): value for key, value in state.items()}
+    raise ValueError(f"none of its keys is the model's: it has {_first(state, 3)}; the model has {_first(expected, 3)}")
 
 
 def _first(names: Iterable[str], count: int = 4) -> str:

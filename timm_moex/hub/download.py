@@ -1,13 +1,13 @@
 """Weights from the Hub: their sha256 is checked before they are used, and errors say what the user can do.
 
-timm and huggingface_hub raise many kinds of errors, some of which hide their cause. `translate_errors` turns those that
-a user can act on into a `HubError`; all others pass through as they are.
+`translate_errors` turns what timm and huggingface_hub raise about a model, a repo or a connection into a `HubError`. It
+keeps their words and adds the server's; only messages that hide their cause are replaced, see `MISLEADING`.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,27 +17,30 @@ from huggingface_hub import constants, get_token, hf_hub_download, try_to_load_f
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as WEIGHTS
 from huggingface_hub.errors import (
+    BadRequestError,
     EntryNotFoundError,
-    GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from safetensors import SafetensorError
 
 from ..utils.files import sha256_of
-from ..utils.messages import nearest
-from .address import Address, parse_address
+from ..utils.messages import nearest, one_line
+from .address import Address, hidden_model, parse_address
 
-__all__ = ["WEIGHTS", "HubError", "download_weights", "endpoint", "translate_errors"]
+__all__ = ["MISLEADING", "WEIGHTS", "HubError", "Unreachable", "download_weights", "endpoint", "translate_errors"]
 
-_NETWORK = ("TimeoutException", "NetworkError", "RemoteProtocolError", "ConnectionError")  # of httpx, httpx2, Python
+_NETWORK = ("TransportError", "ConnectionError")  # of httpx and httpx2, and Python's own
+_PASSING = (409, 412, 429)  # conflicts and rate limits end by themselves, as do the server's own errors from 500 on
 
 
 class HubError(RuntimeError):
     """A model could not be loaded or published; the message says what to do."""
+
+
+class Unreachable(HubError):
+    """The Hub did not answer."""
 
 
 def endpoint() -> str:
@@ -90,10 +93,10 @@ def translate_errors(name: str) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
-        message = _translate(error, parse_address(name))
+        kind, message = _translate(error, parse_address(name))
         if message is None:
             raise
-        raise HubError(_without_secrets(message)) from error
+        raise kind(_without_secrets(message)) from error
 
 
 def _without_secrets(message: str) -> str:
@@ -102,70 +105,83 @@ def _without_secrets(message: str) -> str:
     return message.replace(constants.ENDPOINT, endpoint())
 
 
-def _translate(error: Exception, address: Address) -> str | None:
+def _translate(error: Exception, address: Address) -> tuple[type[HubError], str | None]:
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
-    weights = address.weights_address()
     for cause in chain:
-        message = _translate_hub_error(cause, weights.place, weights.revision or "main")
-        message = message or _translate_file_error(cause, address) or _translate_registry_error(cause, address)
-        if message:
-            return message
-    return None
+        for explain in MISLEADING.values():
+            if message := explain(cause, address):
+                return Unreachable if explain is _no_connection else HubError, message
+    for cause in chain:
+        if isinstance(cause, HfHubHTTPError):
+            return HubError, f"{address.weights_address().place}: {one_line(cause)}"
+        if re.match("No suitable checkpoints found|Error\\(s\\) in loading state_dict", str(cause)):
+            return HubError, f"{address.timm_name}: {one_line(cause)}"
+    return HubError, None
 
 
-def _translate_hub_error(error: BaseException, repo: str, revision: str) -> str | None:
-    """What went wrong at the Hub, or on the way to it."""
-    log_in = "log in (`hf auth login`, or HF_TOKEN)"
+def _not_cached(error: BaseException, address: Address) -> str | None:
     if isinstance(error, OfflineModeIsEnabled) or (isinstance(error, LocalEntryNotFoundError) and not error.__cause__):
+        weights = address.weights_address()
         return (
-            f"{repo}@{revision} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set. Unset it "
-            "and load once with a connection, or copy the folder here and load 'local-dir:FOLDER'"
-        )
-    if isinstance(error, GatedRepoError):
-        return f"{repo} is gated: ask for access at {endpoint()}/{repo}, then {log_in}"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"{endpoint()} has no repo {repo!r}, or it is private: check the spelling, or {log_in}"
-    if isinstance(error, RevisionNotFoundError):
-        return f"{repo} has no revision {revision!r}; its branches and tags are at {endpoint()}/{repo}/tree/main"
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        file = CONFIG_NAME if CONFIG_NAME in str(error) else WEIGHTS
-        return f"{repo}@{revision} has no {file}: it is not a complete timm model"
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        status = error.response.status_code
-        return f"{endpoint()} refused the token with {status} for {repo}: {log_in} again, or unset HF_TOKEN"
-    if isinstance(error, HfHubHTTPError):
-        return f"{endpoint()} answered {error.response.status_code} for {repo}; try again later"
-    if any(kind.__name__ in _NETWORK for kind in type(error).__mro__):
-        return (
-            f"{endpoint()} did not answer, or the connection broke, at {repo} ({type(error).__name__}: {error}). No "
-            "partial file was kept, so try again; on a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and "
-            "HF_HUB_DOWNLOAD_TIMEOUT"
+            f"{weights.place}@{weights.revision or 'main'} is not in the cache ({constants.HF_HUB_CACHE}) and "
+            "HF_HUB_OFFLINE is set. Unset it and load once with a connection, or copy the folder here and load "
+            "'local-dir:FOLDER'"
         )
     return None
 
 
-def _translate_file_error(error: BaseException, address: Address) -> str | None:
-    """What is wrong with the config or the weights."""
-    again = "delete that file and load again" if address.source == "hf-hub" else "copy or save it again"
-    text = str(error)
+def _no_such_file(error: BaseException, address: Address) -> str | None:
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        weights, file = address.weights_address(), CONFIG_NAME if CONFIG_NAME in str(error) else WEIGHTS
+        return f"{weights.place}@{weights.revision or 'main'} has no {file}: it is not a complete timm model"
+    return None
+
+
+def _no_connection(error: BaseException, address: Address) -> str | None:
+    names = [kind.__name__ for kind in type(error).__mro__]
+    if not any(name in _NETWORK for name in names):
+        return None
+    what = f"{address.weights_address().place} ({type(error).__name__}: {error})"
+    if "ProxyError" in names:
+        return f"the proxy of HTTPS_PROXY or HTTP_PROXY refused the connection to {endpoint()} for {what}"
+    return (
+        f"{endpoint()} did not answer, or the connection broke, at {what}. No partial file was kept, so try again; on "
+        "a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
+    )
+
+
+def _bare_status(error: BaseException, address: Address) -> str | None:
+    if not isinstance(error, HfHubHTTPError) or type(error) not in (HfHubHTTPError, BadRequestError):
+        return None
+    status, said = error.response.status_code, error.server_message or error.response.reason_phrase
+    remedy = "; try again later" if status in _PASSING or status >= 500 else ""
+    remedy = "; log in (`hf auth login`, or HF_TOKEN) or unset HF_TOKEN" if status == 401 else remedy
+    return f"{endpoint()} answered {status} for {address.weights_address().place}: {one_line(Exception(said))}{remedy}"
+
+
+def _no_config(error: BaseException, address: Address) -> str | None:
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return f"{_local_path(address, CONFIG_NAME)} is not JSON ({error}); {again}"
+        return f"{_local_path(address, CONFIG_NAME)} is not JSON ({error}); {_again(address)}"
     if isinstance(error, (KeyError, TypeError, AttributeError)) and _is_from_config(error):
         return f"{_local_path(address, CONFIG_NAME)} is not a config of timm's ({type(error).__name__}: {error})"
+    if isinstance(error, FileNotFoundError) and CONFIG_NAME in str(error):
+        hidden = hidden_model(address.place)
+        return f"{address.place} has no {CONFIG_NAME}, so timm cannot load it{hidden}; training writes one into …/hub"
+    return None
+
+
+def _damaged_weights(error: BaseException, address: Address) -> str | None:
     if isinstance(error, SafetensorError):
         path = _local_path(address, WEIGHTS)
         size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "unknown size"
-        return f"{path} ({size}) is truncated or corrupt ({error}); {again}"
-    if isinstance(error, FileNotFoundError) and CONFIG_NAME in text:
-        return f"{address.place} has no {CONFIG_NAME}, so timm cannot load it; training writes such a folder as …/hub"
-    if "No suitable checkpoints found" in text:
-        return f"{address.place} has no {WEIGHTS}; {again}"
-    if "Error(s) in loading state_dict" in text:
-        words = " ".join(text.split())[:300]
-        return f"{address.place}: the weights do not fit the architecture in its {CONFIG_NAME}: {words}"
+        return f"{path} ({size}) is truncated or corrupt ({error}); {_again(address)}"
     return None
+
+
+def _again(address: Address) -> str:
+    return "delete that file and load again" if address.source == "hf-hub" else "copy or save it again"
 
 
 def _is_from_config(error: BaseException) -> bool:
@@ -177,24 +193,39 @@ def _is_from_config(error: BaseException) -> bool:
     return os.path.basename(files[-1]) in ("_hub.py", "_factory.py") if files else False
 
 
-def _translate_registry_error(error: BaseException, address: Address) -> str | None:
-    """What timm's registry does not know."""
-    text = str(error)
-    if found := re.match(r"Unknown model \((.*)\)", text):
+def _unknown_architecture(error: BaseException, address: Address) -> str | None:
+    if found := re.match(r"Unknown model \((.*)\)", str(error)):
         near = nearest(found[1], timm.list_models())
         return (
             f"{address.place}: architecture {found[1]!r} is not registered with timm {timm.__version__}{near}. "
-            "Import the package that brings it first (timm_moex's own: `import timm_moex`), or update timm"
+            "Import the package that adds it first (timm_moex's own: `import timm_moex`), or update timm"
         )
-    if found := re.match(r"Invalid pretrained tag \((.*)\) for (.*)\.$", text):
+    return None
+
+
+def _unknown_tag(error: BaseException, address: Address) -> str | None:
+    if found := re.match(r"Invalid pretrained tag \((.*)\) for (.*)\.$", str(error)):
         tags = [full.partition(".")[2] for full in timm.list_models(f"{found[2]}.*", pretrained=True)]
         known = f"; it has {', '.join(tags)}" if tags else "; no weights of it are registered"
         return f"{found[2]} has no weights with the tag {found[1]!r}{nearest(found[1], tags) or known}"
     return None
 
 
+# The messages that are replaced, by what the libraries say instead
+MISLEADING: dict[str, Callable[[BaseException, Address], str | None]] = {
+    "set 'local_files_only' to False, which timm does not have": _not_cached,
+    "no pytorch_model.bin, although model.safetensors is what is missing": _no_such_file,
+    "only the system's words for a connection, without the Hub or the variables to set": _no_connection,
+    "the name of the status and a page about statuses, before the server's own words": _bare_status,
+    "a line and a column, or a key, without the file": _no_config,
+    "a header that is too large, without the file": _damaged_weights,
+    "Unknown model, although an import would add it": _unknown_architecture,
+    "Invalid pretrained tag, without the tags there are": _unknown_tag,
+}
+
+
 def _local_path(address: Address, file: str) -> str:
-    """Where `file` of a model lies on this machine."""
+    """Where `file` of a model is on this machine."""
     if address.source != "hf-hub":
         return os.path.join(address.place, file)
     cached = try_to_load_from_cache(address.place, file, revision=address.revision)

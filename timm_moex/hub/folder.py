@@ -1,14 +1,14 @@
 """Folders in the Hub's layout, which plain timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
 A folder carries the stock architecture's name and no MoEx setting: MoEx adds no weights, so whoever evaluates or
-fine-tunes needs timm alone. To go on training with MoEx, `load_twin` puts it back in.
+fine-tunes needs only timm. To continue training with MoEx, `load_twin` puts it back in.
 """
 
 import copy
 import errno
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,13 +26,15 @@ from torch import nn
 
 from ..insertion.insert import insert_moex
 from ..utils.blaming import blaming
-from ..utils.files import lock_of
+from ..utils.files import lock_of, remove_folder, remove_leftovers, replace_folder, temporary_name
 from ..utils.names import TWIN_PREFIX, stock_name
 from .address import parse_address
 from .card import model_card, portable_recipe
 from .download import WEIGHTS, HubError, download_weights, translate_errors
-from .preprocessing import preprocessing_problems
+from .labels import label_list
+from .preprocessing import plain_preprocessing, preprocessing_problems
 from .provenance import Provenance
+from .rebuild import check_rebuilt
 
 __all__ = ["FILES", "README", "foreign_entries", "load_model", "load_twin", "save_folder"]
 
@@ -40,12 +42,8 @@ README, RECIPE = "README.md", "recipe.yaml"
 # All that a folder may hold
 FILES = (WEIGHTS, CONFIG_NAME, README, "summary.csv", RECIPE, "LICENSE")
 
-_DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# Keys of a pretrained_cfg that describe the weights it came with
-_OF_OTHER_WEIGHTS = (
-    "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag", "custom_load", "pool_size",
-    "test_input_size", "test_crop_pct", "label_names", "label_descriptions", "label_offset",
-)  # fmt: skip
+# Keys of a pretrained_cfg that describe the weights it came with, and that timm's `save_for_hf` keeps
+_OF_OTHER_WEIGHTS = ("tag", "label_names", "label_descriptions")
 
 
 def save_folder(
@@ -53,7 +51,7 @@ def save_folder(
     folder: str | Path,
     data_config: Mapping[str, Any],
     *,
-    label_names: Sequence[str] = (),
+    label_names: Sequence[str] | Mapping[Any, Any] = (),
     model_args: Mapping[str, Any] | None = None,
     summary: str | Path | None = None,
     card: Provenance | Mapping[str, Any] | None = None,
@@ -61,14 +59,17 @@ def save_folder(
 ) -> Path:
     """Write model.safetensors, config.json, README.md and, if given, recipe.yaml and summary.csv.
 
-    The folder appears whole, or the old one stays, also while other processes save to the same place.
+    The folder appears whole, or the old one stays, also while other processes save to the same place. Before it
+    appears, the model is built from it again and its logits are compared.
 
     Args:
         model: As `timm.create_model` made it, twin or not; DDP, compiled and EMA wrappers are taken off.
-        folder: Is created, or replaced if it holds nothing but the files of an earlier `save_folder`.
+        folder: Is created, or replaced if it holds nothing but the files of an earlier `save_folder`. A symbolic link
+            is followed, and ~ is the home folder.
         data_config: The preprocessing, as from `timm.data.resolve_data_config`: input_size, mean, std, …
-        label_names: Class names in the order of the labels.
-        model_args: Arguments of `create_model` that change the architecture; those of MoEx are left out.
+        label_names: Class names in the order of the labels, or a mapping from label to name or from name to label.
+        model_args: Arguments of `create_model` that change the architecture, if timm has not recorded them; those of
+            MoEx are left out.
         summary: The training run's summary.csv, to be copied.
         card: Where the weights come from, for README.md: a `Provenance`, or a mapping with its attributes as keys.
             Its `recipe` is also written to recipe.yaml.
@@ -76,11 +77,12 @@ def save_folder(
             variances) stay as they are. timm loads them into a float32 model. None leaves the model's own.
 
     Returns:
-        `folder`.
+        `folder`, with ~ replaced.
 
     Raises:
-        ValueError: The labels do not fit the model, a weight is not finite or does not fit `dtype`, or `card` has an
-            unknown key.
+        ValueError: The labels do not fit the model, a weight is not finite or does not fit `dtype`, no preprocessing
+            has a value of `data_config`, `card` has an unknown key, or the folder would build another model: the
+            message names the layer.
         FileExistsError: `folder` holds something that `save_folder` did not write; the message names it.
         OSError: The disk is full, or another reason not to write; the old folder is still there.
 
@@ -91,31 +93,52 @@ def save_folder(
         >>> timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes
         10
     """
-    model, folder = unwrap_model(model), Path(folder)
-    if label_names and len(label_names) != model.num_classes:
-        raise ValueError(f"label_names: {len(label_names)} names for a model with num_classes={model.num_classes}")
+    model, folder = unwrap_model(model), Path(folder).expanduser()
+    num_classes: Any = model.num_classes
+    names = label_list(label_names, num_classes)
+    preprocessing, provenance = plain_preprocessing(data_config), Provenance.of(card)
     _check_finite(model)
-    provenance = Provenance.of(card)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(folder), _name_folder_in_errors(folder):
-        if foreign := foreign_entries(folder):
-            raise FileExistsError(
-                f"folder={str(folder)!r} is not replaced, because it holds {', '.join(foreign)}, which timm_moex did "
-                "not write; choose another folder"
-            )
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            new = Path(temporary) / "new"
-            config = _write_model(new, model, data_config, label_names, model_args or {}, dtype)
+    place = Path(os.path.realpath(folder))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with lock_of(place), _name_folder_in_errors(folder):
+        remove_leftovers(place, FILES)
+        _refuse_foreign(folder, place)
+        new = temporary_name(place)
+        new.mkdir()
+        try:
+            config = _write_model(new, model, preprocessing, names, model_args or {}, dtype)
             (new / README).write_text(str(model_card(config, provenance)), encoding="utf-8")
             if provenance.recipe:
                 recipe = yaml.safe_dump(portable_recipe(provenance.recipe), sort_keys=False)
                 (new / RECIPE).write_text(recipe, encoding="utf-8")
             if summary is not None:
                 shutil.copyfile(summary, new / "summary.csv")
-            if folder.exists():
-                folder.rename(Path(temporary) / "old")
-            new.rename(folder)
+            _put_in_place(new, folder, place)
+        finally:
+            remove_folder(new, FILES)
     return folder
+
+
+def _refuse_foreign(folder: Path, place: Path) -> None:
+    if foreign := foreign_entries(place):
+        raise FileExistsError(
+            f"folder={str(folder)!r} is not replaced, because it holds {', '.join(foreign)}, which timm_moex did "
+            "not write; choose another folder"
+        )
+
+
+def _put_in_place(new: Path, folder: Path, place: Path) -> None:
+    """Put the new folder in its place and remove the old one, or put it back if its owner has just added a file."""
+    old = replace_folder(new, place)
+    if old is not None:
+        try:
+            _refuse_foreign(folder, old)
+        except FileExistsError:
+            old = replace_folder(old, place)
+            raise
+        finally:
+            if old is not None:
+                remove_folder(old, FILES)
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -139,27 +162,32 @@ def _name_folder_in_errors(folder: Path) -> Iterator[None]:
 def _write_model(
     folder: Path,
     model: nn.Module,
-    data_config: Mapping[str, Any],
-    label_names: Sequence[str],
+    preprocessing: dict[str, Any],
+    label_names: list[str],
     model_args: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
-    """Write model.safetensors and config.json; returns the config."""
+    """Write model.safetensors and config.json, and check them; returns the config."""
     # safetensors takes contiguous tensors only, and a model trained in channels_last has others.
     plain: Any = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     for name, parameter in plain.named_parameters() if dtype else ():
         parameter.data = parameter.data.to(dtype)
         if not torch.isfinite(parameter).all():
             raise ValueError(f"dtype={dtype}: {name} is not finite in it")
-    plain.pretrained_cfg = _own_cfg(model, data_config)
-    save_for_hf(plain, str(folder), model_config={"label_names": list(label_names)}, safe_serialization=True)
+    cfg = {key: value for key, value in plain.pretrained_cfg.items() if key not in _OF_OTHER_WEIGHTS}
+    plain.pretrained_cfg = cfg | {"architecture": stock_name(cfg["architecture"])}
+    save_for_hf(
+        plain,
+        str(folder),
+        model_config={"label_names": label_names},
+        model_args={key: value for key, value in model_args.items() if not key.startswith(TWIN_PREFIX)},
+        data_config=preprocessing,
+        safe_serialization=True,
+    )
     # safetensors lets only its owner read the file
     (folder / WEIGHTS).chmod((folder / CONFIG_NAME).stat().st_mode)
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    config["model_args"] = _model_args({**config.get("model_args", {}), **model_args})
-    if (in_chans := _in_chans(config)) != 3:  # transformers builds the model from model_args alone
-        config["model_args"]["in_chans"] = in_chans
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    check_rebuilt(folder, plain.float().eval(), config["pretrained_cfg"]["input_size"])
     return config
 
 
@@ -185,26 +213,6 @@ def _is_timm_config(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and {"architecture", "pretrained_cfg"} <= config.keys()
-
-
-def _own_cfg(model: nn.Module, data_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's pretrained_cfg under the stock name, with this training's preprocessing, without its old origin."""
-    given: Any = model.pretrained_cfg
-    cfg = {k: v for k, v in given.items() if v is not None and k not in _OF_OTHER_WEIGHTS}
-    cfg["architecture"] = stock_name(cfg["architecture"])
-    cfg.update({key: data_config[key] for key in _DATA_KEYS if key in data_config})
-    return cfg | {"num_classes": model.num_classes}
-
-
-def _in_chans(config: Mapping[str, Any]) -> int:
-    cfg = config["pretrained_cfg"]
-    return cfg.get("in_chans") or cfg.get("input_size", (3,))[0]
-
-
-def _model_args(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that change the architecture. Newer timm records all of them, also those of MoEx and training."""
-    redundant = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate")
-    return {k: v for k, v in arguments.items() if not k.startswith(TWIN_PREFIX) and k not in redundant}
 
 
 def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) -> nn.Module:
@@ -237,6 +245,10 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
     cfg: Any = model.pretrained_cfg
     if wrong := preprocessing_problems(cfg):
         raise HubError(f"{address.timm_name}: {CONFIG_NAME}: pretrained_cfg: {'; '.join(wrong)}")
+    count: Any = getattr(model, "num_classes", None)  # a feature net has none
+    if address.source and "num_classes" not in kwargs and count not in (None, cfg.get("num_classes")):
+        stated = f"num_classes is {cfg.get('num_classes')}, but {count} in model_args"  # timm made a new classifier
+        raise HubError(f"{address.timm_name}: {CONFIG_NAME}: {stated}")
     return model
 
 

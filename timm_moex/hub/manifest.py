@@ -1,4 +1,4 @@
-"""The checkpoints this package knows: `weights/manifest.json`, and how they enter timm's registry.
+"""The checkpoints of this package, as `weights/manifest.json` describes them. They enter timm's registry in `models/`.
 
 A checkpoint is a folder in the Hub's layout next to the manifest. Where its weights are too large for the wheel, the
 installed folder lacks model.safetensors, and the manifest names the repo and commit that have it once they are
@@ -7,32 +7,18 @@ weights.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import timm
-from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as WEIGHTS
 
-from ..utils.files import sha256_of
 from ..utils.messages import short_repr
-from ..utils.names import stock_name
-from .download import WEIGHTS, HubError, download_weights, translate_errors
 from .provenance import Provenance
 
-__all__ = [
-    "ReleasedWeights",
-    "add_released_tags",
-    "generate_default_cfgs",
-    "packaged_dir",
-    "read_manifest",
-    "released_weights",
-    "resolve_verified_cfg",
-    "weights_dir",
-]
+__all__ = ["ReleasedWeights", "packaged_dir", "read_manifest", "released_weights", "weights_dir"]
 
 MANIFEST = "manifest.json"
 LARGEST_IN_WHEEL = 2_000_000  # bytes of model.safetensors; pyproject.toml leaves larger ones out of the wheel
@@ -141,73 +127,3 @@ def released_weights() -> dict[str, ReleasedWeights]:
     """The package's own checkpoints by name; none where it was installed without them."""
     path = weights_dir() / MANIFEST
     return {entry.name: entry for entry in read_manifest(path)} if path.is_file() else {}
-
-
-def generate_default_cfgs(cfgs: dict[str, dict[str, Any] | PretrainedCfg]) -> dict[str, DefaultCfg]:
-    """timm's function of that name, with the tags of this package's checkpoints added."""
-    default_cfgs = timm.models.generate_default_cfgs(cfgs)
-    add_released_tags(default_cfgs)
-    return default_cfgs
-
-
-def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
-    """Add the tags of this package's checkpoints to a model module's `default_cfgs`, before its models are registered.
-
-    The architecture's default stays what it is: a tag of ours has to be asked for.
-    """
-    for entry in released_weights().values():
-        default_cfg = default_cfgs.get(entry.architecture)
-        if default_cfg is not None and entry.tag not in default_cfg.cfgs:
-            default_cfg.tags.append(entry.tag)
-            default_cfg.cfgs[entry.tag] = _cfg_of(entry)
-            default_cfg.is_pretrained |= bool(default_cfg.cfgs[entry.tag].has_weights)
-
-
-def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
-    folder = weights_dir() / entry.name
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
-    cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
-    cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
-    names = config.get("label_names")
-    weights = folder / WEIGHTS
-    source: dict[str, str] = {}
-    if weights.is_file():
-        source = {"file": str(weights)}
-    elif entry.hub_id:
-        source = {"hf_hub_id": f"{entry.hub_id}@{entry.revision}"}
-    return PretrainedCfg(**cfg | source, label_names=tuple(names) if names else None)
-
-
-def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
-    """The resolved cfg; where its weights are among ours, they lie on this machine with the manifest's sha256.
-
-    Args:
-        variant: An architecture, or its twin.
-        pretrained_cfg: As given to its entrypoint: a tag, a cfg, or None for the default.
-        cache_dir: Of the Hub; None for the usual one.
-
-    Raises:
-        HubError: The sha256 differs (both are named), the download failed, or neither this installation nor the Hub
-            has the weights.
-    """
-    cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
-    entry = released_weights().get(f"{stock_name(variant)}.{cfg.tag}")
-    if entry is None or cfg.source:  # local-dir or hf-hub: not out of the registry
-        return cfg
-    expected = entry.files[WEIGHTS]["sha256"]
-    if entry.hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
-        with translate_errors(f"hf-hub:{cfg.hf_hub_id}"):
-            path = download_weights(entry.hub_id, entry.revision, expected, cache_dir)
-        return replace(cfg, file=str(path))
-    if not cfg.has_weights and cfg.state_dict is None:
-        if not entry.is_too_large_for_the_wheel:
-            raise HubError(f"{weights_dir() / entry.name} lacks {WEIGHTS}; reinstall the package")
-        raise HubError(
-            f"{entry.name}: its weights are too large for the wheel, and are not on the Hub yet. The repository and "
-            f"the sdist have them: timm.create_model('local-dir:weights/{entry.name}', pretrained=True) in one of these"
-        )
-    ours = weights_dir() / entry.name / WEIGHTS
-    if cfg.file == str(ours) and (found := sha256_of(ours)) != expected:
-        raise HubError(f"{ours} has sha256 {found}, but the manifest has {expected}; reinstall the package")
-    return cfg

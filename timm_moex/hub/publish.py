@@ -1,4 +1,4 @@
-"""A folder becomes a Hub repo: one commit, one tag, and its pin in the manifest."""
+"""A folder becomes a Hub repo: one commit, one tag, a pin in the manifest. A manifest becomes a collection of repos."""
 
 import hashlib
 import json
@@ -13,13 +13,16 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from ..utils.files import sha256_of, write_atomically
-from .card import LOCAL_SOURCE, parse_card
+from .card import LOCAL_SOURCE, check_front_matter, parse_card
 from .download import WEIGHTS, HubError, endpoint, translate_errors
 from .folder import FILES, README
-from .manifest import ReleasedWeights
+from .manifest import MANIFEST, ReleasedWeights, read_manifest, weights_dir
 from .verify import find_released, verify_folder
 
-__all__ = ["File", "Plan", "Published", "plan", "publish"]
+__all__ = ["File", "Plan", "Published", "PublishedAll", "plan", "plan_all", "publish", "publish_all"]
+
+TITLE = "Moment Exchange (MoEx)"
+DESCRIPTION = "timm models trained with and without MoEx (CVPR 2021), with recipe, baseline and learning curve."
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Plan:
         folder: The verified folder.
         repo_id: "ORG/NAME".
         tag: Name of this state of the repo.
-        files: What is uploaded; the card names the repo, and the licence if it had none.
+        files: The files to upload; the card names the repo, and the licence if it had none.
         manifest: The manifest next to the folder, if it has an entry for the folder.
         released: That entry.
     """
@@ -63,6 +66,11 @@ class Plan:
     files: list[File]
     manifest: Path | None
     released: ReleasedWeights | None
+
+    @property
+    def card(self) -> str:
+        """README.md as it is uploaded."""
+        return next(file.content.decode() for file in self.files if isinstance(file.content, bytes))
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,15 @@ class Published:
     revision: str
     changed: bool
     manifest: Path | None
+
+
+@dataclass(frozen=True)
+class PublishedAll:
+    """What `publish_all` did: each checkpoint's repo, the collection's address, and the repos that were new in it."""
+
+    repos: list[Published]
+    collection: str
+    added: list[str]
 
 
 def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | None = None) -> Plan:
@@ -116,6 +133,35 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     return Plan(folder, repo_id, tag, [File(*item) for item in contents.items()], manifest, released)
 
 
+def plan_all(org: str, root: str | Path | None = None, *, tag: str = "v1") -> list[Plan]:
+    """Verify every checkpoint of a manifest and work out what `publish_all` will upload.
+
+    Args:
+        org: Organisation or user; a checkpoint NAME goes to the repo "org/NAME".
+        root: Folder of manifest.json and the checkpoints; None for the folder of this package.
+        tag: Name of this state of the repos.
+
+    Raises:
+        HubError: A folder does not verify or lacks its weights, a checkpoint is pinned to another organisation's repo,
+            or `org` or `tag` is not valid.
+        ValueError: There is no such manifest, or it has no checkpoint.
+
+    Example:
+        >>> [planned.repo_id for planned in plan_all("ORG")][:2]
+        ['ORG/resnet20_cifar.fmnist_sample', 'ORG/tf_efficientnet_lite0.mixstyle_emoji8']
+    """
+    root = Path(root or weights_dir())
+    entries = read_manifest(root / MANIFEST)
+    if not entries:
+        raise ValueError(f"{root / MANIFEST} has no checkpoints to publish")
+    for entry in entries:
+        if entry.hub_id not in (None, f"{org}/{entry.name}"):
+            raise HubError(
+                f"org={org!r}: {entry.name} is published as {entry.hub_id} already; only --repo-id moves its pin"
+            )
+    return [plan(root / entry.name, f"{org}/{entry.name}", tag=tag) for entry in entries]
+
+
 def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
@@ -142,23 +188,31 @@ def publish(
     The token comes from `hf auth login` or HF_TOKEN.
 
     Args:
-        folder: In the Hub's layout, as `save_folder` writes it.
-        repo_id: "ORG/NAME"; is created if need be.
+        folder, repo_id, license: See `plan`. The repo is created if need be.
         private: Whether a new repo is private; an existing one must be private already.
         tag: Name of this state of the repo. A tag never moves: other files need another one.
-        license: For the card, where it states none.
 
     Raises:
         HubError: See `plan`; there is no token, other files have the tag, the Hub refused, or the connection failed.
     """
-    planned = plan(folder, repo_id, tag=tag, license=license)
+    planned, api = plan(folder, repo_id, tag=tag, license=license), _api()
+    check_front_matter(planned.card)
+    return _send(planned, api, private)
+
+
+def _api() -> HfApi:
     token = get_token()
     if token is None:
         raise HubError("there is no token: log in with `hf auth login`, or set HF_TOKEN to a token that may write")
-    api = HfApi(token=token, library_name="timm_moex")
+    return HfApi(token=token, library_name="timm_moex")
+
+
+def _send(planned: Plan, api: HfApi, private: bool) -> Published:
+    repo_id, tag = planned.repo_id, planned.tag
     with translate_errors(f"hf-hub:{repo_id}"):
         _create(api, repo_id, private)
-        revision = _tagged(api, repo_id, tag)
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+        revision = tags.get(tag)
         changed = revision is None
         if revision is None:
             add = [CommitOperationAdd(file.name, file.content) for file in planned.files]
@@ -180,11 +234,6 @@ def _create(api: HfApi, repo_id: str, private: bool) -> None:
         return
     if private and not info.private:
         raise HubError(f"{repo_id} exists and is public; make it private at {endpoint()}/{repo_id}/settings")
-
-
-def _tagged(api: HfApi, repo_id: str, tag: str) -> str | None:
-    """The commit a tag is at."""
-    return next((ref.target_commit for ref in api.list_repo_refs(repo_id).tags if ref.name == tag), None)
 
 
 def _differing(api: HfApi, repo_id: str, revision: str, files: list[File]) -> list[str]:
@@ -210,3 +259,40 @@ def _pin(planned: Plan, revision: str) -> Path | None:
         content = (json.dumps(manifest, indent=2) + "\n").encode()
         write_atomically(planned.manifest, lambda file: file.write(content))
     return planned.manifest
+
+
+def publish_all(org: str, root: str | Path | None = None, *, private: bool = False, tag: str = "v1") -> PublishedAll:
+    """Publish every checkpoint of a manifest, pin each in it, and gather their repos in a collection.
+
+    All folders are verified, each once, before the first is sent. A second call changes nothing, and an interrupted one
+    can be repeated: what is published stays pinned.
+
+    Args:
+        org, root, tag: See `plan_all`.
+        private: Whether new repos and a new collection are private.
+
+    Raises:
+        HubError, ValueError: See `plan_all` and `publish`.
+    """
+    planned, api = plan_all(org, root, tag=tag), _api()
+    for each in planned:
+        check_front_matter(each.card)
+    repos = [_send(each, api, private) for each in planned]
+    notes = {
+        each.repo_id: f"Top-1 {each.released.top1['value']:.2f} % on {each.released.dataset} ({each.released.split})"
+        for each in planned
+        if each.released
+    }
+    return PublishedAll(repos, *_gather(api, org, notes, private))
+
+
+def _gather(api: HfApi, org: str, notes: dict[str, str], private: bool) -> tuple[str, list[str]]:
+    """Bring each repo into the collection; returns its address, and the repos that were new."""
+    with translate_errors(f"hf-hub:collections/{org}"):
+        collection = api.create_collection(
+            TITLE, namespace=org, description=DESCRIPTION, private=private, exists_ok=True
+        )
+        added = [repo_id for repo_id in notes if repo_id not in {item.item_id for item in collection.items}]
+        for repo_id in added:
+            api.add_collection_item(collection.slug, repo_id, "model", note=notes[repo_id], exists_ok=True)
+    return collection.url, added

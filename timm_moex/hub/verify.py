@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.constants import CONFIG_NAME
 from safetensors import SafetensorError, safe_open
 from timm.models import is_model
+from torch import Tensor
 
 from ..utils.files import sha256_of
 from ..utils.messages import nearest, one_line, short_repr
@@ -24,6 +25,7 @@ from .preprocessing import preprocessing_problems
 __all__ = ["find_released", "verify_all", "verify_folder"]
 
 _NEEDED = FILES[:3]
+_FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> list[str]:
@@ -94,9 +96,22 @@ def _read_config(path: Path) -> dict[str, Any] | str:
         return f"config.json: architecture {name!r} is not registered{nearest(name, timm.list_models())}"
     if is_twin_name(name) or any(key.startswith(TWIN_PREFIX) for key in config.get("model_args", {})):
         return "config.json names a twin or MoEx settings; the stock architecture belongs there, so that timm loads it"
-    if wrong := preprocessing_problems(config["pretrained_cfg"]):
-        return f"config.json: pretrained_cfg: {'; '.join(wrong)}"
+    if wrong := preprocessing_problems(config["pretrained_cfg"]) + _class_problems(config):
+        return f"config.json: {'; '.join(wrong)}"
     return config
+
+
+def _class_problems(config: Mapping[str, Any]) -> list[str]:
+    """Whether the numbers and names of classes agree."""
+    count, problems = config["num_classes"], []
+    for key in ("pretrained_cfg", "model_args"):
+        other = config.get(key, {}).get("num_classes", count)
+        if other != count:
+            problems.append(f"num_classes is {count}, but {short_repr(other)} in {key}")
+    names = config.get("label_names") or ()
+    if not isinstance(names, (list, dict, tuple)) or names and len(names) != count:
+        problems.append(f"label_names is {short_repr(names)}, not {count} names")
+    return problems
 
 
 def _weights_problems(folder: Path) -> list[str]:
@@ -108,18 +123,27 @@ def _weights_problems(folder: Path) -> list[str]:
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             names = set(file.keys())
-            problems += [f"{WEIGHTS} lacks {name}" for name in expected if name not in names]
+            # a frozen batch norm has no such counter, and PyTorch loads it without one
+            needed = {name for name in expected if not name.endswith("num_batches_tracked")}
+            problems += [f"{WEIGHTS} lacks {name}" for name in needed - names]
             problems += [f"{WEIGHTS} has {name}, for which the model has no place" for name in names - expected.keys()]
             for name in names & expected.keys():
-                tensor = file.get_tensor(name)
-                if tensor.shape != expected[name].shape:
-                    shapes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
-                    problems.append(f"{WEIGHTS}: {name} has shape {shapes}")
-                elif tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                    problems.append(f"{WEIGHTS}: {name} is not finite")
+                if wrong := _tensor_problem(name, file.get_tensor(name), expected[name]):
+                    problems.append(f"{WEIGHTS}: {name} {wrong}")
     except SafetensorError as error:
         return [f"{WEIGHTS} is truncated or corrupt: {error}"]
     return sorted(problems)
+
+
+def _tensor_problem(name: str, found: Tensor, expected: Tensor) -> str | None:
+    if found.shape != expected.shape:
+        return f"has shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+    kinds = _FLOATING if expected.is_floating_point() else (expected.dtype,)
+    if found.dtype not in kinds:
+        return f"is of {found.dtype}, not of {' or '.join(map(str, kinds))}"
+    if found.is_floating_point() and not torch.isfinite(found).all():
+        return "is not finite"
+    return "is negative" if name.endswith("running_var") and (found < 0).any() else None
 
 
 def _card_problems(path: Path, entry: ReleasedWeights | None) -> list[str]:
@@ -166,7 +190,7 @@ def find_released(folder: str | Path) -> tuple[Path, ReleasedWeights] | None:
 
 
 def verify_all() -> dict[str, list[str]]:
-    """Problems of each checkpoint of this package by name; and of folders that the manifest does not know."""
+    """Problems of each checkpoint of this package by name, and of folders that are not in the manifest."""
     root = weights_dir()
     problems = {name: verify_folder(root / name, entry) for name, entry in released_weights().items()}
     unlisted = [path.name for path in root.iterdir() if path.is_dir() and path.name not in problems]

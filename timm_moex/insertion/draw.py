@@ -6,6 +6,7 @@ were all seeded alike still draw differently.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ def draw_own_share(batch_size: int, alpha: float, generator: torch.Generator | N
         raise ValueError(f"alpha={alpha!r}: expected a finite number above 0")
     if generator is None:
         generator = take_generator()
-    double = dict(dtype=torch.float64, device="cpu")
+    double: Any = dict(dtype=torch.float64, device="cpu")
     gamma = torch._standard_gamma(torch.full((2, batch_size), alpha + 1.0, **double), generator=generator)
     uniform = 1 - torch.rand(2, batch_size, generator=generator, **double)  # in (0, 1]
     log_gamma = gamma.log() + uniform.log() / alpha  # Gamma(alpha) = Gamma(alpha + 1) * U^(1 / alpha)

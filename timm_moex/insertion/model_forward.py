@@ -34,7 +34,7 @@ class ModelForward:
 
     def install(self) -> None:
         """Put this, and what else a model that holds MoEx must do, into the model's own attributes."""
-        self.model.forward = self  # type: ignore[assignment]
+        self.model.forward = self
         self.model.train = self.train  # type: ignore[method-assign]
         self.model.__prepare_scriptable__ = self.refuse_scripting  # type: ignore[assignment]
         self.model._replicate_for_data_parallel = self.replicate  # type: ignore[method-assign]

@@ -68,18 +68,19 @@ class SiteExchange(MomentExchange):
                 "torch.fx cannot trace the draw of an exchange; call remove_moex(model) first, or take features with "
                 "features_only=True"
             )
-        parts = self.site.tuple_entries is not None and isinstance(value, (tuple, list))
-        first = value[self.site.tuple_entries][0] if parts else value
+        chosen = self.site.tuple_entries if isinstance(value, (tuple, list)) else None
+        first = value if chosen is None else value[chosen][0]
         forward = self.moex.forward_at(self.site.name, module, first)
-        asked = None if forward is None else forward.exchanges.get(self.site.name)
+        if forward is None:
+            return None
+        asked = forward.exchanges.get(self.site.name)
         if asked is None:
-            if forward is not None and forward.is_direct:
+            if forward.is_direct:
                 keep_with(forward, value)
             return None
-        if parts:
+        if chosen is not None:
             entries = list(value)
-            chosen = entries[self.site.tuple_entries]
-            entries[self.site.tuple_entries] = [self._exchange_tensor(x, asked) for x in chosen]
+            entries[chosen] = [self._exchange_tensor(x, asked) for x in entries[chosen]]
             exchanged: Any = type(value)(entries)
         else:
             exchanged = self._exchange_tensor(value, asked)

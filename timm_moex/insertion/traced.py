@@ -64,9 +64,9 @@ def _draw(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Ten
     shares = torch.zeros(sites, x.shape[0], device=x.device)
     for number, name in enumerate(moex.site_names):
         if name in exchanges:
-            donors[number] = exchanges[name].swap_index
-            if exchanges[name].own_share is not None:
-                shares[number] = exchanges[name].own_share
+            donors[number], share = exchanges[name]
+            if share is not None:
+                shares[number] = share
     return donors, shares
 
 

@@ -7,8 +7,8 @@ from timm.layers import LayerType, get_act_layer, get_norm_layer
 from timm.models import register_model
 from torch import nn
 
-from ..hub.manifest import generate_default_cfgs
 from .cifar_net import CifarNet, Stage, build_cifar_net, cifar_cfg
+from .registry import generate_default_cfgs
 
 __all__ = ["CifarDenseNet"]
 

@@ -14,7 +14,7 @@ from timm.layers import LayerType, calculate_drop_path_rates, create_classifier,
 from timm.models import build_model_with_cfg, checkpoint_seq
 from torch import nn
 
-from ..hub.manifest import resolve_verified_cfg
+from .registry import resolve_verified_cfg
 
 STEM_ENDS = ("conv1", "bn1", "act1")
 

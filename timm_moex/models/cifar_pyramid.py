@@ -9,9 +9,9 @@ from timm.layers import DropPath, LayerType, calculate_drop_path_rates, get_act_
 from timm.models import register_model
 from torch import nn
 
-from ..hub.manifest import generate_default_cfgs
 from .cifar_net import CifarNet, Stage, build_cifar_net, cifar_cfg
 from .cifar_resnet import ZeroPadShortcut
+from .registry import generate_default_cfgs
 
 __all__ = ["CifarPyramidNet"]
 

@@ -8,8 +8,8 @@ from timm.layers import DropPath, LayerType, get_act_layer, get_norm_layer
 from timm.models import register_model
 from torch import nn
 
-from ..hub.manifest import generate_default_cfgs
 from .cifar_net import CifarNet, build_cifar_net, cifar_cfg, make_stages
+from .registry import generate_default_cfgs
 
 __all__ = ["CifarResNeXt"]
 

@@ -5,7 +5,7 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import DenseNet, build_model_with_cfg, register_model
 
-from ..hub.manifest import generate_default_cfgs, resolve_verified_cfg
+from .registry import generate_default_cfgs, resolve_verified_cfg
 
 __all__ = []
 

@@ -8,10 +8,10 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
-from ..hub.manifest import released_weights
 from ..insertion.insert import called_module
 from ..insertion.sites import Site, known_sites
 from ..utils.names import stock_name
+from .registry import released_weights
 
 __all__ = ["ModelFacts", "SiteFacts", "describe_model", "describe_sites"]
 

@@ -24,11 +24,11 @@ from timm.models import (
 )
 from torch import nn
 
-from ..hub.manifest import add_released_tags, resolve_verified_cfg
 from ..insertion.insert import insert_into_features, insert_moex
 from ..insertion.presets import SETTING_NAMES
 from ..utils.messages import nearest
 from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
+from .registry import add_released_tags, resolve_verified_cfg
 
 __all__ = ["SETTINGS", "register_twin", "register_twins", "take_settings"]
 

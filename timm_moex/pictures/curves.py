@@ -119,7 +119,7 @@ def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
         if columns == ("train_exchanged",):
             axis.set_ylim(-3, 103)
     _add_legends(figure, runs)
-    return save_figure(figure, path)
+    return save_figure(figure, path, made_by="timm-moex curves")
 
 
 def _draw_run(axis: Any, run: Curves, columns: Sequence[str], factor: float, colour: str) -> None:

@@ -57,7 +57,7 @@ def draw_exchange(
     features, bars = bottom.subfigures(1, 2, width_ratios=(1.75, 1))
     _draw_features(features, pair, min(channels, count))
     _draw_predictions(bars, pair, names)
-    return save_figure(figure, path)
+    return save_figure(figure, path, made_by="timm-moex show")
 
 
 def show_image(axis: Any, image: Tensor) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..utils.files import write_atomically
 
-__all__ = ["check_picture_path", "new_figure", "save_figure"]
+__all__ = ["check_picture_path", "is_picture_by", "new_figure", "save_figure"]
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -53,13 +53,15 @@ def check_picture_path(path: str | Path) -> None:
         raise FileNotFoundError(f"--output {path}: there is no folder {path.parent}")
 
 
-def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> Path:
+def save_figure(figure: Any, path: str | Path, dpi: int = 120, *, made_by: str | None = None) -> Path:
     """Write a figure whole or not at all.
 
     Args:
         figure: From `new_figure`.
         path: The picture; its suffix chooses the format.
         dpi: Dots per inch.
+        made_by: Is written into the picture for `is_picture_by`; formats other than PNG, SVG, PDF, JPEG and WebP lack
+            a place for it.
 
     Returns:
         `path`.
@@ -80,6 +82,29 @@ def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> Path:
 
     for text in figure.findobj(Text):  # a "$" in the name of a class or a file is no formula
         text.set_parse_math(False)
+    mark = _mark(suffix, made_by) if made_by else {}
     with rc_context({"text.parse_math": False}):  # of tick labels, which come into being while a figure is drawn
-        write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=suffix))
+        write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=suffix, **mark))
     return path
+
+
+def _mark(suffix: str, made_by: str) -> dict[str, Any]:
+    """The arguments of `savefig` that write `made_by` into a picture."""
+    if suffix in ("jpg", "jpeg"):
+        return {"pil_kwargs": {"comment": made_by.encode()}}
+    if suffix == "webp":
+        return {"pil_kwargs": {"xmp": made_by.encode()}}
+    key = {"png": "Software", "svg": "Creator", "pdf": "Creator"}.get(suffix)
+    return {"metadata": {key: made_by}} if key else {}
+
+
+def is_picture_by(path: Path, made_by: str) -> bool:
+    """Whether `save_figure` wrote a picture with this `made_by`.
+
+    Example:
+        >>> import tempfile
+        >>> path = save_figure(new_figure(2, 1), Path(tempfile.mkdtemp()) / "a.png", made_by="timm-moex show")
+        >>> is_picture_by(path, "timm-moex show"), is_picture_by(path, "timm-moex curves")
+        (True, False)
+    """
+    return made_by.encode() in path.read_bytes()

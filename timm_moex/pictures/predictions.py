@@ -56,4 +56,4 @@ def prediction_grid(
         axis.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
         title = names[guess] if guess == label else f"{names[guess]}\n(is {names[label]})"
         axis.set_title(title, fontsize=9, color=_GOOD if guess == label else _BAD)
-    return save_figure(figure, path)
+    return save_figure(figure, path, made_by="timm-moex predict")

@@ -45,7 +45,7 @@ class MoExTask(ClassificationTask):
         if find_moex(model) is None:
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
         super().__init__(model, *args, **kwargs)
-        self.criterion = MoExLoss(self.trainable_module, self.criterion)
+        self.criterion: MoExLoss = MoExLoss(self.trainable_module, self.criterion)
         if self.verbose:
             sites = ", ".join(site.extra_repr() for site in self.moex.sites)
             _logger.info(f"MoEx: {self.moex.extra_repr()}, {sites}")
@@ -84,7 +84,7 @@ class MoExTask(ClassificationTask):
 MoExMultiLabelTask: type[MoExTask] | None = None
 if hasattr(timm.task, "MultiLabelClassificationTask"):  # not before timm 1.0.30
 
-    class _MoExMultiLabelTask(timm.task.MultiLabelClassificationTask, MoExTask):
+    class _MoExMultiLabelTask(timm.task.MultiLabelClassificationTask, MoExTask):  # type: ignore[misc]
         """timm's multi-label task with Moment Exchange: it checks the dense targets, then `MoExTask` does the step."""
 
     _MoExMultiLabelTask.__name__ = _MoExMultiLabelTask.__qualname__ = "MoExMultiLabelTask"

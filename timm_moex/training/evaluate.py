@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["combine_metrics", "evaluate", "first_samples", "flat_metrics", "write_per_class"]
+__all__ = ["combine_metrics", "evaluate", "first_samples", "flat_metrics", "is_per_class", "write_per_class"]
+
+_PER_CLASS = ("class", "images", "correct", "top1")
 
 
 @torch.inference_mode()
@@ -177,7 +179,13 @@ def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str
     """
     with open(path, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["class", "images", "correct", "top1"])
+        rows.writerow(_PER_CLASS)
         for name, images, correct in zip(names, metrics["images"], metrics["correct"]):
             if images:
                 rows.writerow([name, images, correct, f"{100 * correct / images:.2f}"])
+
+
+def is_per_class(path: Path) -> bool:
+    """Whether `write_per_class` wrote a file."""
+    with path.open("rb") as file:
+        return file.readline().strip() == ",".join(_PER_CLASS).encode()

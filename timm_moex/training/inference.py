@@ -11,6 +11,7 @@ from timm.data import resolve_data_config
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
+from ..hub.address import hidden_model
 from ..hub.folder import load_model
 from ..utils.devices import pick_device
 from ..utils.names import check_model_name
@@ -177,7 +178,7 @@ def timm_name(model: str) -> str:
         return model
     if not (folder / "config.json").is_file():
         hint = f"; did you mean {folder / 'hub'}?" if (folder / "hub" / "config.json").is_file() else ""
-        raise ValueError(f"{folder} has no config.json, so timm cannot load it{hint}")
+        raise ValueError(f"{folder} has no config.json, so timm cannot load it{hint or hidden_model(model)}")
     return f"local-dir:{folder}"
 
 

@@ -14,6 +14,7 @@ from timm.models import load_checkpoint
 from timm.task import TrainingTask
 from torch import nn
 
+from ..hub.convert import without_common_prefix
 from ..hub.download import translate_errors
 from ..insertion.exchanging import exchanging
 from ..insertion.insert import insert_moex
@@ -68,7 +69,7 @@ def create_model(args: argparse.Namespace) -> Any:
             model.set_grad_checkpointing(enable=True)
     if args.initial_checkpoint:
         with blaming(f"initial_checkpoint: {args.initial_checkpoint!r} does not fit {args.model}", RecipeError):
-            load_checkpoint(model, args.initial_checkpoint)
+            load_checkpoint(model, args.initial_checkpoint, filter_fn=without_common_prefix)
     return model
 
 

@@ -7,7 +7,6 @@ moment can be resumed and ends with the same files.
 """
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from timm.utils import update_summary
 from torch import nn
 
 from ..hub.folder import FILES, README, foreign_entries
-from ..utils.files import write_atomically
+from ..utils.files import remove_leftovers, write_atomically
 from .checkpoint import get_rng_state, read_checkpoint, restore_checkpoint, save_checkpoint
 from .datasets import label_names
 from .evaluate import flat_metrics
@@ -58,7 +57,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.last, self.best = self.path / "last.pth.tar", self.path / "model_best.pth.tar"
         self.summary, self.recipe, self.hub = (self.path / name for name in ("summary.csv", "recipe.yaml", "hub"))
 
@@ -141,10 +140,8 @@ class RunFolder:
         """Make the folder, remove what a killed run left half written, and write the recipe that repeats this run."""
         self.path.mkdir(parents=True, exist_ok=True)
         for path in (self.last, self.best, self.summary, self.recipe):
-            path.with_name(path.name + ".tmp").unlink(missing_ok=True)
-        for path in self.path.iterdir():
-            if re.fullmatch(rf"\.{self.hub.name}-[a-z0-9_]{{8}}", path.name) and path.is_dir():
-                shutil.rmtree(path)
+            remove_leftovers(path)
+        remove_leftovers(self.hub, FILES)
         how = f"processes: {processes}, " if processes > 1 else ""
         note = f"{_NOTE}, {how}timm {timm.__version__}, torch {torch.__version__}\n"
         settings = {key: value for key, value in recipe.effective_settings().items() if key != "resume"}

@@ -1,24 +1,41 @@
-"""Files that are written whole or not at all, and locks between processes that write the same ones."""
+"""Files and folders that are written whole or not at all, and locks between processes that write the same ones."""
 
+import ctypes
+import errno
 import getpass
 import hashlib
 import os
+import re
+import secrets
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock
 
-__all__ = ["lock_of", "sha256_of", "write_atomically"]
+__all__ = [
+    "lock_of",
+    "remove_folder",
+    "remove_leftovers",
+    "replace_folder",
+    "sha256_of",
+    "temporary_name",
+    "write_atomically",
+]
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the kernel or the file system has no such exchange
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file so that at any moment `path` is either the old file or the whole new one.
 
     Args:
-        path: The file.
-        write: Called with the open temporary file, which lies in the same folder.
+        path: The file. A symbolic link is followed.
+        write: Called with the open temporary file, which is in the same folder.
 
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "greeting.txt"
@@ -26,15 +43,92 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         >>> path.read_text(encoding="utf-8")
         'hello'
     """
-    temporary = path.with_name(path.name + ".tmp")
+    path = Path(os.path.realpath(path))
+    temporary = temporary_name(path)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a new name next to `path` that no other process chooses and no user has.
+
+    Example:
+        >>> len(temporary_name(Path("output/hub")).name)
+        31
+    """
+    return path.with_name(f".{path.name}.timm_moex-{secrets.token_hex(8)}")
+
+
+def remove_leftovers(path: Path, names: Iterable[str] = ()) -> None:
+    """Remove what a killed process left under a `temporary_name` of `path`. Call it only while `path` is locked.
+
+    Args:
+        path: The file or folder whose writing may have been interrupted.
+        names: The files that a temporary folder may hold; a folder that holds others stays, with them.
+    """
+    pattern = re.compile(re.escape(f".{path.name}.timm_moex-") + "[0-9a-f]{16}")
+    for leftover in [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]:
+        if leftover.is_dir():
+            remove_folder(leftover, names)
+        else:
+            leftover.unlink()
+
+
+def remove_folder(folder: Path, names: Iterable[str]) -> None:
+    """Remove the files called `names` from a folder, and then the folder unless it holds anything else."""
+    for name in names:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def replace_folder(new: Path, target: Path) -> Path | None:
+    """Put the folder `new` in the place of the folder `target`.
+
+    On Linux both change places in one step. Elsewhere the old folder first moves to TARGET.old-…, a name its owner can
+    find, and moves back after any exception.
+
+    Args:
+        new: A folder next to `target`.
+        target: A folder, which need not exist.
+
+    Returns:
+        Where the old folder is now; None if there was none.
+    """
+    if not target.exists():
+        os.rename(new, target)
+        return None
+    if _exchange(new, target):
+        return new
+    aside = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
+    try:
+        os.rename(target, aside)
+        os.rename(new, target)
+    except BaseException:
+        if aside.exists() and not target.exists():
+            os.rename(aside, target)
+        raise
+    return aside
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two paths change places; False if this system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT:
+        return False
+    raise OSError(number, os.strerror(number), str(b))
 
 
 def sha256_of(path: str | Path) -> str:

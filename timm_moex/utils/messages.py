@@ -2,13 +2,25 @@
 
 import difflib
 import os
+import re
 import reprlib
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["in_words", "nearest", "one_line", "say", "short_repr"]
+__all__ = ["in_words", "machine_trouble", "nearest", "one_line", "say", "short_repr"]
+
+# Words of errors whose cause is the machine or the data, though their type is that of a defect, and what helps
+_TROUBLE = {
+    r"DataLoader worker .* is killed by signal: (Killed|Bus error)": "memory may have run out: fewer workers may fit",
+    r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "another process may have ended it",
+    r"shared memory|unable to (open|write|mmap|resize).*(/torch_|shm)": (
+        "there is no space for shared memory, in which workers hand over images: more of it (docker: --shm-size), or "
+        "workers=0"
+    ),
+    r"exceeds limit of \d+ pixels, could be decompression bomb": "make the image smaller",
+}
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -82,3 +94,21 @@ def say(line: str) -> None:
     except (OSError, ValueError):  # a reader that has gone, a full disk, a closed file
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def machine_trouble(error: BaseException) -> str | None:
+    """Put an error on one line if the user's machine or data caused it, although its type is that of a defect.
+
+    Example:
+        >>> machine_trouble(RuntimeError("DataLoader worker (pid 7) exited unexpectedly"))
+        'DataLoader worker (pid 7) exited unexpectedly; another process may have ended it'
+        >>> machine_trouble(RuntimeError("shapes differ")) is None
+        True
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for words, remedy in _TROUBLE.items():
+            if re.search(words, str(cause), re.DOTALL):
+                return f"{one_line(cause).rstrip('. ')}; {remedy}"
+        cause = cause.__cause__
+    return None

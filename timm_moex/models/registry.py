@@ -1,0 +1,88 @@
+"""The package's checkpoints as pretrained tags in timm's registry, with their sha256 checked before they are used."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import timm
+from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
+
+from ..hub.download import WEIGHTS, HubError, download_weights, translate_errors
+from ..hub.manifest import ReleasedWeights, released_weights, weights_dir
+from ..utils.files import sha256_of
+from ..utils.names import stock_name
+
+__all__ = ["add_released_tags", "generate_default_cfgs", "released_weights", "resolve_verified_cfg"]
+
+
+def generate_default_cfgs(cfgs: dict[str, dict[str, Any] | PretrainedCfg]) -> dict[str, DefaultCfg]:
+    """timm's function of that name, with the tags of this package's checkpoints added."""
+    default_cfgs = timm.models.generate_default_cfgs(cfgs)
+    add_released_tags(default_cfgs)
+    return default_cfgs
+
+
+def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
+    """Add the tags of this package's checkpoints to a model module's `default_cfgs`, before its models are registered.
+
+    The architecture's default stays what it is: a tag of ours has to be asked for.
+    """
+    for entry in released_weights().values():
+        default_cfg = default_cfgs.get(entry.architecture)
+        if default_cfg is not None and entry.tag not in default_cfg.cfgs:
+            default_cfg.tags.append(entry.tag)
+            default_cfg.cfgs[entry.tag] = _cfg_of(entry)
+            default_cfg.is_pretrained |= bool(default_cfg.cfgs[entry.tag].has_weights)
+
+
+def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
+    folder = weights_dir() / entry.name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
+    cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
+    cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
+    names = config.get("label_names")
+    weights = folder / WEIGHTS
+    source: dict[str, str] = {}
+    if weights.is_file():
+        source = {"file": str(weights)}
+    elif entry.hub_id:
+        source = {"hf_hub_id": f"{entry.hub_id}@{entry.revision}"}
+    return PretrainedCfg(**cfg | source, label_names=tuple(names) if names else None)
+
+
+def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
+    """Resolve a cfg. Weights of this package are then on this machine, and their sha256 is the manifest's.
+
+    Args:
+        variant: An architecture, or its twin.
+        pretrained_cfg: As given to its entrypoint: a tag, a cfg, or None for the default.
+        cache_dir: Of the Hub; None for the usual one.
+
+    Raises:
+        HubError: The sha256 differs (both are named), the download failed, or neither this installation nor the Hub
+            has the weights.
+    """
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
+    entry = released_weights().get(f"{stock_name(variant)}.{cfg.tag}")
+    if entry is None or cfg.source:  # local-dir and hf-hub are not the registry's; "file" was verified for the twin
+        return cfg
+    expected = entry.files[WEIGHTS]["sha256"]
+    if entry.hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
+        with translate_errors(f"hf-hub:{cfg.hf_hub_id}"):
+            path = download_weights(entry.hub_id, entry.revision, expected, cache_dir)
+        return replace(cfg, file=str(path), source="file")
+    if not cfg.has_weights and cfg.state_dict is None:
+        if not entry.is_too_large_for_the_wheel:
+            raise HubError(f"{weights_dir() / entry.name} lacks {WEIGHTS}; reinstall the package")
+        raise HubError(
+            f"{entry.name}: its weights are too large for the wheel, and are not on the Hub yet. The repository and "
+            f"the sdist have them: timm.create_model('local-dir:weights/{entry.name}', pretrained=True) in one of these"
+        )
+    ours = weights_dir() / entry.name / WEIGHTS
+    if cfg.file != str(ours):
+        return cfg
+    if (found := sha256_of(ours)) != expected:
+        raise HubError(f"{ours} has sha256 {found}, but the manifest has {expected}; reinstall the package")
+    return replace(cfg, source="file")
