@@ -1,4 +1,4 @@
-"""Figures over seeds: means, standard errors, paired differences, exact confidence intervals."""
+"""Figures over seeds: means, standard errors, paired differences, exact confidence intervals (Student's t)."""
 
 import math
 import statistics
@@ -81,3 +81,21 @@ def format_interval(values: Sequence[float], digits: int = 2) -> str:
         return "–"
     mean, (low, high) = statistics.fmean(values), interval(values)
     return f"{mean:+.{digits}f}" + ("" if math.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]")
+
+
+def pairs_needed(difference: float, deviation: float, confidence: float = 0.95, limit: int = 100) -> int | None:
+    """Find the least number of pairs with which a mean difference of this size has an interval that excludes 0.
+
+    Args:
+        difference: The mean difference, with any sign.
+        deviation: Standard deviation of the differences.
+        confidence: Of the interval.
+        limit: Largest number to try.
+
+    Returns:
+        The number, at least 2; None if `limit` pairs are not enough.
+    """
+    for count in range(2, limit + 1):
+        if t_quantile(count - 1, confidence) * deviation / math.sqrt(count) < abs(difference):
+            return count
+    return None

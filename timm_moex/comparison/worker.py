@@ -1,0 +1,139 @@
+"""A process that trains one run after the other: `python -m timm_moex.comparison.worker`.
+
+It reads orders from stdin and writes events to stdout, one JSON object a line. It ends as soon as stdin does, so that
+no training outlives the command that asked for it, however that ended.
+"""
+
+import json
+import os
+import platform
+import queue
+import re
+import signal
+import statistics
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..pictures.curves import read_curves
+from ..training.evaluate import evaluate
+from ..training.inference import open_inference
+from ..training.loop import train
+from ..training.recipe import Recipe
+from ..utils.files import lock_of
+from ..utils.messages import one_line
+from .run import Run, comparable
+
+__all__ = ["main"]
+
+_EPOCH = re.compile(r"epoch (\d+)/(\d+) ")
+_WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed training hold its lock until they notice
+
+
+def main() -> None:
+    """Train what is asked for until there are no more orders."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command decides
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not end up among the events
+    orders: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read_orders, args=(orders,), daemon=True).start()
+
+    def say(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    while True:
+        order = orders.get()
+        try:
+            do(Run(Recipe(order["name"], order["settings"]), Path(order["folder"]), order["test"]), order["threads"], say)
+            say(done=True)
+        except Exception as error:  # of any kind: the other runs go on, and this one is listed
+            traceback.print_exc()
+            say(failed=f"{type(error).__name__}: {one_line(error)}")
+
+
+def _read_orders(orders: queue.Queue) -> None:
+    for line in sys.stdin:
+        orders.put(json.loads(line))
+    os._exit(0)
+
+
+def do(run: Run, threads: int, say: Callable[..., None]) -> None:
+    """Train what is left of a run, and test it if that is asked for.
+
+    Args:
+        run: The run.
+        threads: Number of PyTorch's threads.
+        say: Called with each event.
+    """
+    torch.set_num_threads(threads)
+    say(started=True)
+    if (result := run.result) is None:
+        result = _train(run, say)
+        run.write_result(result)
+    if run.test is not None and "test" not in result:
+        run.write_result(result | {"test": {**run.test, **_test(run)}})
+
+
+def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
+    timing = run.folder / "timing.json"  # wall and processor time of each epoch, over all attempts
+    epochs = json.loads(timing.read_text()) if timing.is_file() and run.epochs_done else []
+    mark = [time.perf_counter(), time.process_time()]
+
+    def listen(line: str) -> None:
+        if (found := _EPOCH.match(line)) is None:
+            say(note=line)
+            return
+        now = [time.perf_counter(), time.process_time()]
+        epochs.append([after - before for before, after in zip(mark, now)])
+        mark[:] = now
+        timing.write_text(json.dumps(epochs))
+        say(epoch=int(found[1]), epochs=int(found[2]), seconds=epochs[-1][0])
+
+    with lock_of(run.folder, timeout=_WAIT_FOR_ORPHANS):
+        pass
+    result = train(run.recipe.override(resume="auto"), run.folder, progress=False, log=listen)
+    (curves,) = read_curves([run.folder])
+    later = epochs[1:] or epochs  # the first one includes the set-up
+    return {
+        "metrics": result.metrics,
+        "train": {key: values[-1] for key, values in curves.columns.items() if key.startswith("train_")},
+        "epochs": len(curves.columns["epoch"]),
+        "seconds": sum(wall for wall, _ in epochs),
+        "cpu_seconds": sum(cpu for _, cpu in epochs),
+        "seconds_per_epoch": statistics.median(wall for wall, _ in later) if later else None,
+        "environment": _environment(run.recipe),
+        "settings": comparable(run.recipe.settings),
+    }
+
+
+def _environment(recipe: Recipe) -> dict[str, Any]:
+    device = torch.device(recipe.arguments().device)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _test(run: Run) -> dict[str, Any]:
+    assert run.test is not None
+    args = run.recipe.arguments()
+    opened = open_inference(
+        str(run.folder / "hub"), run.test["data_dir"], dataset=run.test["dataset"], split=run.test["split"],
+        batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, device=args.device,
+    )  # fmt: skip
+    return evaluate(opened.model, opened.loader, opened.device)
+
+
+if __name__ == "__main__":
+    main()
