@@ -5,7 +5,7 @@
     python -m benchmarks.study run --preset full --device cuda --parallel 12         # on one GPU
 
 `presets.yaml` has the settings. Both commands resume where they were stopped. The result is the last epoch's. Lines
-go to ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) into curves/ (all in
+go to ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) to curves.csv (all in
 benchmarks/results). In cpu-small the monitored images are the validation images; where all training images are trained
 on, they are some of those.
 """
@@ -145,14 +145,15 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
     source = options.source or ROOT / config.get("source", SOURCE)
     folder = options.output / f"data-{preset}-{train_per_class}-{hold_out}"
     data = prepare(source, folder, train_per_class, hold_out)
-    common = dict(data_dir=str(data / "fit"), device=options.device, workers=0)
+    common = dict(data_dir=str(data / "fit"), device=options.device, workers=0, in_memory=True)
+    common["pad"] = config.get("pad", PAD)
     jobs = []
     for columns, seed, changes in (candidates_and_seeds if what == "ablate" else methods_and_seeds)(preset, config):
         changes = [*config.get("settings", ()), *changes, *options.set]
         recipe = load_recipe(config["recipe"]).override(changes, seed=seed, model=f"moex_{columns['model']}", **common)
         columns |= {"seed": str(seed)}
         name = "-".join(columns.values()).replace(", ", "-").replace(" ", "_")
-        jobs.append(Job(columns, recipe, options.output / what / name, config.get("pad", PAD)))
+        jobs.append(Job(columns, recipe, options.output / what / name))
     return jobs
 
 

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from timm_moex.comparison.statistics import format_mean, paired
 from timm_moex.hub.download import WEIGHTS
 from timm_moex.hub.manifest import MANIFEST, read_manifest, weights_dir
 
@@ -30,7 +31,6 @@ from ._rows import (
     test_loss,
     validation_top1,
 )
-from ._statistics import format_mean, paired
 from .report_deep import DEEP, deep, growth
 from .report_style import style
 

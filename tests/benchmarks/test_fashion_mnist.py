@@ -124,7 +124,8 @@ def test_label_smoothing_gives_away_as_much_of_the_label_as_moex(small):
 
 def test_cpu_bare_neither_crops_nor_flips(small):
     for job in fashion_mnist.jobs_of("cpu-bare", "run", small):
-        assert job.pad == 0 and job.recipe.arguments().hflip == 0 and not job.recipe.arguments().reprob
+        args = job.recipe.arguments()
+        assert args.in_memory and args.pad == 0 and args.hflip == 0 and not args.reprob
 
 
 def test_a_misspelt_selection_is_an_error_and_not_an_empty_study(small):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from benchmarks.study._statistics import (
+from timm_moex.comparison.statistics import (
     format_interval,
     format_mean,
     interval,

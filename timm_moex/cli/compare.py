@@ -28,8 +28,8 @@ def add_compare(commands: Any) -> None:
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="baseline, moex, moex_lam1, another preset (timm-moex list --presets), cutmix, mixup, smoothing, or several "
-        "joined by + (default: baseline, the recipe's own exchange, cutmix)",
+        help="baseline, moex, moex_lam1, another preset (timm-moex list --presets), cutmix, mixup, smoothing, or "
+        "several joined by + (default: baseline, the recipe's own exchange, cutmix)",
     )
     parser.add_argument(
         "--method",

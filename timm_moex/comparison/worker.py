@@ -51,7 +51,8 @@ def main() -> None:
     while True:
         order = orders.get()
         try:
-            do(Run(Recipe(order["name"], order["settings"]), Path(order["folder"]), order["test"]), order["threads"], say)
+            recipe = Recipe(order["name"], order["settings"])
+            do(Run(recipe, Path(order["folder"]), order["test"]), order["threads"], say)
             say(done=True)
         except Exception as error:  # of any kind: the other runs go on, and this one is listed
             traceback.print_exc()

@@ -87,8 +87,8 @@ def group_by_seed(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
     """Group runs in folders METHOD/SEED by method; any other run is a group of its own.
 
     Example:
-        >>> {name: len(own) for name, own in group_by_seed([Curves("a/0", {}), Curves("a/1", {}), Curves("b", {})]).items()}
-        {'a': 2, 'b': 1}
+        >>> list(group_by_seed([Curves("a/0", {}), Curves("a/1", {}), Curves("b", {})]))
+        ['a', 'b']
     """
     groups: dict[str, list[Curves]] = {}
     for run in runs:
@@ -147,7 +147,8 @@ def draw_panel(axis: Any, panel: tuple[str, Sequence[str], float], groups: Mappi
             if values:
                 _draw_band(axis, values, factor, colour, "--" if column == "train_loss" else "-")
     axis.set_title(title, fontsize=12)
-    axis.set_xlabel("epoch")
+    has_bands = any(len(runs) > 1 for runs in groups.values())
+    axis.set_xlabel("epoch (bands: range of the seeds)" if has_bands else "epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
@@ -174,7 +175,8 @@ def _draw_band(axis: Any, runs: Sequence[Sequence[float]], factor: float, colour
     marker = "o" if len(means) <= 30 else ""
     axis.plot(epochs, means, color=colour, linestyle=dashes, marker=marker, markersize=3.5, linewidth=1.6)
     if len(runs) > 1:
-        axis.fill_between(epochs, list(map(min, by_epoch)), list(map(max, by_epoch)), color=colour, alpha=0.15, linewidth=0)
+        low, high = list(map(min, by_epoch)), list(map(max, by_epoch))
+        axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def colours(count: int) -> list[str]:
