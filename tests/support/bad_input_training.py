@@ -14,8 +14,8 @@ from timm_moex.training.evaluate import evaluate
 from timm_moex.training.images import CheckedImages
 from timm_moex.training.in_memory import InMemoryLoader
 from timm_moex.training.inference import open_inference
+from timm_moex.training.keys import parse_range
 from timm_moex.training.loop import train
-from timm_moex.training.ranges import parse_range
 from timm_moex.training.recipe import Recipe, RecipeError, load_recipe
 from timm_moex.training.setup import set_up_training
 from timm_moex.training.subsets import imagenet_subset, locate_subset
@@ -185,7 +185,7 @@ CASES: list[Case] = [
         "set-up from an idle file",
         _set_up(pretrained_path=__file__),
         RecipeError,
-        ("pretrained_path", "pretrained: true"),
+        ("pretrained_path", "does nothing without pretrained"),
     ),
     ("set-up from junk", _initial("initial_checkpoint", b"junk"), RecipeError, ("initial_checkpoint", "weights.pth")),
     ("set-up from nothing", _initial("pretrained_path", b""), RecipeError, ("pretrained_path", "weights.pth")),

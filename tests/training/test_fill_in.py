@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from timm_moex.training.datasets import DataError
-from timm_moex.training.fill_in import fill_in
+from timm_moex.training.fill_in import fill_in, find_device
 from timm_moex.training.recipe import Recipe, load_recipe
 
 
@@ -20,10 +20,11 @@ def pets(tmp_path):
 @pytest.mark.parametrize("gpu", [True, False])
 def test_device_is_the_cpu_where_there_is_no_gpu(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    recipe, notes = fill_in(Recipe("mine", {"model": "moex_resnet18"}))
-    assert recipe.arguments().device == ("cuda" if gpu else "cpu")
+    recipe, notes = fill_in(Recipe("mine", {"model": "moex_resnet18", "num_classes": 3}))
+    assert recipe.arguments().device == find_device(recipe) == ("cuda" if gpu else "cpu")
     assert notes == ([] if gpu else ["device: cpu, since there is no CUDA device here"])
-    assert fill_in(Recipe("mine", {"device": "cuda"}))[0].settings == {"device": "cuda"}
+    given = {"device": "cuda", "num_classes": 3}
+    assert fill_in(Recipe("mine", given))[0].settings == given
 
 
 def test_finetune_gets_the_classes_of_the_folder(pets):
@@ -32,11 +33,14 @@ def test_finetune_gets_the_classes_of_the_folder(pets):
     assert notes == ["num_classes: 3, the classes of the data (cat, dog, hen)"]
 
 
-def test_classes_that_are_given_and_models_that_are_not_pretrained_stay(pets):
+def test_a_model_without_pretrained_weights_gets_the_classes_of_the_folder(pets):
+    plain = Recipe("mine", {"model": "moex_resnet18", "data_dir": str(pets), "device": "cpu"})
+    assert fill_in(plain)[0].settings["num_classes"] == 3
+
+
+def test_classes_that_are_given_stay(pets):
     given = load_recipe("finetune").override(data_dir=str(pets), device="cpu", num_classes=5)
     assert fill_in(given) == (given, [])
-    plain = Recipe("mine", {"model": "moex_resnet18", "data_dir": str(pets), "device": "cpu"})
-    assert fill_in(plain) == (plain, [])
 
 
 def test_missing_data_is_an_error_before_a_model_is_loaded():

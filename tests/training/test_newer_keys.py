@@ -76,7 +76,7 @@ def test_resume_auto_starts_a_run_or_goes_on_with_it(tmp_path, data):
 )
 def test_loss_is_timms_of_that_name(settings, expected, data):
     recipe = tiny_recipe(data, smoothing=0.0, model_kwargs={"moex_prob": 1.0}).override(**settings)
-    run = set_up_training(recipe.arguments(), pad=0)
+    run = set_up_training(recipe.override(in_memory=True, pad=0).arguments())
     assert type(run.task.criterion) is expected
     images, target = run.prepare(*next(iter(run.train_loader)))
     result = run.task(images, target)
@@ -88,8 +88,9 @@ def test_loss_is_timms_of_that_name(settings, expected, data):
     [
         (dict(stop_epoch=4), "stop_epoch: 4: the run has 3 epochs"),
         (dict(save_epochs=[2, 9]), r"save_epochs: \[9\]: the run has 3 epochs"),
+        (dict(save_epochs=[1, 3], stop_epoch=2), r"save_epochs: \[3\]: the run has 3 epochs, and stop_epoch: 2"),
         (dict(loss="asl", bce_loss=True), "loss: 'asl' with bce_loss: true"),
-        (dict(loss="poly", bce_pos_weight=2.0), "bce_pos_weight: 2.0 is of loss: 'bce'"),
+        (dict(loss="poly", bce_pos_weight=2.0), "bce_pos_weight: 2.0 does nothing without bce_loss or loss: bce"),
         (dict(loss="asl", cutmix=1.0), "loss: 'asl' with smoothing"),
         (dict(loss="jsd"), "loss: 'jsd': the built-in trainer serves None, 'ce', 'bce', 'asl', 'poly'"),
         (dict(task="multilabel"), "task: 'multilabel': the built-in trainer serves None, 'classification'"),

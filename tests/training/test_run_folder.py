@@ -32,7 +32,7 @@ def folder(finished, tmp_path):
 
 
 def run(recipe, folder, **kwargs):
-    return train(recipe, folder, log=lambda line: None, progress=False, in_memory=True, **kwargs)
+    return train(recipe, folder, **{"log": lambda line: None, "progress": False, "in_memory": True} | kwargs)
 
 
 def resume(data, folder, **settings):

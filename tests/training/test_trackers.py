@@ -58,7 +58,7 @@ def rows_of(folder):
 
 def test_trackers_get_the_rows_of_the_summary(data, wandb, events, tmp_path):
     recipe = tiny_recipe(data, epochs=2, log_wandb=True, wandb_project="pets", wandb_tags=["a"])
-    train(recipe, tmp_path / "run", in_memory=True, tensorboard=True, **QUIET)
+    train(recipe, tmp_path / "run", in_memory=True, log_tensorboard=True, **QUIET)
     rows = rows_of(tmp_path / "run")
     assert wandb.rows == rows and len(rows) == 2 and wandb.finished == [0]
     (init,) = wandb.inits
@@ -81,7 +81,7 @@ def test_resumed_run_goes_on_in_both(data, wandb, events, tmp_path, monkeypatch)
         patch.setattr(RunFolder, "record", record_and_interrupt)
         train(recipe, tmp_path / "run", in_memory=True, **QUIET)
     again = recipe.override(resume=str(tmp_path / "run" / "last.pth.tar"), log_wandb=True, wandb_resume_id="abc")
-    train(again, tmp_path / "run", in_memory=True, tensorboard=True, **QUIET)
+    train(again, tmp_path / "run", in_memory=True, log_tensorboard=True, **QUIET)
     assert wandb.rows == rows_of(tmp_path / "run")[1:] and len(wandb.rows) == 1
     assert (wandb.inits[0]["resume"], wandb.inits[0]["id"]) == ("must", "abc")
     assert events[0][1] == {"purge_step": 1}
@@ -95,26 +95,24 @@ def test_failed_run_is_marked_in_wandb(data, wandb, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, tensorboard, missing, message",
+    "settings, missing, message",
     [
-        (dict(log_wandb=True), False, "wandb", "pip install wandb"),
-        ({}, True, "torch.utils.tensorboard", "pip install tensorboard"),
+        (dict(log_wandb=True), "wandb", "pip install wandb"),
+        (dict(log_tensorboard=True), "torch.utils.tensorboard", "pip install tensorboard"),
     ],
 )
-def test_missing_package_is_an_error_and_nothing_is_written(
-    settings, tensorboard, missing, message, data, tmp_path, monkeypatch
-):
+def test_missing_package_is_an_error_and_nothing_is_written(settings, missing, message, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=message):
-        train(tiny_recipe(data, **settings), tmp_path / "run", tensorboard=tensorboard, **QUIET)
+        train(tiny_recipe(data, **settings), tmp_path / "run", **QUIET)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(wandb_tags=["a"]), "wandb_tags: .* without log_wandb"),
-        (dict(log_wandb=True, wandb_resume_id="abc"), "needs resume"),
+        (dict(wandb_tags=["a"]), "wandb_tags: .* does nothing without log_wandb"),
+        (dict(log_wandb=True, wandb_resume_id="abc"), "wandb_resume_id: 'abc' does nothing without resume"),
     ],
 )
 def test_settings_that_do_nothing_are_refused(settings, message, data, wandb, tmp_path):

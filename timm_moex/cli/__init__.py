@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where a demanded accuracy was missed; 2 after an error, which is one line on stderr; 70 after a defect of
         this package, with its traceback; 130 after Ctrl-C.
     """
+    _open_streams()
     try:
         args = _parser().parse_args(argv)
         code = args.run(args) or 0
@@ -57,6 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
             os._exit(code)
         return code
+
+
+def _open_streams() -> None:
+    """Let no command fail by its output: a stream that was closed is /dev/null, what an encoding lacks is "?"."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif name == "stdout" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _explain(error: Exception) -> int:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..training.datasets import sample_dir
-from ..training.fill_in import fill_in
 from ..training.loop import train
 from ..training.processes import is_first_process
 from ..training.recipe import load_recipe
+from ..utils.messages import say
 from .options import add_command, add_skip_unreadable, metrics_in_words
 
 __all__ = ["add_sample", "add_train"]
@@ -52,42 +52,42 @@ def add_train(commands: Any) -> None:
         help="go on from this last.pth.tar, in its folder; auto: from the one in --output, if any",
     )
     parser.add_argument("--output", metavar="DIR", help="where to write (default: output/NAME)")
-    parser.add_argument("--in-memory", action="store_true", help="keep the set on the device, crop and flip there")
     parser.add_argument(
-        "--pad", type=int, metavar="N", help="with --in-memory: border of that crop in pixels (default: 4)"
+        "--in-memory",
+        action="store_true",
+        help="keep the set on the device, crop and flip there (same as --set in_memory=true)",
     )
-    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard's events into …/tensorboard")
+    parser.add_argument(
+        "--pad",
+        type=int,
+        metavar="N",
+        help="with --in-memory: border of that crop in pixels (same as --set pad=N; default: 4)",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard's events (same as --set log_tensorboard=true)"
+    )
     add_skip_unreadable(parser)
     parser.set_defaults(run=_run_train)
 
 
 def _run_train(args: argparse.Namespace) -> None:
+    for option in ("resume", "output"):
+        if getattr(args, option) == "":  # a shell variable that is not set
+            raise ValueError(f"--{option} '': expected a path")
     recipe = load_recipe(args.recipe).override(
         args.set,
         data_dir=args.data_dir,
         device=args.device,
         resume=args.resume,
         torchcompile="inductor" if args.compile else None,
+        in_memory=args.in_memory or None,
+        pad=args.pad,
+        skip_unreadable=args.skip_unreadable or None,
+        log_tensorboard=args.tensorboard or None,
     )
-    if args.pad is not None and not args.in_memory:
-        raise ValueError(f"--pad {args.pad} is of the crop that --in-memory does; give both or neither")
-    pad = 4 if args.pad is None else args.pad
-    recipe, notes = fill_in(recipe)
-    say = print if is_first_process() else _say_nothing
-    for note in notes:
-        say(note)
     folder = args.output or (Path(args.resume).parent if args.resume not in (None, "auto") else None)
-    result = train(
-        recipe,
-        folder,
-        in_memory=args.in_memory,
-        pad=pad,
-        skip_unreadable=args.skip_unreadable,
-        tensorboard=args.tensorboard,
-    )
-    say(f"last epoch: {metrics_in_words(result.metrics)}")
-    say(f"{result.folder / 'hub'} loads as timm.create_model('local-dir:{result.folder / 'hub'}', pretrained=True)")
-
-
-def _say_nothing(_: str) -> None:
-    """What all processes but the first do."""
+    result = train(recipe, folder)
+    if is_first_process():
+        hub = result.folder / "hub"
+        say(f"last epoch: {metrics_in_words(result.metrics)}")
+        say(f"{hub} loads as timm.create_model('local-dir:{hub}', pretrained=True)")

@@ -17,7 +17,7 @@ from timm.utils import NativeScaler
 from ..utils.files import write_atomically
 from ..utils.messages import one_line
 
-__all__ = ["get_rng_state", "load_checkpoint", "save_checkpoint", "set_rng_state"]
+__all__ = ["get_rng_state", "read_checkpoint", "restore_checkpoint", "save_checkpoint", "set_rng_state"]
 
 # Keys of every checkpoint that `save_checkpoint` writes for a run
 _KEYS = {"epoch", "args", "state_dict", "optimizer", "rng", "best"}
@@ -72,7 +72,7 @@ def save_checkpoint(
         optimizer: With the learning rates of the next epoch.
         scaler: Of fp16 gradients, if any.
         epoch: The epoch just done.
-        args: The run's settings, for `load_checkpoint` to compare.
+        args: The run's settings, for `restore_checkpoint` to compare.
         rng: `get_rng_state` of each process.
         **extra: Plain values to keep: `metric`, `best`, …
     """
@@ -86,52 +86,12 @@ def save_checkpoint(
     write_atomically(path, lambda file: torch.save(state | extra, file))
 
 
-def load_checkpoint(
-    path: Path,
-    task: TrainingTask,
-    optimizer: torch.optim.Optimizer,
-    scaler: NativeScaler | None,
-    *,
-    args: dict[str, Any],
-    defaults: Mapping[str, Any],
-    may_differ: frozenset[str],
-    rank: int,
-    generator: torch.Generator | None,
-) -> dict[str, Any]:
-    """Put a run back to where `save_checkpoint` left it.
-
-    Args:
-        path: The checkpoint.
-        task: As for `save_checkpoint`, with its EMA already set up.
-        optimizer: Made, with its scheduler, as for a new run.
-        scaler: Likewise.
-        args: The settings of this run.
-        defaults: Values of settings that a checkpoint of an older version may lack.
-        may_differ: Keys of `args` that need not be what they were.
-        rank: Which of the processes this is.
-        generator: The data loader's own, if it has one.
-
-    Returns:
-        The checkpoint: `epoch`, and what was given as extra.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of `save_checkpoint`, whole and without unpickling.
 
     Raises:
-        ValueError: The file is damaged, is no checkpoint of the built-in trainer, or is of a run with other settings.
+        ValueError: The file is damaged or is no checkpoint of the built-in trainer.
     """
-    state = _read(path)
-    was = {**defaults, **state["args"]}
-    changed = [k for k in args if k not in may_differ and args[k] != was.get(k)]
-    if changed:
-        values = ", ".join(f"{key}={args[key]!r} (was {was.get(key)!r})" for key in changed)
-        raise ValueError(f"resume={str(path)!r} is of a run with other settings: {values}")
-    try:
-        _restore(state, task, optimizer, scaler)
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"resume={str(path)!r} does not fit this run: {one_line(error)}") from error
-    set_rng_state([state["rng"], *state.get("rng_of_others", [])][rank], generator)
-    return state
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load would not compare the checksums
@@ -148,8 +108,50 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
+def restore_checkpoint(
+    state: Mapping[str, Any],
+    path: Path,
+    task: TrainingTask,
+    optimizer: torch.optim.Optimizer,
+    scaler: NativeScaler | None,
+    *,
+    args: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    may_differ: frozenset[str],
+    rank: int,
+    generator: torch.Generator | None,
+) -> None:
+    """Put a run back to where `save_checkpoint` left it.
+
+    Args:
+        state: The checkpoint.
+        path: Its file, for messages.
+        task: As for `save_checkpoint`, with its EMA already set up.
+        optimizer: Made, with its scheduler, as for a new run.
+        scaler: Likewise.
+        args: The settings of this run.
+        defaults: Values of settings that a checkpoint of an older version may lack.
+        may_differ: Keys of `args` that need not be what they were.
+        rank: Which of the processes this is.
+        generator: The data loader's own, if it has one.
+
+    Raises:
+        ValueError: The checkpoint is of a run with other settings.
+    """
+    was = {**defaults, **state["args"]}
+    changed = [k for k in args if k not in may_differ and args[k] != was.get(k)]
+    if changed:
+        values = ", ".join(f"{key}={args[key]!r} (was {was.get(key)!r})" for key in changed)
+        raise ValueError(f"resume={str(path)!r} is of a run with other settings: {values}")
+    try:
+        _restore(state, task, optimizer, scaler)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"resume={str(path)!r} does not fit this run: {one_line(error)}") from error
+    set_rng_state([state["rng"], *state.get("rng_of_others", [])][rank], generator)
+
+
 def _restore(
-    state: dict[str, Any], task: TrainingTask, optimizer: torch.optim.Optimizer, scaler: NativeScaler | None
+    state: Mapping[str, Any], task: TrainingTask, optimizer: torch.optim.Optimizer, scaler: NativeScaler | None
 ) -> None:
     task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
     if task.has_ema():

@@ -1,4 +1,4 @@
-"""What a recipe leaves open and the machine or the data decide: the device, and the number of classes."""
+"""Complete a recipe with what the machine and the data decide: the device, and the number of classes."""
 
 from typing import Any
 
@@ -7,14 +7,24 @@ import torch
 from .datasets import label_names, open_dataset
 from .recipe import Recipe, stock_keys
 
-__all__ = ["fill_in"]
+__all__ = ["fill_in", "find_device"]
+
+
+def find_device(recipe: Recipe) -> str:
+    """The recipe's device, or without one the GPU if there is one, else the CPU. (train.py would insist on a GPU.)
+
+    Example:
+        >>> find_device(Recipe("mine", {"device": "cuda:1"}))
+        'cuda:1'
+    """
+    return recipe.settings.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """Complete a recipe; what it says itself stays.
 
-    Without `device`, training runs on the GPU where there is one, else on the CPU. Without `num_classes`, a pretrained
-    model gets a classifier for the classes of the data. (train.py would insist on a GPU and keep the old classes.)
+    Without `device`, training runs where `find_device` says. Without `num_classes`, the model gets a classifier for the
+    classes of the data. (train.py would keep the classes of the weights, or take 1,000.)
 
     Args:
         recipe: What the user asked for.
@@ -26,23 +36,23 @@ def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
         DataError: The classes cannot be counted, because the data cannot be opened.
 
     Example:
-        >>> fill_in(Recipe("mine", {"device": "cpu", "model": "moex_resnet18"}))[1]
+        >>> fill_in(Recipe("mine", {"device": "cpu", "model": "moex_resnet18", "num_classes": 3}))[1]
         []
     """
     found: dict[str, Any] = {}
     notes = []
-    if "device" not in recipe.settings and not torch.cuda.is_available():
+    if "device" not in recipe.settings and find_device(recipe) == "cpu":
         found["device"] = "cpu"
         notes.append("device: cpu, since there is no CUDA device here")
         if recipe.settings.get("amp"):
             notes.append("amp: true is slow on a CPU without half-precision arithmetic; --set amp=false turns it off")
-    if recipe.settings.get("pretrained") and recipe.settings.get("num_classes") is None:
+    if recipe.settings.get("num_classes") is None:
         names = _class_names(recipe.settings)
         if names:
             found["num_classes"] = len(names)
             some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
             notes.append(f"num_classes: {len(names)}, the classes of the data ({some})")
-    return recipe.override(**found), notes
+    return recipe.fill_in(**found), notes
 
 
 def _class_names(settings: dict[str, Any]) -> list[str]:

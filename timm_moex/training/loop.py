@@ -7,25 +7,29 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.utils import dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..hub.folder import save_folder
+from ..utils.messages import in_words, say
 from .datasets import label_names, unreadable_files
 from .evaluate import combine_metrics, evaluate, first_samples
+from .fill_in import find_device
 from .processes import join_processes
+from .progress import Progress
 from .recipe import Recipe
-from .run_folder import Progress, RunFolder
-from .setup import TrainingSetup, set_up_training
+from .run_folder import RunFolder
+from .setup import TrainingSetup
+from .start import ignore_report, start_run
 from .task import MoExTask
-from .trackers import check_trackers, open_trackers
 
 __all__ = ["Result", "train"]
 
@@ -51,16 +55,13 @@ def train(
     recipe: Recipe,
     folder: str | Path | None = None,
     *,
-    in_memory: bool = False,
-    pad: int = 4,
-    skip_unreadable: bool = False,
-    tensorboard: bool = False,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = say,
     progress: bool = True,
+    **settings: Any,
 ) -> Result:
     """Train a model by a recipe.
 
-    Where torchrun or SLURM started several processes, each trains on its share of every step, with permutations of its
+    If torchrun or SLURM started several processes, each trains on its share of every step, with permutations of its
     own; `batch_size` is that of each process.
 
     The last epoch is the result; the best one is kept as well. `stop_epoch` ends a run before its schedule does, and a
@@ -68,63 +69,48 @@ def train(
     CPU bit for bit, and with "auto" if there is one; of a finished run the files that are missing are written.
 
     Args:
-        recipe: What to train, see `load_recipe`.
+        recipe: What to train, see `load_recipe`. What it leaves open is filled in, see `fill_in`.
         folder: Where to write; default `output`/`experiment` of the recipe, else output/<recipe's name>.
-        in_memory: Keep the whole dataset on the device, with the augmentation of `InMemoryLoader`.
-        pad: Border of its crop, in pixels.
-        skip_unreadable: Leave out evaluation images that cannot be read, instead of an error.
-        tensorboard: Write TensorBoard's events into the folder's tensorboard/.
-        log: Gets one line per epoch.
-        progress: Show a bar where stderr is a terminal.
+        log: Gets one line per epoch, after the first one an estimate of the time left, and what was filled in.
+        progress: Show a bar if stderr is a terminal, else log a line a minute.
+        **settings: Keys of the recipe to replace, such as `in_memory=True`, see `Recipe.override`.
 
     Raises:
         RecipeError: The recipe asks for something that is not there.
         DataError: The recipe asks for data that are not there.
         FileExistsError: `folder` holds a run already and `resume` is not given, it holds files that would be lost, or
             another training writes to it.
-        ValueError: `resume` is not the folder's own last.pth.tar, or is damaged, or of other settings.
+        ValueError: `resume` is not the folder's own last.pth.tar, or is damaged, or of other settings or classes.
         FloatingPointError: The loss is not finite; the checkpoint of the epoch before stays.
-        ConnectionError: Another process of this training has ended, see `join_processes`.
+        ConnectionError: Another process of this training has ended or was started otherwise, see `join_processes`.
         ImportError: wandb, which `log_wandb` needs, or TensorBoard is not installed.
     """
-    args = recipe.arguments()
-    check_trackers(args, tensorboard)
-    place = RunFolder(folder or Path(args.output or "output") / (args.experiment or recipe.name))
-    if args.resume == "auto":  # a job that is started again and again by the same command
-        args.resume = str(place.last) if place.last.is_file() else ""
-    with join_processes(args.device) as processes, place.locked() if processes.is_first else nullcontext():
-        place.check(args.resume)
-        with closing(set_up_training(args, pad if in_memory else None, skip_unreadable, processes)) as run:
-            settings = {key: value for key, value in vars(run.args).items() if key != "resume"}
-            settings |= {"in_memory": in_memory, "pad": pad if in_memory else None, "processes": processes.count}
-            state = place.resume(run, settings) if args.resume else Progress()
-            if processes.is_first:
-                place.start(recipe, in_memory, processes.count)
-                tracking: Any = open_trackers(
-                    run.args, place.path, tensorboard=tensorboard, epochs_done=state.epochs_done
-                )
-            else:
-                tracking, log, progress = nullcontext(_ignore), _ignore, False
-            with tracking as track:
-                while state.epochs_done < run.stops_after:
-                    began = time.time()
-                    _run_epoch(run, state, show_bar=progress)
-                    place.record(run, settings, state)
-                    track(state.history[-1])
-                    _log_epoch(run, state, time.time() - began, log)
-            if processes.is_first and not place.hub_is_of_last():
-                _write_hub(place, recipe, run, state)
+    recipe = recipe.override(**settings)
+    with join_processes(find_device(recipe)) as processes, ExitStack() as stack:
+        if not processes.is_first:
+            log, progress = ignore_report, False
+        with processes.together():
+            started = start_run(recipe, folder, processes, stack, log)
+        run, state, place = started.run, started.state, started.place
+        first = state.epochs_done
+        while state.epochs_done < run.stops_after:
+            began = time.monotonic()
+            _run_epoch(run, state, show_bar=progress, log=log)
+            place.record(run, started.settings, state)
+            started.track(state.history[-1])
+            seconds, left = time.monotonic() - began, run.stops_after - state.epochs_done
+            _log_epoch(run, state, seconds, log)
+            if left and state.epochs_done == first + 1:
+                log(f"about {in_words(left * seconds)} left for {left} more epochs")
+        if processes.is_first and not place.hub_is_complete(unwrap_model(run.eval_model)):
+            _write_hub(place, started.recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
 
 
-def _ignore(_: Any) -> None:
-    """What the other processes do in place of reporting."""
-
-
-def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool) -> None:
+def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool, log: Callable[[str], None]) -> None:
     """Train and evaluate an epoch, set the learning rate of the next one, and add it to `state`."""
     epoch, key = state.epochs_done, run.args.eval_metric
-    train_metrics = _train_one_epoch(run, epoch, show_bar)
+    train_metrics = _train_one_epoch(run, epoch, show_bar, log)
     lr = run.lr
     metrics = _evaluate(run, epoch)
     run.scheduler.step(epoch + 1, metrics[key])
@@ -133,9 +119,14 @@ def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool) -> None:
 
 def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callable[[str], None]) -> None:
     row = state.history[-1]
+    train, metrics = row["train"], row["eval"]
+    own = train.get("loss_own", train["loss"])
     log(
-        f"epoch {state.epochs_done}/{run.epochs}  train loss {row['train']['loss']:.4f}  "
-        f"eval loss {row['eval']['loss']:.4f}  top-1 {row['eval']['top1']:.2f}  lr {row['lr']:.3g}  {seconds:.1f} s"
+        f"epoch {state.epochs_done}/{run.epochs}  train loss {train['loss']:.4f}"
+        + (f" (own labels {own:.4f})" if abs(own - train["loss"]) > 5e-5 else "")
+        + f"  eval loss {metrics['loss']:.4f}  top-1 {metrics['top1']:.2f}"
+        + (f"  exchanged {train['exchanged']:.0%}" if "exchanged" in train else "")
+        + f"  lr {row['lr']:.3g}  {seconds:.1f} s"
     )
     for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
         if unreadable := sorted(set().union(*run.processes.gather(unreadable_files(loader.dataset)))):
@@ -143,20 +134,26 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
 
 
 def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
+    folder.clear_damaged_hub()
     save_folder(
         unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.eval_loader.dataset),
         model_args=_architecture_args(run.args), summary=folder.summary, card=_card(recipe, run, state),
     )  # fmt: skip
 
 
-def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str, float]:
-    """One pass over the training set; returns the mean loss and, for a MoEx model, the share of exchanged batches."""
+def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None]) -> dict[str, float]:
+    """One pass over the training set.
+
+    Returns:
+        The mean `loss`; `loss_own`, the mean cross-entropy on each image's own label, which is comparable between
+        methods that mix labels or smooth them and those that do not; for a MoEx model the share `exchanged` of batches.
+    """
     args, task, optimizer = run.args, run.task, run.optimizer
     run.model.train()
     run.set_epoch(epoch)
     steps, updates = len(run.train_loader), epoch * run.updates_per_epoch
     last_group = steps - steps % args.grad_accum_steps  # the steps from here on make a shorter group
-    losses, exchanged = _Losses(epoch), []
+    losses, exchanged, logged = _Losses(epoch), [], time.monotonic()
     optimizer.zero_grad()
     bar = tqdm(run.train_loader, f"epoch {epoch + 1}/{run.epochs}", leave=False, disable=None if show_bar else True)
     for step, batch in enumerate(bar):
@@ -167,7 +164,7 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
             with torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None):
                 result = task(images, target)
             _backward(run, result["loss"] / group, update)
-        losses.add(step, result["loss"], len(images), run.lr)
+        losses.add(step, result, batch[1], run.lr)
         exchanged += [result["exchanged"]] if "exchanged" in result else []
         if update:
             updates += 1
@@ -176,12 +173,17 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool) -> dict[str
             run.scheduler.step_update(num_updates=updates)
         if (step + 1) % args.log_interval == 0 or step + 1 == steps:
             losses.look()
-            bar.set_postfix(loss=f"{losses.mean:.4f}", lr=f"{run.lr:.3g}")
+            bar.set_postfix(loss=f"{losses.mean[0]:.4f}", lr=f"{run.lr:.3g}")
+        if show_bar and bar.disable and time.monotonic() - logged > 60:  # no terminal
+            losses.look()
+            log(f"epoch {epoch + 1}/{run.epochs}  step {step + 1}/{steps}  train loss {losses.mean[0]:.4f}")
+            logged = time.monotonic()
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
-    parts = run.processes.gather((losses.total, losses.count, sum(exchanged), len(exchanged)))
-    total, count, exchanges, batches = (sum(part) for part in zip(*parts))
-    return {"loss": total / count} | ({"exchanged": exchanges / batches} if batches else {})
+    parts = run.processes.gather((*losses.totals, losses.count, sum(exchanged), len(exchanged)))
+    total, own, count, exchanges, batches = (sum(part) for part in zip(*parts))
+    metrics = {"loss": total / count, "loss_own": own / count}
+    return metrics | ({"exchanged": exchanges / batches} if batches else {})
 
 
 def _backward(run: TrainingSetup, loss: Tensor, update: bool) -> None:
@@ -204,24 +206,29 @@ class _Losses:
     """The losses of an epoch, read from the device only now and then: reading each one would make it wait."""
 
     def __init__(self, epoch: int):
-        self.epoch, self.total, self.count = epoch, 0.0, 0
+        self.epoch, self.totals, self.count = epoch, (0.0, 0.0), 0
         self.unread: list[tuple[int, Tensor, int, float]] = []
 
-    def add(self, step: int, loss: Tensor, size: int, lr: float) -> None:
-        self.unread.append((step, loss.detach(), size, lr))
+    def add(self, step: int, result: dict[str, Any], target: Tensor, lr: float) -> None:
+        output = result["output"].detach().float()
+        own = F.cross_entropy(output, target.to(output.device))
+        self.unread.append((step, torch.stack((result["loss"].detach().float(), own)), len(target), lr))
 
     def look(self) -> None:
-        values = torch.stack([loss for _, loss, _, _ in self.unread]).tolist()
-        for (step, _, size, lr), value in zip(self.unread, values):
-            if not math.isfinite(value):
-                what = f"loss is {value} at epoch {self.epoch}, step {step}"
+        if not self.unread:
+            return
+        values = torch.stack([losses for _, losses, _, _ in self.unread]).tolist()
+        for (step, _, size, lr), (loss, own) in zip(self.unread, values):
+            if not math.isfinite(loss):
+                what = f"loss is {loss} at epoch {self.epoch}, step {step}"
                 raise FloatingPointError(_not_finite(what, self.epoch, lr))
-            self.total, self.count = self.total + value * size, self.count + size
+            self.totals = self.totals[0] + loss * size, self.totals[1] + own * size
+            self.count += size
         self.unread = []
 
     @property
-    def mean(self) -> float:
-        return self.total / self.count
+    def mean(self) -> tuple[float, float]:
+        return self.totals[0] / self.count, self.totals[1] / self.count
 
 
 def _not_finite(what: str, epoch: int, lr: float) -> str:

@@ -15,12 +15,14 @@ from timm.task import TrainingTask
 from torch import nn
 
 from ..hub.download import translate_errors
+from ..insertion.exchanging import exchanging
 from ..insertion.insert import insert_moex
 from ..models.twin import take_settings
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
 from ..utils.names import check_model_name
-from .recipe import RecipeError
+from .keys import RecipeError
+from .task import MoExTask
 
 __all__ = ["create_model", "try_first_step"]
 
@@ -102,8 +104,6 @@ def _check_weights(args: argparse.Namespace) -> None:
         path = getattr(args, key)
         if path and not Path(path).is_file():
             raise RecipeError(f"{key}: {path!r}: no such file")
-    if args.pretrained_path and not args.pretrained:
-        raise RecipeError(f"pretrained_path: {args.pretrained_path!r} is read with pretrained: true only")
 
 
 def try_first_step(
@@ -111,8 +111,9 @@ def try_first_step(
 ) -> None:
     """Run a training step's forward pass on one or two black images, and leave no trace of it.
 
-    What does not fit together - the size or channels of the images, a pool, a batch of one in a batch norm - shows
-    before any file is written, instead of somewhere inside torch during the first step.
+    What does not fit together - the size or channels of the images, a pool, a batch of one in a batch norm, a norm of
+    the exchange that cannot divide the channels - shows before any file is written, instead of somewhere inside torch
+    during the first step or in the epoch that first exchanges.
 
     Args:
         task: As for training; its model is not compiled yet.
@@ -135,7 +136,12 @@ def try_first_step(
     what = f"images of shape {shape} do not go through {args.model} ({settings})"
     with blaming(what, RecipeError), _without_a_trace(model, device), torch.no_grad():
         with torch.autocast(device.type, dtype=amp_dtype, enabled=args.amp):
-            task(torch.zeros(shape, dtype=dtype, device=device), target)
+            images = torch.zeros(shape, dtype=dtype, device=device)
+            task(images, target)
+            if isinstance(task, MoExTask):  # which may have drawn no exchange, or one of several sites
+                donors = torch.arange(len(target), device=device).flip(0)
+                with exchanging(model, {exchange.site.name: donors for exchange in task.moex.sites}):
+                    model(images)
 
 
 @contextmanager

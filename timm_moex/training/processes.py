@@ -5,7 +5,8 @@ start, a few figures of each epoch, and an error in words where another process 
 """
 
 import argparse
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,9 +19,10 @@ from timm.utils.distributed import is_distributed_env, world_info_from_env
 from ..utils.devices import pick_device
 from ..utils.messages import one_line
 
-__all__ = ["Processes", "is_alone", "is_first_process", "join_processes"]
+__all__ = ["DisagreementError", "ProcessError", "Processes", "is_alone", "is_first_process", "join_processes"]
 
 T = TypeVar("T")
+_RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,53 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of their ranks; each of them has to call this."""
+    def gather(self, value: T, error: BaseException | None = None) -> list[T]:
+        """Every process's value, in the order of their ranks; each of them has to call this.
+
+        Args:
+            value: A value that can be pickled.
+            error: Why this process cannot go on, see `together`.
+
+        Raises:
+            ProcessError: Another process has failed; the message has its error.
+        """
         if self.count == 1:
             return [value]
-        values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value)
-        return values
+        told: list[Any] = [None] * self.count
+        dist.all_gather_object(told, (value, None if error is None else f"{type(error).__name__}: {one_line(error)}"))
+        failed = [f"process {rank}: {why}" for rank, (_, why) in enumerate(told) if why]
+        if failed and error is None:
+            raise ProcessError(f"another process of this training has failed: {'; '.join(failed)}")
+        return [value for value, _ in told]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let an error of one process in the body end all of them, wherever in it they wait for each other."""
+        try:
+            yield
+        except ProcessError:  # the others know
+            raise
+        except Exception as error:
+            self.gather(None, error)
+            raise
+        self.gather(None)
+
+    def agree(self, values: Mapping[str, Any]) -> None:
+        """Compare settings with those of the other processes; each of them has to call this.
+
+        Args:
+            values: What has to be equal, by name.
+
+        Raises:
+            DisagreementError: They differ; on every process the message has the names and the values.
+        """
+        told = self.gather({key: repr(value) for key, value in values.items()})
+        names = dict.fromkeys(key for process in told for key in process)
+        differ = {key: [process.get(key, "nothing") for process in told] for key in names}
+        differ = {key: found for key, found in differ.items() if len(set(found)) > 1}
+        if differ:
+            words = "; ".join(f"{key}: {_by_process(found)}" for key, found in differ.items())
+            raise DisagreementError(f"the processes of this training disagree: {words}")
 
     def share_of(self, samples: int) -> int:
         """How many of `samples` are this process's, where each takes every `count`-th, beginning at its rank."""
@@ -62,10 +104,28 @@ class Processes:
     def first_ahead(self) -> Iterator[None]:
         """Let the first process do the body alone, then all others: it may download what they find then."""
         if not self.is_first:
-            dist.barrier()
+            self.gather(None)
         yield
-        if self.is_first and self.count > 1:
-            dist.barrier()
+        if self.is_first:
+            self.gather(None)
+
+
+class ProcessError(ConnectionError):
+    """Another process of this training has failed, and all of them know."""
+
+
+class DisagreementError(ProcessError, ValueError):
+    """The processes of a training were started with different settings or data; all of them raise it."""
+
+
+def _by_process(values: list[str]) -> str:
+    ranks = {value: [rank for rank, other in enumerate(values) if other == value] for value in values}
+    return ", ".join(f"{value[:200]} in {_ranks(found)}" for value, found in ranks.items())
+
+
+def _ranks(ranks: list[int]) -> str:
+    some = ", ".join(map(str, ranks[:8])) + (", …" if len(ranks) > 8 else "")
+    return f"process{'es' if len(ranks) > 1 else ''} {some}"
 
 
 def is_alone() -> bool:
@@ -75,7 +135,21 @@ def is_alone() -> bool:
         >>> is_alone()
         True
     """
+    try:
+        _check_environment()
+    except ValueError:  # which `join_processes` raises
+        return True
     return not is_distributed_env()
+
+
+def _check_environment() -> None:
+    """Check the variables from which timm reads the rank and the number of processes."""
+    for name in _RANK_VARIABLES:
+        if not os.environ.get(name, "0").isdecimal():
+            raise ValueError(f"environment variable {name}={os.environ[name]!r}: expected a whole number")
+    _, rank, count = world_info_from_env()
+    if is_distributed_env() and rank >= count:
+        raise ValueError(f"environment variable RANK={rank}: expected less than WORLD_SIZE={count}")
 
 
 def is_first_process() -> bool:
@@ -99,7 +173,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         The processes; a single one where nothing started several.
 
     Raises:
-        ValueError: There is no such device, or a machine has fewer GPUs than processes.
+        ValueError: There is no such device, a machine has fewer GPUs than processes, or WORLD_SIZE or RANK is wrong.
         RuntimeError: A process group exists already.
         ConnectionError: The others cannot be reached, or one of them ended in the midst of the training.
 
@@ -108,6 +182,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         ...     processes.count
         1
     """
+    _check_environment()
     if is_alone():
         yield Processes(pick_device(device))
         return

@@ -5,67 +5,44 @@ holds every key with its type, default and allowed values and says whether the b
 """
 
 import argparse
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from ..utils.messages import nearest, short_repr
-from .ranges import Range, parse_range
+from .keys import RecipeError, check_value, explain_idle, find_key, stock_keys
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
 
-_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
-_TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
-_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3 and 1.0e3 for text
-_LARGEST_INTEGER, _LARGEST_FLOAT = 2**63 - 1, 3.4e38  # of PyTorch's int64 and float32
-
-
-class RecipeError(ValueError):
-    """A recipe names an unknown key, gives a key a wrong value, or asks a trainer for what it cannot do."""
-
-
-class StockKey(NamedTuple):
-    """One argument of train.py.
-
-    Attributes:
-        type: As in stock_keys.yaml.
-        default: train.py's.
-        trainer: "both" or "stock".
-        values: Those that are allowed: a `Range`, all of them in a tuple, or None for what the type allows.
-    """
-
-    type: str
-    default: Any
-    trainer: str
-    values: Range | tuple | None = None
-
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error."""
+    """YAML in which a key given twice is an error, 1e-3 is a number, and 010 is not 8."""
 
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
             raise RecipeError(f"{', '.join(twice)} given twice, line {node.start_mark.line + 1} on")
-        return super().construct_mapping(node, deep=deep)
+        return node
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> float:
+        read = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
+        number = read(node)
+        if re.search(r"^[-+]?0[0-9xbo]|[_:]", node.value):  # YAML 1.1: octal, hexadecimal, to the base of 60, 1_000
+            raise RecipeError(f"YAML reads {node.value} as {number}, line {node.start_mark.line + 1}; write {number}")
+        return number
 
 
-@cache
-def stock_keys() -> dict[str, StockKey]:
-    """Every argument of timm's train.py, by its name in a config file."""
-    table = yaml.safe_load((Path(__file__).parent / "stock_keys.yaml").read_text(encoding="utf-8"))
-    return {key: StockKey(*row[:3], *map(_values, row[3:])) for key, row in table.items()}
-
-
-def _values(spelled: str | list) -> Range | tuple:
-    return parse_range(spelled) if isinstance(spelled, str) else tuple(spelled)
+for _tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_decimal)
+_StrictLoader.add_implicit_resolver(  # which PyYAML takes for text
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -75,19 +52,22 @@ def packaged_recipes() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe says, checked.
+    """What a recipe says, checked once.
 
     Attributes:
         name: Where it came from: the packaged name, or the file's stem.
         settings: Key → value, only the keys that are given.
+        written: The keys among them that the user wrote himself: all but those of a packaged recipe.
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
+    written: frozenset[str] | None = field(default=None, compare=False)
 
     def __post_init__(self):
-        checked = {key: _checked(key, value) for key, value in self.settings.items()}
+        checked = {key: check_value(key, value) for key, value in self.settings.items()}
         object.__setattr__(self, "settings", checked)
+        object.__setattr__(self, "written", frozenset(checked) if self.written is None else self.written)
 
     def override(self, assignments: Iterable[str] = (), **settings: Any) -> "Recipe":
         """The recipe with some values replaced.
@@ -97,28 +77,53 @@ class Recipe:
             **settings: Values as they are; None leaves the recipe's.
 
         Raises:
-            RecipeError: No `=`, unknown key, wrong type, or out of the key's range.
+            RecipeError: No `=`, a key given twice, unknown key, wrong type, or out of the key's range.
         """
-        merged = dict(self.settings)
+        given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+        names = [*given]
         for assignment in assignments:
-            key, equals, text = assignment.partition("=")
+            name, equals, text = assignment.partition("=")
             if not equals:
                 raise RecipeError(f"--set {assignment}: expected key=value")
-            key, dot, inner = key.strip().partition(".")
+            key, dot, inner = name.strip().partition(".")
             value = _read_yaml(text, f"--set {assignment}")
+            if name.strip() in names:
+                raise RecipeError(f"--set {assignment}: {name.strip()} is given twice")
+            names.append(name.strip())
             if dot:
-                if _known(key).type != "dict":
+                if find_key(key).type != "dict":
                     raise RecipeError(f"--set {assignment}: {key} is not a mapping, it has no {inner}")
-                value = {**merged.get(key, {}), inner: value}
-            merged[key] = value
-        merged.update({key: value for key, value in settings.items() if value is not None})
-        return Recipe(self.name, merged)
+                value = {**given.get(key, self.settings.get(key, {})), inner: value}
+            given[key] = value
+        return self._with(given, written=True)
+
+    def fill_in(self, **settings: Any) -> "Recipe":
+        """The recipe with values that the machine or the data decide, which the user did not write."""
+        return self._with(settings, written=False)
+
+    def _with(self, settings: dict[str, Any], written: bool) -> "Recipe":
+        new = Recipe(self.name, settings)
+        # A key that an override makes idle, such as model_ema_decay by model_ema=false, was meant when it was written
+        idle = {key for key in self.written or () if explain_idle(key, self.settings)}
+        object.__setattr__(new, "settings", self.settings | new.settings)
+        object.__setattr__(new, "written", frozenset(idle | set(settings) if written else self.written or ()))
+        return new
+
+    def effective_settings(self) -> dict[str, Any]:
+        """The settings without those that do nothing, such as model_ema_decay next to model_ema: false.
+
+        Example:
+            >>> Recipe("mine", {"model_ema": False, "model_ema_decay": 0.99}).effective_settings()
+            {'model_ema': False}
+        """
+        return {key: value for key, value in self.settings.items() if not explain_idle(key, self.settings)}
 
     def arguments(self) -> argparse.Namespace:
         """Every key that the built-in trainer serves, with train.py's defaults for those the recipe leaves out.
 
         Raises:
-            RecipeError: The recipe needs something that only stock train.py does.
+            RecipeError: The recipe needs something that only stock train.py does, or the user wrote a key that does
+                nothing without another one.
         """
         table = stock_keys()
         not_served = {key: row.default for key, row in table.items() if row.trainer == "stock"}
@@ -129,11 +134,14 @@ class Recipe:
                 f"this, the built-in trainer does not; leave it out, or run "
                 "train.py --config with --device-modules timm_moex.plugin"
             )
-        values = {key: row.default for key, row in table.items() if row.trainer == "both"} | self.settings
+        values = {key: row.default for key, row in table.items() if row.trainer != "stock"} | self.settings
         for key, row in table.items():
             if isinstance(row.values, tuple) and values[key] not in row.values:
                 served = ", ".join(map(repr, row.values)) + nearest(values[key], row.values)
                 raise RecipeError(f"{key}: {short_repr(values[key])}: the built-in trainer serves {served}")
+        written = [key for key in self.written or () if values[key] != table[key].default]
+        if idle := sorted(filter(None, (explain_idle(key, values) for key in written))):
+            raise RecipeError(f"recipe {self.name}: {'; '.join(idle)}")
         return argparse.Namespace(**values)
 
 
@@ -159,7 +167,8 @@ def load_recipe(source: str | Path) -> Recipe:
     settings = _read_yaml(content, f"recipe {text}")
     if not isinstance(settings, dict):
         raise RecipeError(f"recipe {text}: expected a mapping of train.py's arguments, got {type(settings).__name__}")
-    return Recipe(path.stem, settings)
+    is_packaged = path.suffix not in (".yaml", ".yml")
+    return Recipe(path.stem, settings, frozenset() if is_packaged else None)
 
 
 def _read_text(path: Path) -> str:
@@ -176,53 +185,3 @@ def _read_yaml(text: str, what: str) -> Any:
         raise RecipeError(f"{what}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, or 5,000 digits
         raise RecipeError(f"{what}: not readable as YAML: {error}") from error
-
-
-def _known(key: Any) -> StockKey:
-    table = stock_keys()
-    if key not in table:
-        hint = nearest(str(key).replace("-", "_"), table)
-        raise RecipeError(f"unknown key {short_repr(key)}: recipe keys are the argument names of timm's train.py{hint}")
-    return table[key]
-
-
-def _checked(key: str, value: Any) -> Any:
-    """`value`, of the type and in the range that train.py's argument has."""
-    row = _known(key)
-    if value is None and row.default is None:
-        return None
-    kind, many = row.type.rstrip("+0123456789"), row.type.lstrip("abcdefghijklmnopqrstuvwxyz")
-    value = _checked_list(key, kind, many, value) if many else _scalar(key, kind, value)
-    if isinstance(row.values, Range) and not row.values.holds(value):
-        null = ", or null" if row.default is None else ""
-        raise RecipeError(f"{key}: {short_repr(value)}: expected {row.values.describe(bool(many))}{null}")
-    return value
-
-
-def _checked_list(key: str, kind: str, many: str, value: Any) -> list:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RecipeError(
-            f"{key}: {short_repr(value)}: expected a list, e.g. [{', '.join(['…'] * (3 if many == '3' else 2))}]"
-        )
-    if many != "+" and len(value) != int(many):
-        raise RecipeError(f"{key}: {short_repr(value)}: expected {many} values, got {len(value)}")
-    for item in value:
-        if _is_scientific(kind, item):  # train.py's parser converts such a text, but not in a list
-            raise RecipeError(f"{key}: YAML reads {item} in a list as a text; write {float(item)!r}")
-    return [_scalar(key, kind, item) for item in value]
-
-
-def _is_scientific(kind: str, value: Any) -> bool:
-    return kind == "float" and isinstance(value, str) and _SCIENTIFIC.fullmatch(value) is not None
-
-
-def _scalar(key: str, kind: str, value: Any) -> Any:
-    if _is_scientific(kind, value):
-        return float(value)
-    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-        raise RecipeError(f"{key}: {short_repr(value)}: expected {_TYPE_WORDS[kind]}, got {type(value).__name__}")
-    if kind in ("int", "float") and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
-        raise RecipeError(f"{key}: {short_repr(value)}: an integer of more than 64 bits")
-    if kind == "float" and isinstance(value, (int, float)) and _LARGEST_FLOAT < abs(value) < math.inf:
-        raise RecipeError(f"{key}: {value}: too large for a 32-bit float")
-    return value

@@ -6,79 +6,42 @@ hub/. Each of them appears whole or not at all, and each can be made from last.p
 moment can be resumed and ends with the same files.
 """
 
-import csv
+import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import yaml
-from filelock import Timeout
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.utils import update_summary
+from torch import nn
 
-from ..hub.folder import foreign_entries
-from ..utils.files import lock_of, write_atomically
-from .checkpoint import get_rng_state, load_checkpoint, save_checkpoint
+from ..hub.folder import FILES, README, foreign_entries
+from ..utils.files import write_atomically
+from .checkpoint import get_rng_state, read_checkpoint, restore_checkpoint, save_checkpoint
+from .datasets import label_names
+from .progress import Progress, read_summary
 from .recipe import Recipe, stock_keys
 from .setup import TrainingSetup
 
 __all__ = ["Progress", "RunFolder"]
 
 # Settings that a resumed run may change: paths, and speed. The result is bit-exact only on the same device and, without
-# --in-memory, with the same number of workers.
+# in_memory, with the same number of workers.
 _MAY_DIFFER = frozenset(
     {"output", "experiment", "data_dir", "workers", "log_interval", "pin_mem", "device", "device_modules"}
-    | {"stop_epoch", "save_epochs"}
-    | {"log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id"}
+    | {"resume", "stop_epoch", "save_epochs", "skip_unreadable"}
+    | {"log_tensorboard", "log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id"}
 )
 _NOTE = "# timm-moex train"
-
-
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        history: A row of summary.csv for each epoch done: `epoch`, `train` and `eval` (metrics), `lr`.
-        best: The best epoch's `epoch` and its value of the recipe's eval_metric; empty before the first.
-    """
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def epochs_done(self) -> int:
-        return len(self.history)
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Evaluation after the last epoch done."""
-        return self.history[-1]["eval"]
-
-    @property
-    def is_best(self) -> bool:
-        """Whether the last epoch done is the best one."""
-        return bool(self.history) and self.best["epoch"] == self.history[-1]["epoch"]
-
-    def add(self, train_metrics: dict[str, float], metrics: dict[str, Any], lr: float, key: str) -> None:
-        """Add an epoch.
-
-        Args:
-            train_metrics: Figures of the training.
-            metrics: Figures of the evaluation.
-            lr: The learning rate it ended with.
-            key: The metric that chooses the best epoch; the earlier one of two equal epochs stays.
-        """
-        epoch, value = self.epochs_done, metrics[key]
-        self.history.append({"epoch": epoch, "train": train_metrics, "eval": metrics, "lr": lr})
-        if not self.best or (value < self.best[key] if key == "loss" else value > self.best[key]):
-            self.best = {"epoch": epoch, key: value}
 
 
 class RunFolder:
@@ -102,12 +65,20 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other trainings out of the folder; the system frees it when the process ends, however it ends.
 
+        The lock's file lies next to the folder, so that all who see the folder see it, and is removed at the end.
+
         Raises:
             FileExistsError: Another training writes to the folder.
         """
-        lock = lock_of(self.path, timeout=0)
+        path = self.path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock")
+        lock = FileLock(file, timeout=0)
         try:
             lock.acquire()
+            while not file.exists():  # its former holder has just removed it: others would not see this lock
+                lock.release()
+                lock.acquire()
         except Timeout as error:
             raise FileExistsError(
                 f"another training writes to {self.path} at this moment; wait for its end or choose another --output"
@@ -115,6 +86,8 @@ class RunFolder:
         try:
             yield
         finally:
+            with suppress(OSError):  # Windows removes no open file
+                file.unlink()
             lock.release()
 
     def check(self, resume: str | None) -> None:
@@ -128,7 +101,10 @@ class RunFolder:
             FileNotFoundError: There is no file `resume`.
             ValueError: `resume` is not the folder's last.pth.tar.
         """
-        if foreign := foreign_entries(self.hub):
+        foreign = foreign_entries(self.hub)
+        if resume:  # what is damaged or missing of the run's own files is made again
+            foreign = [name for name in foreign if name not in FILES]
+        if foreign:
             raise FileExistsError(
                 f"{self.hub} holds {', '.join(foreign)}, which timm_moex did not write; choose another --output"
             )
@@ -160,17 +136,19 @@ class RunFolder:
             files.append(self.recipe.name)
         return files
 
-    def start(self, recipe: Recipe, in_memory: bool, processes: int) -> None:
-        """Make the folder, remove what a killed run left half written, and write the recipe with how it was run."""
+    def start(self, recipe: Recipe, processes: int) -> None:
+        """Make the folder, remove what a killed run left half written, and write the recipe that repeats this run."""
         self.path.mkdir(parents=True, exist_ok=True)
         for path in (self.last, self.best, self.summary, self.recipe):
             path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         for path in self.path.iterdir():
             if re.fullmatch(rf"\.{self.hub.name}-[a-z0-9_]{{8}}", path.name) and path.is_dir():
                 shutil.rmtree(path)
-        how = f"in_memory: {in_memory}" + (f", processes: {processes}" if processes > 1 else "")
-        note = f"{_NOTE}, {how}, timm {timm.__version__}, torch {torch.__version__}\n"
-        settings = {key: value for key, value in recipe.settings.items() if key != "resume"}
+        how = f"processes: {processes}, " if processes > 1 else ""
+        note = f"{_NOTE}, {how}timm {timm.__version__}, torch {torch.__version__}\n"
+        settings = {key: value for key, value in recipe.effective_settings().items() if key != "resume"}
+        if ours := [key for key in settings if stock_keys()[key].trainer == "built-in"]:
+            note += f"# timm's train.py --config ignores {', '.join(ours)}: only timm-moex train has them\n"
         text = note + yaml.safe_dump(settings, sort_keys=False)
         write_atomically(self.recipe, lambda file: file.write(text.encode()))
 
@@ -189,35 +167,67 @@ class RunFolder:
             self.last, run.task, run.optimizer, run.scaler,
             epoch=progress.epochs_done - 1, args=settings, rng=rng,
             metric=progress.metrics[run.args.eval_metric], best=progress.best, eval_metrics=progress.metrics,
-            history=progress.history,
+            history=progress.history, data=_data_of(run),
         )  # fmt: skip
         self._write_from_last(progress, run.args.save_epochs)
 
-    def hub_is_of_last(self) -> bool:
-        """Whether hub/ is there and was made after the last epoch of summary.csv, of which it holds a copy."""
-        copy = self.hub / self.summary.name
-        return copy.is_file() and copy.read_bytes() == self.summary.read_bytes()
+    def hub_is_complete(self, model: nn.Module) -> bool:
+        """Whether hub/ is whole, holds the weights of `model`, and was made after the last epoch of summary.csv."""
+        try:
+            json.loads((self.hub / "config.json").read_text(encoding="utf-8"))
+            weights = load_file(self.hub / "model.safetensors")
+            is_of_last = (self.hub / self.summary.name).read_bytes() == self.summary.read_bytes()
+        except (OSError, ValueError, SafetensorError):
+            return False
+        state = model.state_dict()
+        equal = weights.keys() == state.keys() and all(weights[key].equal(state[key].cpu()) for key in state)
+        return equal and is_of_last and (self.hub / README).is_file()
 
-    def resume(self, run: TrainingSetup, settings: dict[str, Any]) -> Progress:
+    def clear_damaged_hub(self) -> None:
+        """Remove what is left of a hub/ that `save_folder` would take for someone else's."""
+        if foreign := foreign_entries(self.hub):
+            if not set(foreign) <= set(FILES):
+                raise FileExistsError(f"{self.hub} holds {', '.join(foreign)}, which timm_moex did not write")
+            shutil.rmtree(self.hub)
+
+    def resume(self, run: TrainingSetup, settings: dict[str, Any]) -> tuple[Progress, list[str]]:
         """Put a run back where its last.pth.tar left it, and make the files that follow it right again.
 
         Args:
             run: The run, set up as a new one.
             settings: See `record`.
 
+        Returns:
+            How far the run is, and lines for the user about what is not as it was.
+
         Raises:
-            ValueError: The checkpoint is damaged, or not of this run.
+            ValueError: The checkpoint is damaged, or not of this run or these classes.
         """
-        state = load_checkpoint(
-            self.last, run.task, run.optimizer, run.scaler,
+        state = read_checkpoint(self.last)
+        notes = _compare_data(state.get("data"), _data_of(run))
+        restore_checkpoint(
+            state, self.last, run.task, run.optimizer, run.scaler,
             args=settings, defaults={key: row.default for key, row in stock_keys().items()} | {"processes": 1},
             may_differ=_MAY_DIFFER, rank=run.processes.rank, generator=run.generator,
         )  # fmt: skip
-        history = state["history"] if "history" in state else self._read_summary(state["epoch"])
+        history = state["history"] if "history" in state else read_summary(self.summary, state["epoch"])
         progress = Progress(history, state["best"])
         if run.processes.is_first:
             self._write_from_last(progress, run.args.save_epochs)
-        return progress
+            notes += self._look_at_best(progress)
+        return progress, notes
+
+    def _look_at_best(self, progress: Progress) -> list[str]:
+        epoch = progress.best["epoch"]
+        try:
+            if read_checkpoint(self.best)["epoch"] == epoch:
+                return []
+            why = "is of another epoch"
+        except ValueError:
+            why = "is damaged" if self.best.exists() else "is missing"
+        return [
+            f"{self.best} {why}, and cannot be made again: the best epoch so far, {epoch} (from 0), was not the last"
+        ]
 
     def _write_from_last(self, progress: Progress, save_epochs: Sequence[int] | None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -232,17 +242,30 @@ class RunFolder:
             milestone = self.path / f"milestone-{progress.epochs_done}.pth.tar"  # timm's name, after so many epochs
             write_atomically(milestone, _copy_of(self.last))
 
-    def _read_summary(self, epoch: int) -> list[dict[str, Any]]:
-        """The rows up to `epoch`, for a checkpoint of a version that did not keep them."""
-        try:
-            with self.summary.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
-            history = [_row_from_text(row) for row in rows]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.summary} cannot be read, and {self.last} does not hold its rows") from error
-        if [row["epoch"] for row in history] != list(range(epoch + 1)):
-            raise ValueError(f"{self.summary} lacks epochs before {epoch}, and {self.last} does not hold them")
-        return history
+
+def _data_of(run: TrainingSetup) -> dict[str, Any]:
+    """What a resumed run compares of its data."""
+    sizes = {"training": len(run.train_loader.dataset), "evaluation": len(run.eval_loader.dataset)}
+    return {"images": sizes, "classes": label_names(run.train_loader.dataset)}
+
+
+def _compare_data(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """Lines about images that were added or removed since a run began; other classes are an error."""
+    if was is None:  # a checkpoint of an older version
+        return []
+    if was["classes"] != now["classes"]:
+        gone = [name for name in was["classes"] if name not in now["classes"]]
+        new = [name for name in now["classes"] if name not in was["classes"]]
+        parts = [f"{what} {', '.join(names[:10])}" for what, names in (("without", gone), ("with", new)) if names]
+        raise ValueError(
+            f"the data have other classes than those this run began with: {' and '.join(parts) or 'in another order'}; "
+            "put the folders back, or start a new run"
+        )
+    return [
+        f"{now['images'][part]} {part} images, where this run began with {count}"
+        for part, count in was["images"].items()
+        if now["images"][part] != count
+    ]
 
 
 def _copy_of(path: Path) -> Callable[[Any], None]:
@@ -251,11 +274,3 @@ def _copy_of(path: Path) -> Callable[[Any], None]:
             shutil.copyfileobj(source, file)
 
     return write
-
-
-def _row_from_text(row: dict[str, str]) -> dict[str, Any]:
-    def metrics(prefix: str) -> dict[str, Any]:
-        values = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
-        return {key: int(value) if value.isdecimal() else float(value) for key, value in values.items()}
-
-    return {"epoch": int(row["epoch"]), "train": metrics("train_"), "eval": metrics("eval_"), "lr": float(row["lr"])}

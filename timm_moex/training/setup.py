@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from timm.data import Mixup, resolve_data_config
-from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
+from timm.loss import create_classification_loss
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
@@ -24,11 +25,11 @@ from torch.utils.data import DistributedSampler
 from ..utils.blaming import blaming
 from ..utils.devices import pick_device
 from ..utils.messages import nearest, short_repr
-from .criterion import create_criterion
+from .datasets import label_names
+from .keys import RecipeError
 from .loaders import create_loaders
 from .model import create_model, try_first_step
 from .processes import Processes
-from .recipe import RecipeError
 from .task import MoExTask, create_task
 
 __all__ = ["TrainingSetup", "set_up_training"]
@@ -69,6 +70,13 @@ class TrainingSetup:
     def stops_after(self) -> int:
         """How many epochs are trained now: all, or up to the recipe's `stop_epoch`, on the schedule of all."""
         return self.args.stop_epoch or self.epochs
+
+    @property
+    def initial_share(self) -> float:
+        """How much of the initial weights the evaluated and saved weights still hold at the end, as their EMA."""
+        if not self.args.model_ema or self.args.model_ema_warmup:
+            return 0.0
+        return self.args.model_ema_decay ** (self.updates_per_epoch * self.stops_after)
 
     @property
     def device(self) -> torch.device:
@@ -132,19 +140,12 @@ class TrainingSetup:
         return (images, target) if self.mixup is None else self.mixup(images, target)
 
 
-def set_up_training(
-    args: argparse.Namespace,
-    pad: int | None = None,
-    skip_unreadable: bool = False,
-    processes: Processes | None = None,
-) -> TrainingSetup:
+def set_up_training(args: argparse.Namespace, processes: Processes | None = None) -> TrainingSetup:
     """Seed everything and make the parts of a run.
 
     Args:
         args: `Recipe.arguments()`; left as it is.
-        pad: None for timm's loaders; else the dataset is kept on the device, see `InMemoryLoader`.
-        skip_unreadable: See `create_loaders`.
-        processes: This process and the others of the training, see `join_processes`; None where it is alone.
+        processes: This process and the others of the training, see `join_processes`; None if it is alone.
             `batch_size` is that of each, as in train.py.
 
     Raises:
@@ -170,24 +171,16 @@ def set_up_training(
     model.to(device=device, dtype=dtype)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    train_loader, eval_loader = create_loaders(args, data_config, processes, dtype, pad, skip_unreadable)
+    pad = args.pad if args.in_memory else None
+    train_loader, eval_loader = create_loaders(args, data_config, processes, dtype, pad, args.skip_unreadable)
     mixup = _create_mixup(args)
-    task = create_task(
-        model, create_criterion(args, soft_targets=mixup is not None), device=device, dtype=dtype, verbose=False
-    )
+    criterion = _create_criterion(args, soft_targets=mixup is not None)
+    task = create_task(model, criterion, device=device, dtype=dtype, verbose=False)
     if isinstance(task, MoExTask):
         task.set_epoch(0)
     try_first_step(task, data_config["input_size"], args, dtype, device)
     optimizer = _create_optimizer(args, model)
-    if args.model_ema:
-        task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
-    if args.torchcompile:
-        how = dict(backend=args.torchcompile, mode=args.torchcompile_mode)
-        with blaming(
-            f"torchcompile: {args.torchcompile!r}, torchcompile_mode: {args.torchcompile_mode!r}", RecipeError
-        ):
-            task.compile(**how)
-            task.compile_ema(**how)
+    _add_ema_and_compile(args, task)
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
     with blaming(f"sched: {args.sched!r}", RecipeError):
         scheduler, epochs = create_scheduler_v2(
@@ -195,6 +188,7 @@ def set_up_training(
         )
     _check_epochs(args, epochs)
     if processes.count > 1:  # last, so that an error leaves no DDP behind
+        _agree_on_data(processes, train_loader, eval_loader)
         task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
         random_seed(args.seed, processes.rank)  # until here all are equal; from here each draws its own permutations
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
@@ -202,6 +196,35 @@ def set_up_training(
         args, processes, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
         scaler, mixup, amp_dtype, dtype,
     )  # fmt: skip
+
+
+def _agree_on_data(processes: Processes, train_loader: Any, eval_loader: Any) -> None:
+    for part, loader in (("training", train_loader), ("evaluation", eval_loader)):
+        processes.agree({f"{part} images": len(loader.dataset), f"{part} classes": label_names(loader.dataset)})
+
+
+def _add_ema_and_compile(args: argparse.Namespace, task: TrainingTask) -> None:
+    if args.model_ema:
+        task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
+    if args.torchcompile:
+        how = dict(backend=args.torchcompile, mode=args.torchcompile_mode)
+        with blaming(f"torchcompile: {args.torchcompile!r}, mode: {args.torchcompile_mode!r}", RecipeError):
+            task.compile(**how)
+            task.compile_ema(**how)
+
+
+def _create_criterion(args: argparse.Namespace, *, soft_targets: bool) -> nn.Module:
+    """timm's loss of that name; `bce_loss` is train.py's older way to say loss: bce."""
+    loss = args.loss or ("bce" if args.bce_loss else "ce")
+    if args.bce_loss and loss != "bce":
+        raise RecipeError(f"loss: {args.loss!r} with bce_loss: true: give one of them")
+    if args.bce_loss and not (args.loss or soft_targets or args.smoothing):
+        raise RecipeError("bce_loss: true without mixup, cutmix or smoothing: train.py would use cross-entropy")
+    bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
+    with blaming(f"loss: {loss!r} with smoothing: {args.smoothing}", RecipeError):
+        return create_classification_loss(
+            loss, smoothing=args.smoothing, soft_targets=soft_targets, **(bce if loss == "bce" else {})
+        )
 
 
 def _import_modules(names: Sequence[str]) -> None:
@@ -250,14 +273,18 @@ def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
     """Refuse a stop and milestones that the run would never reach."""
     if args.stop_epoch and args.stop_epoch > epochs:
         raise RecipeError(f"stop_epoch: {args.stop_epoch}: the run has {epochs} epochs")
-    if late := [epoch for epoch in args.save_epochs or () if epoch > epochs]:
-        raise RecipeError(f"save_epochs: {late}: the run has {epochs} epochs")
+    if late := [epoch for epoch in args.save_epochs or () if epoch > (args.stop_epoch or epochs)]:
+        stop = f", and stop_epoch: {args.stop_epoch}" if args.stop_epoch else ""
+        raise RecipeError(f"save_epochs: {late}: the run has {epochs} epochs{stop}")
 
 
 def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    known = list_optimizers()
-    if args.opt.lower().removeprefix("lookahead_") not in known:
+    known, name = list_optimizers(), args.opt.lower().removeprefix("lookahead_")
+    if name not in known:
         raise RecipeError(f"opt: {args.opt!r} is unknown to timm{nearest(args.opt, known)}")
+    wanted = get_optimizer_info(name).num_betas
+    if args.opt_betas and len(args.opt_betas) != wanted:
+        raise RecipeError(f"opt_betas: {args.opt_betas}: opt: {args.opt!r} takes {wanted}")
     with blaming(f"opt: {args.opt!r} with opt_kwargs: {short_repr(args.opt_kwargs)}", RecipeError):
         return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
 

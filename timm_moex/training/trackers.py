@@ -11,45 +11,32 @@ __all__ = ["check_trackers", "open_trackers"]
 Tracker = Callable[[Mapping[str, Any]], None]
 
 
-def check_trackers(args: argparse.Namespace, tensorboard: bool) -> None:
+def check_trackers(args: argparse.Namespace) -> None:
     """Check that what a run is to be tracked by is installed, before the run writes anything.
 
     Args:
         args: `Recipe.arguments()`; `log_wandb` and the `wandb_` keys mean what they mean to train.py.
-        tensorboard: Whether TensorBoard's events are written.
 
     Raises:
         ImportError: A package is missing.
-        ValueError: `wandb_resume_id` without `resume`, or a `wandb_` key without `log_wandb`.
 
     Example:
-        >>> check_trackers(argparse.Namespace(log_wandb=False, wandb_project="mine"), tensorboard=False)
-        Traceback (most recent call last):
-        ...
-        ValueError: wandb_project: 'mine' without log_wandb: true: nothing would be logged
+        >>> check_trackers(argparse.Namespace(log_wandb=False, log_tensorboard=False))
     """
-    for key in ("wandb_project", "wandb_tags", "wandb_resume_id"):
-        if getattr(args, key, None) and not args.log_wandb:
-            raise ValueError(f"{key}: {getattr(args, key)!r} without log_wandb: true: nothing would be logged")
     if args.log_wandb:
-        if args.wandb_resume_id and not args.resume:
-            raise ValueError(f"wandb_resume_id: {args.wandb_resume_id!r} goes on with a run, so it needs resume, too")
         _import_wandb()
-    if tensorboard:
+    if args.log_tensorboard:
         _import_summary_writer()
 
 
 @contextmanager
-def open_trackers(
-    args: argparse.Namespace, folder: Path, *, tensorboard: bool, epochs_done: int = 0
-) -> Iterator[Tracker]:
+def open_trackers(args: argparse.Namespace, folder: Path, *, epochs_done: int = 0) -> Iterator[Tracker]:
     """Open the trackers of a run.
 
     Args:
         args: See `check_trackers`.
         folder: The run's; its name is the name of the run in Weights & Biases, and TensorBoard's events lie in its
             subfolder tensorboard/.
-        tensorboard: Whether TensorBoard's events are written.
         epochs_done: Epochs of a resumed run that stay; TensorBoard discards later ones.
 
     Yields:
@@ -58,7 +45,7 @@ def open_trackers(
     opened: list[Any] = []
     if args.log_wandb:
         opened.append(_Wandb(args, folder))
-    if tensorboard:
+    if args.log_tensorboard:
         opened.append(_TensorBoard(folder / "tensorboard", epochs_done))
 
     def log(row: Mapping[str, Any]) -> None:
@@ -114,5 +101,5 @@ def _import_summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+        raise ImportError("log_tensorboard: true (--tensorboard) needs TensorBoard: pip install tensorboard") from error
     return SummaryWriter

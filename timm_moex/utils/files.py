@@ -67,7 +67,8 @@ def lock_of(path: Path, timeout: float = -1) -> FileLock:
         ...     lock.is_locked
         True
     """
-    folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{getpass.getuser()}"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # a container's user may have a number only
+    folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     return FileLock(folder / f"{name}.lock", timeout=timeout)

@@ -1,11 +1,14 @@
-"""Pieces of error messages."""
+"""Pieces of messages, and a way to print them that cannot end the work they are about."""
 
 import difflib
+import os
 import reprlib
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["nearest", "one_line", "short_repr"]
+__all__ = ["in_words", "nearest", "one_line", "say", "short_repr"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -50,3 +53,32 @@ def one_line(error: BaseException) -> str:
     if any(line.startswith("Traceback (most recent call last)") or "Original Traceback" in line for line in lines):
         lines = [lines[-1].partition(": ")[2] or lines[-1]]
     return " ".join(lines)[:2000] or type(error).__name__
+
+
+def in_words(seconds: float) -> str:
+    """Put a time into words, as exact as an estimate can be.
+
+    Example:
+        >>> in_words(50), in_words(800), in_words(9000)
+        ('50 s', '13 min', '2 h 30 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def say(line: str) -> None:
+    """Print a line at once. What stdout cannot encode becomes "?"; once nobody reads stdout any more, lines are lost.
+
+    Example:
+        >>> say("epoch 1/5")
+        epoch 1/5
+    """
+    try:
+        print(line, flush=True)
+    except UnicodeEncodeError as error:
+        print(line.encode(error.encoding, "replace").decode(error.encoding), flush=True)
+    except (OSError, ValueError):  # a reader that has gone, a full disk, a closed file
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

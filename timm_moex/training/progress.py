@@ -1,0 +1,76 @@
+"""How far a training has come: the rows of its summary.csv, and which epoch was the best."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Progress", "read_summary"]
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        history: A row of summary.csv for each epoch done: `epoch`, `train` and `eval` (metrics), `lr`.
+        best: The best epoch's `epoch` and its value of the recipe's eval_metric; empty before the first.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.history)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Evaluation after the last epoch done."""
+        return self.history[-1]["eval"]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last epoch done is the best one."""
+        return bool(self.history) and self.best["epoch"] == self.history[-1]["epoch"]
+
+    def add(self, train_metrics: dict[str, float], metrics: dict[str, Any], lr: float, key: str) -> None:
+        """Add an epoch.
+
+        Args:
+            train_metrics: Figures of the training.
+            metrics: Figures of the evaluation.
+            lr: The learning rate it ended with.
+            key: The metric that chooses the best epoch; the earlier one of two equal epochs stays.
+        """
+        epoch, value = self.epochs_done, metrics[key]
+        if self.history:  # one header for all rows: a run of an older version goes on with that one's figures
+            train_metrics = {name: train_metrics[name] for name in self.history[0]["train"] if name in train_metrics}
+        self.history.append({"epoch": epoch, "train": train_metrics, "eval": metrics, "lr": lr})
+        if not self.best or (value < self.best[key] if key == "loss" else value > self.best[key]):
+            self.best = {"epoch": epoch, key: value}
+
+
+def read_summary(path: Path, epoch: int) -> list[dict[str, Any]]:
+    """The history up to `epoch` from a summary.csv, for a checkpoint of a version that did not keep it.
+
+    Raises:
+        ValueError: The file cannot be read or lacks an epoch.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        history = [_row_from_text(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read, and the checkpoint does not hold its rows") from error
+    if [row["epoch"] for row in history] != list(range(epoch + 1)):
+        raise ValueError(f"{path} lacks epochs before {epoch}, and the checkpoint does not hold them")
+    return history
+
+
+def _row_from_text(row: dict[str, str]) -> dict[str, Any]:
+    def metrics(prefix: str) -> dict[str, Any]:
+        values = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+        return {key: int(value) if value.isdecimal() else float(value) for key, value in values.items()}
+
+    return {"epoch": int(row["epoch"]), "train": metrics("train_"), "eval": metrics("eval_"), "lr": float(row["lr"])}
