@@ -13,6 +13,7 @@ from ..training.datasets import open_dataset
 from ..training.fill_in import fill_in
 from ..training.recipe import Recipe, RecipeError, load_recipe
 from ..utils.files import lock_of
+from ..utils.messages import say
 from .methods import BASELINE, default_methods, parse_methods
 from .outcomes import Figures, differences
 from .plan import Entry, Plan
@@ -56,7 +57,7 @@ def compare(
     device: str | None = None,
     test_split: str | None = None,
     leave_one_out: bool = False,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = say,
     progress: bool = True,
 ) -> Comparison:
     """Train a recipe with several methods and seeds, and say what the methods change, with intervals.
@@ -94,6 +95,7 @@ def compare(
         raise ValueError(f"jobs={jobs}: expected at least 1")
     whole = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     whole = whole.override(settings, data_dir=None if data_dir is None else str(data_dir), device=device)
+    whole.arguments()
     whole, notes = fill_in(whole)
     for note in notes:
         log(note)
@@ -114,7 +116,7 @@ def compare(
         return report(plan.folder, log=log)
 
 
-def report(folder: str | Path, *, log: Callable[[str], None] = print) -> Comparison:
+def report(folder: str | Path, *, log: Callable[[str], None] = say) -> Comparison:
     """Write and print the report of a comparison that is finished, running, or was stopped.
 
     Args:

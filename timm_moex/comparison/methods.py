@@ -115,7 +115,7 @@ def apply_method(recipe: Recipe, changes: Iterable[str]) -> Recipe:
     if not is_twin_name(model) and ":" not in model:
         model = twin_name(model)
     spelled = [f"model_kwargs.{change}" if change.startswith(TWIN_PREFIX) else change for change in changes]
-    changed = Recipe(recipe.name, {**recipe.settings, "model": model, "model_kwargs": kwargs}).override(spelled)
+    changed = recipe.fill_in(model=model, model_kwargs=kwargs).override(spelled)
     try:
         take_settings(_model_kwargs(changed.settings))
     except TypeError as error:

@@ -62,7 +62,7 @@ class Plan:
             methods: Only these; default: all.
             seeds: Only these; default: all.
         """
-        recipe = Recipe(self.name, self.settings)
+        recipe = Recipe(self.name, self.settings, written=frozenset())
         recipes = {name: apply_method(recipe, changes) for name, changes in self.methods.items()}
         return [
             self._entry(recipes[method], method, seed, group)

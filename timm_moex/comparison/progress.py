@@ -7,24 +7,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..utils.messages import in_words
 from .run import Run
 
-__all__ = ["Progress", "in_words"]
+__all__ = ["Progress"]
 
 _MINUTE = 60.0
-
-
-def in_words(seconds: float) -> str:
-    """Put a duration into words.
-
-    Example:
-        >>> in_words(50), in_words(500), in_words(5000)
-        ('50 s', '8 min', '1 h 23 min')
-    """
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Progress:

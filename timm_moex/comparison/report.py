@@ -100,8 +100,8 @@ def _what(plan: Plan) -> str:
     epochs = plan.entries()[0].run.epochs
     return (
         f"{plan.name} ({plan.settings['model']}), {epochs} epochs on {trained}. Errors are those of {judged}, after "
-        "the last epoch. The runs of a seed have the same initial weights and the same order of the images; a difference "
-        "is paired by seed."
+        "the last epoch. The runs of a seed have the same initial weights and order of the images; differences are "
+        "paired by seed."
     )
 
 

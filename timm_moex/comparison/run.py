@@ -15,7 +15,7 @@ __all__ = ["NOT_SETTINGS", "Run", "comparable"]
 # Paths, reporting and speed, which do not change the trained model; and the seed, which tells runs apart by itself
 NOT_SETTINGS = frozenset(
     {"data_dir", "pretrained_path", "initial_checkpoint", "device", "workers", "pin_mem", "output", "experiment"}
-    | {"log_interval", "log_wandb", "wandb_project", "wandb_tags", "tensorboard", "resume", "save_epochs", "seed"}
+    | {"log_interval", "log_wandb", "wandb_project", "wandb_tags", "log_tensorboard", "resume", "save_epochs", "seed"}
 )
 
 

@@ -34,6 +34,7 @@ from .run import Run, comparable
 __all__ = ["main"]
 
 _EPOCH = re.compile(r"epoch (\d+)/(\d+) ")
+_TIME_LEFT = re.compile(r"about .+ left for ")
 _WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed training hold its lock until they notice
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     while True:
         order = orders.get()
         try:
-            recipe = Recipe(order["name"], order["settings"])
+            recipe = Recipe(order["name"], order["settings"], written=frozenset())
             do(Run(recipe, Path(order["folder"]), order["test"]), order["threads"], say)
             say(done=True)
         except Exception as error:  # of any kind: the other runs go on, and this one is listed
@@ -89,7 +90,8 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
 
     def listen(line: str) -> None:
         if (found := _EPOCH.match(line)) is None:
-            say(note=line)
+            if not _TIME_LEFT.match(line):  # in this run; the comparison has an estimate of its own
+                say(note=line)
             return
         now = [time.perf_counter(), time.process_time()]
         epochs.append([after - before for before, after in zip(mark, now)])
