@@ -9,11 +9,11 @@ from typing import Any
 from filelock import Timeout
 
 from ..pictures.comparison import draw_comparison
-from ..training.datasets import open_dataset
 from ..training.fill_in import fill_in
 from ..training.recipe import Recipe, RecipeError, load_recipe
 from ..utils.files import lock_of
 from ..utils.messages import say
+from .images import describe_images, hold_out_images
 from .methods import BASELINE, default_methods, parse_methods
 from .outcomes import Figures, differences
 from .plan import Entry, Plan
@@ -96,8 +96,9 @@ def compare(
     whole = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     whole = whole.override(settings, data_dir=None if data_dir is None else str(data_dir), device=device)
     whole.arguments()
+    whole, held_out = hold_out_images(whole)
     whole, notes = fill_in(whole)
-    for note in notes:
+    for note in [*held_out, *notes]:
         log(note)
     words = [*(default_methods(whole) if methods is None else methods), *add_methods]
     plan = _make_plan(whole, words, chosen, Path(output or f"output/compare-{whole.name}"), test_split, leave_one_out)
@@ -143,28 +144,19 @@ def _make_plan(
     recipe: Recipe, methods: Sequence[str], seeds: list[int], folder: Path, test: str | None, leave_one_out: bool
 ) -> Plan:
     if leave_one_out and test:
-        raise ValueError(f"test_split={test!r} with leave_one_out: the held-out domains are the test")
+        raise ValueError(f"test_split={test!r} with leave_one_out: the held-out groups are the test")
+    if leave_one_out and not recipe.settings.get("group_folders"):
+        raise RecipeError("leave_one_out needs the groups: --set group_folders=true reads GROUP/CLASS/picture")
+    if recipe.settings.get("held_out_group"):
+        raise RecipeError("held_out_group is given; leave_one_out holds out each group in turn")
     parsed = parse_methods(recipe, methods)
-    images, groups = describe_images(recipe, test), ()
+    images, groups = describe_images(recipe, test, leave_one_out)
     plan = Plan(folder, recipe.name, recipe.settings, parsed, seeds, images, test or "", groups)
-    trained = [entry.run.recipe.settings for entry in plan.entries(seeds=seeds[:1])]
-    same = [name for name, settings in zip(parsed, trained) if trained.count(settings) > 1]
+    trained = [entry.run.recipe.arguments() for entry in plan.entries(seeds=seeds[:1])[: len(parsed)]]
+    same = [name for name, args in zip(parsed, trained) if trained.count(args) > 1]
     if same:
         raise RecipeError(f"methods {', '.join(same)}: they train the same recipe")
     return plan
-
-
-def describe_images(recipe: Recipe, test: str | None) -> dict[str, str]:
-    """Count the images of each part, which also finds data that are missing before anything is trained."""
-    args = recipe.arguments()
-    splits = {"training": args.train_split, "evaluation": args.val_split} | ({"test": test} if test else {})
-    double = [split for split, times in Counter(splits.values()).items() if times > 1]
-    if double:
-        raise RecipeError(f"split {double[0]!r} is given twice: training, evaluation and test need images of their own")
-    return {
-        part: f"{len(open_dataset(args.dataset, args.data_dir, split, unreadable='replace')):,} images of split {split}"
-        for part, split in splits.items()
-    }
 
 
 def _train(plan: Plan, entries: list[Entry], jobs: int, log: Callable[[str], None], show_bar: bool) -> None:

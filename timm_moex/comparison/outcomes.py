@@ -55,9 +55,9 @@ def read_outcomes(plan: Plan) -> dict[str, Figures]:
 
 def _outcome(entry: Entry, metric: str) -> Outcome | None:
     result = entry.run.result
-    if result is None or (entry.run.test and "test" not in result):
+    if result is None or not entry.run.is_finished:
         return None
-    judged = result["test"] if entry.run.test else result["metrics"]
+    judged = result["test"] if entry.run.has_test else result["metrics"]
     train = result["train"]
     train_loss = train.get("train_loss_own", train["train_loss"])
     return Outcome(100 - judged[metric], judged["loss"], train_loss, result["seconds_per_epoch"] or math.nan)

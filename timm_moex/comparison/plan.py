@@ -72,14 +72,8 @@ class Plan:
         ]
 
     def _entry(self, recipe: Recipe, method: str, seed: int, group: str) -> Entry:
-        folder = self.folder / method / group / str(seed)
-        recipe = recipe.override(seed=seed)
-        test = None
-        if self.test:
-            settings = recipe.settings
-            test = {"name": f"split {self.test}", "split": self.test, "data_dir": settings.get("data_dir", "")}
-            test["dataset"] = settings.get("dataset", "")
-        return Entry(method, seed, group, Run(recipe, folder, test))
+        recipe = recipe.override(seed=seed, held_out_group=group or None)
+        return Entry(method, seed, group, Run(recipe, self.folder / method / group / str(seed), self.test, bool(group)))
 
     def merged(self) -> "Plan":
         """Add the methods and seeds that the folder's own compare.json has.

@@ -36,13 +36,19 @@ class Run:
     Attributes:
         recipe: The whole recipe, including data_dir, device and seed.
         folder: Where it is written.
-        test: Images to evaluate once, after the last epoch: `data_dir`, `dataset`, `split`, and `name` for the report.
-            None for no test.
+        test_split: Name of a split to evaluate once, after the last epoch; "" for none.
+        test_held_out: Whether to do so with the group that the recipe holds out.
     """
 
     recipe: Recipe
     folder: Path
-    test: Mapping[str, str] | None = None
+    test_split: str = ""
+    test_held_out: bool = False
+
+    @property
+    def has_test(self) -> bool:
+        """Whether images are to be evaluated that played no part in the training."""
+        return bool(self.test_split) or self.test_held_out
 
     @property
     def epochs(self) -> int:
@@ -66,10 +72,10 @@ class Run:
     def is_finished(self) -> bool:
         """Whether it is trained and, if it has a test, tested."""
         result = self.result
-        return result is not None and (self.test is None or "test" in result)
+        return result is not None and (not self.has_test or "test" in result)
 
     def check(self) -> None:
-        """Refuse a folder with the result of another recipe or test.
+        """Refuse a folder with the result of another recipe.
 
         Raises:
             ValueError: The settings differ; the message names the first.
@@ -84,8 +90,6 @@ class Run:
                     f"{self.folder} was trained with {key}: {short_repr(theirs.get(key))}, now it is "
                     f"{short_repr(ours.get(key))}; choose another --output or another name for the method"
                 )
-        if self.test and result.get("test", self.test)["name"] != self.test["name"]:
-            raise ValueError(f"{self.folder} was tested on {result['test']['name']} already, now {self.test['name']}")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json whole or not at all."""

@@ -97,9 +97,10 @@ def _start(errors: IO[bytes], threads: int) -> subprocess.Popen:
 
 def _train(worker: subprocess.Popen, run: Run, threads: int) -> Iterator[Event]:
     order = {"name": run.recipe.name, "settings": run.recipe.settings, "folder": str(run.folder), "threads": threads}
+    order |= {"test_split": run.test_split, "test_held_out": run.test_held_out}
     assert worker.stdin is not None and worker.stdout is not None
     try:
-        worker.stdin.write(json.dumps(order | {"test": run.test and dict(run.test)}) + "\n")
+        worker.stdin.write(json.dumps(order) + "\n")
         worker.stdin.flush()
     except BrokenPipeError:
         return

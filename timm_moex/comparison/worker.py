@@ -11,11 +11,10 @@ import queue
 import re
 import signal
 import statistics
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 
 from ..pictures.curves import read_curves
 from ..training.evaluate import evaluate
-from ..training.inference import open_inference
+from ..training.inference import open_held_out_group, open_inference
 from ..training.loop import train
 from ..training.recipe import Recipe
 from ..utils.files import lock_of
@@ -41,10 +40,12 @@ _WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed training hold it
 def main() -> None:
     """Train what is asked for until there are no more orders."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command decides
-    events = os.fdopen(os.dup(1), "w", buffering=1)
+    lines, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not end up among the events
+    # A forked loader process closes sys.stdin, and would wait for ever for the lock of a thread that reads it
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     orders: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_read_orders, args=(orders,), daemon=True).start()
+    threading.Thread(target=_read_orders, args=(lines, orders), daemon=True).start()
 
     def say(**event: Any) -> None:
         events.write(json.dumps(event) + "\n")
@@ -53,15 +54,16 @@ def main() -> None:
         order = orders.get()
         try:
             recipe = Recipe(order["name"], order["settings"], written=frozenset())
-            do(Run(recipe, Path(order["folder"]), order["test"]), order["threads"], say)
+            run = Run(recipe, Path(order["folder"]), order["test_split"], order["test_held_out"])
+            do(run, order["threads"], say)
             say(done=True)
         except Exception as error:  # of any kind: the other runs go on, and this one is listed
             traceback.print_exc()
             say(failed=f"{type(error).__name__}: {one_line(error)}")
 
 
-def _read_orders(orders: queue.Queue) -> None:
-    for line in sys.stdin:
+def _read_orders(lines: Iterable[str], orders: queue.Queue) -> None:
+    for line in lines:
         orders.put(json.loads(line))
     os._exit(0)
 
@@ -79,8 +81,8 @@ def do(run: Run, threads: int, say: Callable[..., None]) -> None:
     if (result := run.result) is None:
         result = _train(run, say)
         run.write_result(result)
-    if run.test is not None and "test" not in result:
-        run.write_result(result | {"test": {**run.test, **_test(run)}})
+    if run.has_test and "test" not in result:
+        run.write_result(result | {"test": _test(run)})
 
 
 def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
@@ -129,13 +131,16 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 
 
 def _test(run: Run) -> dict[str, Any]:
-    assert run.test is not None
     args = run.recipe.arguments()
-    opened = open_inference(
-        str(run.folder / "hub"), run.test["data_dir"], dataset=run.test["dataset"], split=run.test["split"],
-        batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, device=args.device,
-    )  # fmt: skip
-    return evaluate(opened.model, opened.loader, opened.device)
+    how = dict(batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, device=args.device)
+    hub = str(run.folder / "hub")
+    if run.test_held_out:
+        opened = open_held_out_group(hub, run.recipe, **how)
+    else:
+        where = dict(dataset=args.dataset, split=run.test_split, group_folders=args.group_folders)
+        opened = open_inference(hub, args.data_dir, **where, **how)
+    metrics = evaluate(opened.model, opened.loader, opened.device)
+    return {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
 
 
 if __name__ == "__main__":
