@@ -34,7 +34,8 @@ def _run_eval(args: argparse.Namespace) -> int:
     columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
     opened = open_model_and_data(args, split=split, columns=columns)
     chosen = list(columns.values()) or None
-    metrics = evaluate(opened.model, opened.loader, opened.device, columns=chosen, per_class=args.per_class is not None)
+    wanted: dict[str, Any] = dict(columns=chosen, per_class=args.per_class is not None, groups=opened.groups)
+    metrics = evaluate(opened.model, opened.loader, opened.device, **wanted)
     print(f"timm.create_model('{opened.name}', pretrained=True): {metrics_in_words(metrics)}")
     if args.per_class:
         write_per_class(args.per_class, list(columns) or opened.class_names, metrics)

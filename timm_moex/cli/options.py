@@ -6,8 +6,8 @@ from typing import Any
 
 from ..training.inference import Inference, open_inference
 
-__all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "metrics_in_words"]
-__all__ += ["natural", "open_model_and_data", "percent", "positive"]
+__all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "add_val_fraction"]
+__all__ += ["metrics_in_words", "natural", "open_model_and_data", "percent", "positive", "share"]
 
 
 def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: Any) -> argparse.ArgumentParser:
@@ -36,6 +36,7 @@ def add_model_and_data(parser: argparse.ArgumentParser) -> None:
     """Add the options that `open_model_and_data` reads."""
     parser.add_argument("model", help="a folder that timm loads (…/hub), or a model's name")
     add_data_options(parser)
+    parser.add_argument("--group-folders", action="store_true", help="DIR has folders GROUP/CLASS")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +44,21 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the data")
     parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
     parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
+    add_val_fraction(parser)
     parser.add_argument("--batch-size", type=positive, default=256)
     parser.add_argument("--workers", type=natural, default=0)
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
     add_skip_unreadable(parser)
+
+
+def add_val_fraction(parser: argparse.ArgumentParser) -> None:
+    """Add the option that divides a folder without a part for evaluation."""
+    parser.add_argument(
+        "--val-fraction",
+        type=share,
+        metavar="X",
+        help="share of each class, such as 0.2, that is split off for evaluation if the data have no folder for it",
+    )
 
 
 def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +86,17 @@ def _integer(text: str, least: int) -> int:
     return value
 
 
+def share(text: str) -> float:
+    """Convert an option's text to a number above 0 and below 1."""
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share above 0 and below 1") from error
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a share above 0 and below 1")
+    return value
+
+
 def percent(text: str) -> float:
     """Convert an option's text to a number from 0 to 100."""
     try:
@@ -87,8 +110,11 @@ def percent(text: str) -> float:
 
 def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference:
     """Open the model and the data of the options that `add_model_and_data` added."""
-    keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
-    opened = open_inference(args.model, args.data_dir, **{key: getattr(args, key) for key in keys} | overrides)
+    keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable", "group_folders")
+    chosen = {key: getattr(args, key) for key in keys} | {"val_fraction": args.val_fraction or 0.0}
+    opened = open_inference(args.model, args.data_dir, **chosen | overrides)
+    if opened.ignored:
+        print(opened.ignored)
     if opened.unreadable:
         print(f"{len(opened.unreadable)} images cannot be read and are left out, such as {opened.unreadable[0]}")
     return opened
@@ -97,4 +123,6 @@ def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference
 def metrics_in_words(metrics: dict[str, Any]) -> str:
     """Put the metrics of `evaluate` into a line."""
     top1, top5, loss, count = (metrics[key] for key in ("top1", "top5", "loss", "count"))
-    return f"top-1 {top1:.2f}, top-5 {top5:.2f}, loss {loss:.4f}, {count} images"
+    line = f"top-1 {top1:.2f}, top-5 {top5:.2f}, loss {loss:.4f}, {count} images"
+    groups = ", ".join(f"{name} {value:.2f}" for name, value in metrics.get("top1_by_group", {}).items())
+    return line + (f"; top-1 by group: {groups}" if groups else "")

@@ -9,7 +9,7 @@ from ..training.loop import train
 from ..training.processes import is_first_process
 from ..training.recipe import load_recipe
 from ..utils.messages import say
-from .options import add_command, add_skip_unreadable, metrics_in_words
+from .options import add_command, add_skip_unreadable, add_val_fraction, metrics_in_words
 
 __all__ = ["add_sample", "add_train"]
 
@@ -44,6 +44,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument("recipe", help="name of a packaged recipe (timm-moex list --recipes) or a YAML file")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override it")
     parser.add_argument("--data-dir", metavar="DIR", help="the data (same as --set data_dir=DIR)")
+    add_val_fraction(parser)
     parser.add_argument("--device", help="cpu, cuda:1, … (default: the recipe's, else a GPU or the CPU)")
     parser.add_argument("--compile", action="store_true", help="torch.compile (same as --set torchcompile=inductor)")
     parser.add_argument(
@@ -77,6 +78,7 @@ def _run_train(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe).override(
         args.set,
         data_dir=args.data_dir,
+        val_fraction=args.val_fraction,
         device=args.device,
         resume=args.resume,
         torchcompile="inductor" if args.compile else None,

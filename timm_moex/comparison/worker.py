@@ -32,7 +32,7 @@ from .run import Run, comparable
 
 __all__ = ["main"]
 
-_EPOCH = re.compile(r"epoch (\d+)/(\d+) ")
+_EPOCH = re.compile(r"epoch (\d+)/(\d+)  train loss")
 _TIME_LEFT = re.compile(r"about .+ left for ")
 _WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed training hold its lock until they notice
 

@@ -1,18 +1,20 @@
 """Datasets by timm's names, after a check of what timm would silently take for something else."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from timm.data import ImageDataset, create_dataset
+from timm.data.readers.class_map import load_class_map
 
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, FolderReader, find_split, is_flat
 from .images import CheckedImages, DataError
 
-__all__ = ["DataError", "label_names", "open_dataset", "sample_dir", "unreadable_files"]
+__all__ = ["DataError", "group_names", "ignored_files", "is_whole_folder", "label_names", "open_dataset", "sample_dir"]
+__all__ += ["unreadable_files"]
 
-TRAIN_SPLITS = ("train", "training")
-EVAL_SPLITS = ("val", "valid", "validation", "eval", "evaluation")
 _SINGLE_FOLDER = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")  # torch/ sets with a train and a test part
 
 
@@ -35,21 +37,34 @@ def open_dataset(
     *,
     num_classes: int | None = None,
     unreadable: str = "error",
+    val_fraction: float = 0.0,
+    group_folders: bool = False,
+    held_out_group: str | None = None,
+    only_group: str | None = None,
+    classes: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Any:
     """`timm.data.create_dataset`, after a check of what it would silently take for something else.
 
+    A folder of images is read by `FolderReader`, in which the arguments from `val_fraction` to `classes` are described.
+    For other datasets they are refused.
+
     Args:
         name: "" for a folder of images, "torch/fashion_mnist", "hfds/…", as timm names them.
         root: The data folder.
-        split: Name of the part; `train` and `validation` have timm's synonyms.
-        num_classes: Number of classes the model has; checked where the dataset knows its own.
+        split: Name of the part; `train` and `validation` have timm's synonyms. "" for a whole folder of images.
+        num_classes: Number of classes the model has; checked if the dataset has names for its own.
         unreadable: How an image that cannot be read is treated, see `CheckedImages`; torchvision's datasets raise their
             own error.
+        val_fraction: Share of the training images that is the split `validation`, if there is no folder for it.
+        group_folders: Whether the folders are GROUP/CLASS/picture. The targets then hold class and group.
+        held_out_group: A group to leave out.
+        only_group: The only group to read, such as the one that the training held out.
+        classes: Class names in the order of the labels: those of the training set.
         **kwargs: Further arguments of `create_dataset`.
 
     Raises:
-        DataError: No such folder or split, or the classes differ from `num_classes`.
+        DataError: No such folder or split, or the classes differ from `num_classes` or `classes`.
 
     Example:
         >>> dataset = open_dataset("torch/fashion_mnist", sample_dir(), "validation", num_classes=10)
@@ -61,16 +76,82 @@ def open_dataset(
         raise DataError(f"dataset={name!r}: a stream without a fixed order; only timm's stock train.py serves it")
     if prefix != "hfds":
         _check_folder(root, split, rest.lower() if prefix == "torch" else "")
+    grouping = dict(group_folders=group_folders, held_out_group=held_out_group, only_group=only_group)
+    for key, value in grouping.items() if not group_folders else ():
+        if value:
+            raise DataError(f"{key}: {value!r} needs group_folders: true")
+    folder_only = dict(val_fraction=val_fraction, classes=classes) | grouping
+    is_folder = prefix not in ("torch", "hfds") and root is not None and Path(root).is_dir()
+    if not is_folder and (given := [f"{key}: {short_repr(value)}" for key, value in folder_only.items() if value]):
+        raise DataError(f"dataset={name!r}, data_dir={str(root)!r} is no folder of images and does not serve {given[0]}")
     others = "".join(
         f", {key}={short_repr(value)}" for key, value in kwargs.items() if isinstance(value, str) and value
     )
     with blaming(f"dataset={name!r}, data_dir={str(root)!r}, split={split!r}{others}", DataError):
-        dataset = create_dataset(name, root=None if root is None else str(root), split=split, **kwargs)
+        if is_folder:
+            dataset = _open_folder(Path(str(root)), split, **folder_only, **kwargs)
+        else:
+            dataset = create_dataset(name, root=None if root is None else str(root), split=split, **kwargs)
+    dataset = CheckedImages(dataset, unreadable) if isinstance(dataset, ImageDataset) else dataset
+    return _check_num_classes(dataset, num_classes, root)
+
+
+def _open_folder(
+    root: Path,
+    split: str,
+    *,
+    val_fraction: float,
+    class_map: str | Mapping[str, int] = "",
+    input_key: str | None = None,
+    target_key: str | None = None,
+    input_img_mode: str = "RGB",
+    is_training: bool = False,  # as timm's create_dataset, which ignores these two for a folder
+    download: bool = False,
+    **reading: Any,
+) -> ImageDataset:
+    """timm's dataset of a folder, with our reader."""
+    if target_key:
+        raise ValueError("target_key: a folder's classes are its folders")
+    found = find_split(root, split, val_fraction)
+    mapping = load_class_map(class_map, str(found.folder)) if class_map else None
+    types = input_key.split(";") if input_key else ()
+    reader = FolderReader(found, val_fraction=val_fraction, class_map=mapping, types=types, **reading)
+    return ImageDataset(str(found.folder), reader=reader, input_img_mode=input_img_mode)
+
+
+def _check_num_classes(dataset: Any, num_classes: int | None, root: Any) -> Any:
     found = label_names(dataset)
     if num_classes is not None and found and len(found) != num_classes:
         some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
         raise DataError(f"num_classes={num_classes}, but {root} has {len(found)} classes ({some})")
-    return CheckedImages(dataset, unreadable) if isinstance(dataset, ImageDataset) else dataset
+    return dataset
+
+
+def group_names(dataset: Any) -> list[str]:
+    """List the names of the groups in the order of their numbers; none without `group_folders`.
+
+    Example:
+        >>> group_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
+        []
+    """
+    return list(getattr(getattr(dataset, "reader", None), "groups", ()))
+
+
+def ignored_files(dataset: Any) -> str:
+    """Describe in a line which files of a folder were left out, as "3 files ignored (.txt 2, .gif 1)"; "" if none.
+
+    Example:
+        >>> ignored_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
+        ''
+    """
+    reader = getattr(dataset, "reader", None)
+    return reader.describe_ignored() if isinstance(reader, FolderReader) else ""
+
+
+def is_whole_folder(name: str, root: str | Path | None, split: str, val_fraction: float) -> bool:
+    """Whether evaluation takes all of a folder: it has class folders, none for a split, and none is to be divided."""
+    is_folder = not name and root is not None and Path(root).is_dir()
+    return is_folder and not val_fraction and split in TRAIN_SPLITS + EVAL_SPLITS and is_flat(str(root))
 
 
 def unreadable_files(dataset: Any) -> list[str]:
@@ -96,9 +177,8 @@ def _check_folder(root: str | Path | None, split: str, torch_name: str) -> None:
         raise DataError(f"split={split!r}: torch/{torch_name} has {', '.join(TRAIN_SPLITS + EVAL_SPLITS)}")
     if torch_name and torch_name not in ("folder", "image_folder"):
         return  # torchvision looks for its own files
-    if root.is_dir() and not any((root / part).is_dir() for part in (split, *known)):
-        found = ", ".join(sorted(child.name for child in root.iterdir() if child.is_dir())[:10])
-        raise DataError(f"data_dir={str(root)!r} has no folder {split!r} for this split; found {found or 'no folders'}")
+    if torch_name and root.is_dir():
+        find_split(root, split)
 
 
 def label_names(dataset: Any) -> list[str]:

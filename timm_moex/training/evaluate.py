@@ -1,6 +1,7 @@
 """Top-1, top-5 and loss of a model, exact over every sample, in total and per class."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["combine_metrics", "evaluate", "first_samples", "write_per_class"]
+__all__ = ["combine_metrics", "evaluate", "first_samples", "flat_metrics", "write_per_class"]
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[tuple[Tensor, ...]],
     device: torch.device | str,
     *,
     amp_dtype: torch.dtype | None = None,
@@ -24,22 +25,26 @@ def evaluate(
     channels_last: bool = False,
     columns: Sequence[int] | None = None,
     per_class: bool = False,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate a classifier. Samples are counted, so that a short last batch has its due weight.
 
     Args:
         model: Maps images (B, C, H, W) to logits (B, classes); left in eval mode.
-        loader: Yields images and class indices (B,), every sample once.
+        loader: Yields images and class indices (B,), every sample once; if `groups` are given, also the numbers of
+            their groups, (B,).
         device: Where the model is.
         amp_dtype: Type for autocast; None for none.
         dtype: Type of the images; None leaves the loader's.
         channels_last: Whether the images are given in that memory format.
         columns: The logits to choose among; the labels then are positions in this list. None for all.
         per_class: Whether to count per class too.
+        groups: Names of the groups in the order of their numbers.
 
     Returns:
         `loss` (mean cross-entropy), `top1` and `top5` in percent (of fewer than 5 classes: over all), `count`; with
-        `per_class` also `images` and `correct` (top-1), numbers of images per class.
+        `per_class` also `images` and `correct` (top-1), numbers of images per class; with `groups` also
+        `top1_by_group` and `count_by_group`, a mapping from the names of the groups that have images.
 
     Raises:
         ValueError: The loader is empty.
@@ -54,8 +59,8 @@ def evaluate(
     autocast = nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     model.eval()
-    losses, hits1, hits5, labels, count = [], [], [], [], 0
-    for images, target in loader:
+    losses, hits1, hits5, labels, group_ids, count = [], [], [], [], [], 0
+    for images, target, *ids in loader:
         images = images.to(device=device, dtype=dtype, memory_format=memory_format)
         target = target.to(device)
         with autocast:
@@ -67,6 +72,7 @@ def evaluate(
         hits1.append(hit[:, 0])
         hits5.append(hit.sum())
         labels.append(target)
+        group_ids += ids if groups else ()
         count += len(target)
     if not count:
         raise ValueError("loader: no samples to evaluate")
@@ -82,7 +88,17 @@ def evaluate(
     if per_class:
         counts = (target.bincount(minlength=output.shape[1]), target[hit1].bincount(minlength=output.shape[1]))
         metrics |= {"images": counts[0].tolist(), "correct": counts[1].tolist()}
-    return metrics
+    return metrics | (_by_group(hit1, torch.cat(group_ids).cpu(), groups) if groups else {})
+
+
+def _by_group(hit: Tensor, ids: Tensor, groups: Sequence[str]) -> dict[str, Any]:
+    """Top-1 and number of images of each group that has images."""
+    counts, hits = (x.bincount(minlength=len(groups)).tolist() for x in (ids, ids[hit]))
+    found = {name: (count, right) for name, count, right in zip(groups, counts, hits, strict=True) if count}
+    return {
+        "top1_by_group": {name: 100 * right / count for name, (count, right) in found.items()},
+        "count_by_group": {name: count for name, (count, _) in found.items()},
+    }
 
 
 def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,10 +117,32 @@ def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     count = sum(part["count"] for part in parts)
     loss = sum(part["loss"] * part["count"] for part in parts) / count
     hits = {key: sum(round(part[key] * part["count"] / 100) for part in parts) for key in ("top1", "top5")}
-    return {"loss": loss} | {key: 100 * found / count for key, found in hits.items()} | {"count": count}
+    whole = {"loss": loss} | {key: 100 * found / count for key, found in hits.items()} | {"count": count}
+    if not any("count_by_group" in part for part in parts):
+        return whole
+    counts: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    for part in parts:
+        counts.update(part["count_by_group"])
+        right.update({name: round(part["top1_by_group"][name] * n / 100) for name, n in part["count_by_group"].items()})
+    top1 = {name: 100 * right[name] / count for name, count in counts.items()}
+    return whole | {"top1_by_group": top1, "count_by_group": dict(counts)}
 
 
-def first_samples(loader: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics with a number for each group, as the columns of a table.
+
+    Example:
+        >>> flat_metrics({"top1": 50.0, "top1_by_group": {"photo": 50.0}, "count_by_group": {"photo": 2}})
+        {'top1': 50.0, 'top1_by_group.photo': 50.0, 'count_by_group.photo': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in metrics.items():
+        flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+def first_samples(loader: Iterable[tuple[Tensor, ...]], count: int) -> Iterator[tuple[Tensor, ...]]:
     """The first `count` samples of a loader, in its batches; the last batch may be cut.
 
     Example:
@@ -112,10 +150,10 @@ def first_samples(loader: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterat
         >>> [target.tolist() for _, target in first_samples(batches, 3)]
         [[0, 1], [2]]
     """
-    for images, target in loader:
+    for batch in loader:
         if count > 0:
-            yield images[:count], target[:count]
-        count -= len(target)
+            yield tuple(part[:count] for part in batch)
+        count -= len(batch[1])
 
 
 def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str, Any]) -> None:

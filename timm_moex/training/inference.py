@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from ..hub.folder import load_model
 from ..utils.devices import pick_device
 from ..utils.names import check_model_name
-from .datasets import label_names, open_dataset, unreadable_files
+from .datasets import group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
 from .loaders import create_eval_loader
+from .recipe import Recipe
 
-__all__ = ["Inference", "open_inference", "predict_samples", "timm_name"]
+__all__ = ["Inference", "open_held_out_group", "open_inference", "predict_samples", "timm_name"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,16 @@ class Inference:
         return label_names(self.loader.dataset) or [str(i) for i in range(num_classes)]
 
     @property
+    def groups(self) -> list[str]:
+        """Names of the dataset's groups in the order of their numbers; none without `group_folders`."""
+        return group_names(self.loader.dataset)
+
+    @property
+    def ignored(self) -> str:
+        """A line about the files of the folder that were left out, or ""."""
+        return ignored_files(self.loader.dataset)
+
+    @property
     def unreadable(self) -> list[str]:
         """Names of the images that were left out because they cannot be read."""
         return unreadable_files(self.loader.dataset)
@@ -59,6 +70,10 @@ def open_inference(
     device: str = "cpu",
     skip_unreadable: bool = False,
     columns: Mapping[str, int] | None = None,
+    val_fraction: float = 0.0,
+    group_folders: bool = False,
+    only_group: str | None = None,
+    ignore_label_names: bool = False,
 ) -> Inference:
     """Load a model and open the dataset as the model needs it: size, channels, normalisation.
 
@@ -72,6 +87,12 @@ def open_inference(
         device: "cpu", "cuda", …
         skip_unreadable: Whether to leave out images that cannot be read, which are an error otherwise.
         columns: Synset folders and their columns among ImageNet's 1,000 logits, see `imagenet_subset`.
+        val_fraction: As in the training: the share of the images that is the split `validation`. 0 takes the folder of
+            the split, or all of a folder that has none.
+        group_folders: Whether the folders are GROUP/CLASS/picture; batches then have the groups' numbers, too.
+        only_group: The only group to open; all its images with `split=""`.
+        ignore_label_names: Whether to take the classes of the data by their order. By default the data's classes are
+            mapped to the model's `label_names`, if both have names.
 
     Raises:
         ValueError: No such model or device, or `columns` for a model of other classes than ImageNet's.
@@ -89,6 +110,9 @@ def open_inference(
     config = resolve_data_config({}, model=loaded)
     mode = "RGB" if config["input_size"][0] == 3 else "L"
     shape: dict[str, Any] = dict(num_classes=loaded.num_classes, input_img_mode=mode)
+    shape |= dict(val_fraction=val_fraction, group_folders=group_folders, only_group=only_group)
+    if is_whole_folder(dataset, data_dir, split, val_fraction):
+        split = ""
     if columns:
         if loaded.num_classes != 1000:
             raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {loaded.num_classes}")
@@ -96,6 +120,25 @@ def open_inference(
     unreadable = "drop" if skip_unreadable else "error"
     opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, **shape)
     return Inference(name, loaded, create_eval_loader(opened, config, batch_size, device=where, workers=workers), where)
+
+
+def open_held_out_group(model: str, recipe: Recipe, **kwargs: Any) -> Inference:
+    """Load a trained model and open the group that its training held out, with all its images.
+
+    Args:
+        model: The folder …/hub of the training.
+        recipe: That of the training, with `held_out_group`.
+        **kwargs: Further arguments of `open_inference`: batch_size, device, …
+
+    Raises:
+        ValueError: The recipe held out no group.
+        DataError: See `open_dataset`.
+    """
+    args = recipe.arguments()
+    if args.held_out_group is None:
+        raise ValueError(f"recipe {recipe.name} has no held_out_group")
+    data = dict(dataset=args.dataset, split="", group_folders=True, only_group=args.held_out_group)
+    return open_inference(model, args.data_dir, **{**data, **kwargs})
 
 
 def timm_name(model: str) -> str:
@@ -148,4 +191,5 @@ def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tens
     images = torch.stack([torch.as_tensor(image) for image, _ in picked])  # uint8
     normalised = (images.to(opened.device).float() - loader.mean) / loader.std
     predictions = opened.model.eval()(normalised).argmax(1)
-    return images / 255, torch.tensor([label for _, label in picked]), predictions.cpu()
+    labels = torch.tensor([label for _, label in picked])
+    return images / 255, labels % dataset.reader.width if group_names(dataset) else labels, predictions.cpu()

@@ -1,22 +1,56 @@
 """Loaders of the built-in trainer: timm's, with train.py's arguments, or a small set kept on the device."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from timm.data import create_loader
 from timm.data.loader import PrefetchLoader
 from timm.data.random_erasing import RandomErasing
+from torch import Tensor
 
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
-from .datasets import DataError, open_dataset
+from .datasets import DataError, group_names, label_names, open_dataset
+from .folders import FolderReader
 from .in_memory import InMemoryLoader, check_in_memory
 from .processes import Processes
 from .recipe import RecipeError
 
-__all__ = ["create_eval_loader", "create_loaders"]
+__all__ = ["GroupedLoader", "create_eval_loader", "create_loaders"]
+
+
+class GroupedLoader:
+    """A loader whose targets hold class and group (see `FolderReader`), with the two taken apart.
+
+    Args:
+        loader: Yields images and such targets.
+        classes: The number of labels, `FolderReader.width`.
+
+    Example:
+        >>> codes = torch.tensor([1, 5])  # class 1 of 3 in group 0, class 2 of 3 in group 1
+        >>> [(target.tolist(), groups.tolist()) for _, target, groups in GroupedLoader([(None, codes)], classes=3)]
+        [([1, 2], [0, 1])]
+    """
+
+    def __init__(self, loader: Any, classes: int):
+        self._ungrouped, self._classes = loader, classes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for images, code in self._ungrouped:
+            yield images, code % self._classes, code // self._classes
+
+    def __len__(self) -> int:
+        return len(self._ungrouped)
+
+    def __getattr__(self, name: str) -> Any:
+        """The loader's: dataset, sampler, generator, mean, std, …"""
+        return getattr(self._ungrouped, name)
+
+
+def _take_groups_apart(loader: Any) -> Any:
+    return GroupedLoader(loader, loader.dataset.reader.width) if group_names(loader.dataset) else loader
 
 
 def create_loaders(
@@ -28,6 +62,9 @@ def create_loaders(
     skip_unreadable: bool = False,
 ) -> tuple[Any, Any]:
     """Training and evaluation loader; both yield images (B, C, H, W), normalised, and labels (B,), on the device.
+
+    With `group_folders` they also yield the groups' numbers, (B,), int64, see `GroupedLoader`. The evaluation set has
+    the classes of the training set, by their names.
 
     Of several processes each gets its share: as many training images as the others, and every evaluation image once,
     where timm repeats some at the end of the last share (see `Processes.share_of`).
@@ -52,21 +89,26 @@ def create_loaders(
         input_key=args.input_key,
         target_key=args.target_key,
         num_classes=args.num_classes,
+        val_fraction=args.val_fraction,
+        group_folders=args.group_folders,
+        held_out_group=args.held_out_group,
     )
     with processes.first_ahead():  # it downloads
         train_set = open_dataset(
             args.dataset, args.data_dir, args.train_split, is_training=True, unreadable="replace", **common
         )
         eval_set = open_dataset(
-            args.dataset, args.data_dir, args.val_split, unreadable="drop" if skip_unreadable else "error", **common
-        )
+            args.dataset, args.data_dir, args.val_split, unreadable="drop" if skip_unreadable else "error",
+            classes=_folder_classes(train_set, args.class_map), **common,
+        )  # fmt: skip
+    _check_groups(args, train_set)
     _check_sizes(len(train_set), len(eval_set), args.batch_size, processes.count)
     device, several = processes.device, processes.count > 1
     shared = dict(device=device, dtype=dtype, workers=args.workers, pin_memory=args.pin_mem)
     eval_batch = args.validation_batch_size or args.batch_size
     eval_loader = create_eval_loader(eval_set, data_config, eval_batch, distributed=several, **shared)
     if pad is None:
-        return _augmenting_loader(train_set, args, data_config, device, dtype, several), eval_loader
+        return _take_groups_apart(_augmenting_loader(train_set, args, data_config, device, dtype, several)), eval_loader
     check_in_memory(args)
     augment: dict[str, Any] = {}
     if not args.no_aug:
@@ -74,7 +116,25 @@ def create_loaders(
         augment = dict(pad=pad, hflip=args.hflip, erasing=erasing if args.reprob else None)
     train_loader = create_eval_loader(train_set, data_config, args.batch_size, **shared)
     augment |= dict(seed=args.seed, rank=processes.rank, processes=processes.count)
-    return InMemoryLoader(train_loader, training=True, **augment), InMemoryLoader(eval_loader)
+    train_loader = InMemoryLoader(train_loader, training=True, **augment)
+    return _take_groups_apart(train_loader), _take_groups_apart(InMemoryLoader(eval_loader))
+
+
+def _folder_classes(train_set: Any, class_map: str) -> list[str] | None:
+    """The classes that a folder for evaluation must have; None if the dataset fixes them itself."""
+    is_folder = isinstance(getattr(train_set, "reader", None), FolderReader)
+    return label_names(train_set) if is_folder and not class_map else None
+
+
+def _check_groups(args: argparse.Namespace, train_set: Any) -> None:
+    if args.donors_from == "other_groups" and not args.group_folders:
+        raise RecipeError("donors_from: 'other_groups' needs group_folders: true")
+    groups = group_names(train_set)
+    if args.group_folders and args.donors_from != "any" and len(groups) < 2:
+        raise DataError(
+            f"donors from other groups need two groups or more; {args.data_dir} has {', '.join(groups)} for training. "
+            "Set donors_from: any"
+        )
 
 
 def _check_sizes(train: int, evaluation: int, batch_size: int, processes: int) -> None:
@@ -102,7 +162,7 @@ def create_eval_loader(
 
     Workers live for one epoch, see `_augmenting_loader`.
     """
-    return create_loader(
+    loader = create_loader(
         dataset,
         data_config["input_size"],
         batch_size,
@@ -118,6 +178,7 @@ def create_eval_loader(
         persistent_workers=False,
         distributed=distributed,
     )
+    return _take_groups_apart(loader)
 
 
 def _augmenting_loader(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..hub.folder import save_folder
 from ..utils.messages import in_words, say
-from .datasets import label_names, unreadable_files
+from .datasets import group_names, label_names, unreadable_files
 from .evaluate import combine_metrics, evaluate, first_samples
 from .fill_in import find_device
 from .processes import join_processes
@@ -162,7 +162,7 @@ def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool, log: Callab
         update = step + 1 == steps or (step + 1) % args.grad_accum_steps == 0
         with nullcontext() if update else task.no_sync():
             with torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None):
-                result = task(images, target)
+                result = task(images, target, **run.donor_groups(*batch))
             _backward(run, result["loss"] / group, update)
         losses.add(step, result, batch[1], run.lr)
         exchanged += [result["exchanged"]] if "exchanged" in result else []
@@ -244,6 +244,7 @@ def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
     metrics = evaluate(
         run.eval_model, loader, run.device,
         amp_dtype=run.amp_dtype, dtype=run.dtype, channels_last=run.args.channels_last,
+        groups=group_names(run.eval_loader.dataset),
     )  # fmt: skip
     metrics = combine_metrics(run.processes.gather(metrics))
     if not math.isfinite(metrics["loss"]):

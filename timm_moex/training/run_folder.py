@@ -28,6 +28,7 @@ from ..hub.folder import FILES, README, foreign_entries
 from ..utils.files import write_atomically
 from .checkpoint import get_rng_state, read_checkpoint, restore_checkpoint, save_checkpoint
 from .datasets import label_names
+from .evaluate import flat_metrics
 from .progress import Progress, read_summary
 from .recipe import Recipe, stock_keys
 from .setup import TrainingSetup
@@ -234,7 +235,8 @@ class RunFolder:
             table = Path(temporary) / self.summary.name
             for row in progress.history:
                 first = row["epoch"] == 0
-                update_summary(row["epoch"], row["train"], row["eval"], str(table), row["lr"], write_header=first)
+                metrics = flat_metrics(row["eval"])
+                update_summary(row["epoch"], row["train"], metrics, str(table), row["lr"], write_header=first)
             write_atomically(self.summary, _copy_of(table))
         if progress.is_best:
             write_atomically(self.best, _copy_of(self.last))

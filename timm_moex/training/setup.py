@@ -126,13 +126,19 @@ class TrainingSetup:
         if isinstance(sampler, DistributedSampler):
             sampler.set_epoch(epoch)
 
+    def donor_groups(self, images: Tensor, target: Tensor, groups: Tensor | None = None) -> dict[str, Tensor]:
+        """Keyword arguments of the task for a batch: its `groups` if donors are to come from other groups."""
+        if groups is None or self.args.donors_from == "any" or not isinstance(self.task, MoExTask):
+            return {}
+        return {"groups": groups}
+
     def equalise_batch_norms(self) -> None:
         """Give every process the same batch statistics, as the recipe's `dist_bn` says; each has seen other images."""
         if self.processes.count > 1 and self.args.dist_bn:
             for ema in (False, True)[: 1 + self.task.has_ema()]:
                 distribute_bn(self.task.get_trainable_module(ema), self.processes.count, self.args.dist_bn == "reduce")
 
-    def prepare(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, images: Tensor, target: Tensor, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """A batch as the model takes it, mixed where the recipe mixes: (B, C, H, W) and (B,) or (B, classes)."""
         memory_format = torch.channels_last if self.args.channels_last else torch.preserve_format
         images = images.to(self.device, self.dtype, memory_format=memory_format)

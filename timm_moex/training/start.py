@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .datasets import ignored_files
 from .fill_in import fill_in
 from .keys import explain_idle
 from .processes import Processes
@@ -61,13 +62,18 @@ def start_run(
     if processes.is_first:
         place.start(recipe, processes.count)
         track = stack.enter_context(open_trackers(run.args, place.path, epochs_done=state.epochs_done))
-    for line in [*notes, *found, *_ema_note(run)]:
+    for line in [*notes, *found, *_ignored_notes(run), *_ema_note(run)]:
         log(line)
     return StartedRun(recipe, settings, place, run, state, track)
 
 
 def ignore_report(_: Any) -> None:
     """What the other processes do in place of reporting."""
+
+
+def _ignored_notes(run: TrainingSetup) -> list[str]:
+    loaders = (("training", run.train_loader), ("evaluation", run.eval_loader))
+    return [f"{part} folder: {ignored}" for part, loader in loaders if (ignored := ignored_files(loader.dataset))]
 
 
 def _ema_note(run: TrainingSetup) -> list[str]:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .evaluate import flat_metrics
+
 __all__ = ["check_trackers", "open_trackers"]
 
 Tracker = Callable[[Mapping[str, Any]], None]
@@ -49,7 +51,7 @@ def open_trackers(args: argparse.Namespace, folder: Path, *, epochs_done: int = 
         opened.append(_TensorBoard(folder / "tensorboard", epochs_done))
 
     def log(row: Mapping[str, Any]) -> None:
-        values = {f"{part}_{key}": value for part in ("train", "eval") for key, value in row[part].items()}
+        values = {f"{part}_{key}": value for part in ("train", "eval") for key, value in flat_metrics(row[part]).items()}
         for tracker in opened:
             tracker.log(row["epoch"], values | {"lr": row["lr"]})
 
