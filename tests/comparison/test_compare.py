@@ -53,7 +53,8 @@ def test_runs_are_ordinary_run_folders_made_seed_by_seed(compared):
 
 def test_an_estimate_follows_the_first_epoch_and_the_table_each_whole_seed(compared):
     lines = compared[1]
-    [estimate] = [i for i, line in enumerate(lines) if re.match(r"about .* until \d\d:\d\d: the first epoch took", line)]
+    pattern = re.compile(r"about .* until \d\d:\d\d: the first epoch took")
+    [estimate] = [i for i, line in enumerate(lines) if pattern.match(line)]
     [after] = [i for i, line in enumerate(lines) if line.startswith("\nafter seed 0:")]
     [failed, _] = [i for i, line in enumerate(lines) if "failed: FloatingPointError" in line]
     assert estimate < failed < after and "11 are left in 6 runs" in lines[estimate]

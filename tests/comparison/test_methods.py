@@ -81,7 +81,7 @@ def test_a_wrong_method_is_refused(words, message):
 
 @pytest.mark.parametrize(
     "change, message",
-    [("moex_lamb=0.5", "moex_lamb.*did you mean 'moex_lam'"), ("epoch=3", "did you mean 'epochs'"), ("lr", "key=value")],
+    [("moex_lamb=1", "moex_lamb.*did you mean 'moex_lam'"), ("epoch=3", "did you mean 'epochs'"), ("lr", "key=value")],
 )
 def test_a_wrong_change_is_refused(change, message):
     with pytest.raises(RecipeError, match=message):

@@ -16,14 +16,14 @@ from timm_moex.comparison.statistics import pairs_needed
         ([-0.6, -0.8, -0.7], "moex lowers the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         ([0.6, 0.8, 0.7], "moex raises the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         (
-            [0.4, -0.6, -0.1],
-            "moex: no difference of 1.34 points or more can be seen with 3 pairs (-0.10, from -1.34 to +1.14); if there "
-            "is one, it is too small for 100 pairs.",
+            [0.5, -0.6, 0.1],
+            "moex: no difference of 1.38 points or more can be seen with 3 pairs (+0.00, from -1.38 to +1.38); if there is "
+            "one, it is too small for 100 pairs.",
         ),
         (
             [-0.4, 0.0, -0.2, 0.1],
-            "moex: no difference of 0.48 points or more can be seen with 4 pairs (-0.12, from -0.48 to +0.23); about 15 "
-            "would be needed to tell 0.12 points from 0.",
+            "moex: no difference of 0.48 points or more can be seen with 4 pairs (-0.12, from -0.48 to +0.23); about "
+            "15 would be needed to tell 0.12 points from 0.",
         ),
         ([0.0, 0.0], "moex: all 2 pairs have equal errors."),
     ],

@@ -19,8 +19,8 @@ def hold_out_images(recipe: Recipe) -> tuple[Recipe, list[str]]:
     Returns:
         The recipe, and a line for the user about what was changed.
     """
-    data_dir = recipe.settings.get("data_dir")
-    if recipe.settings.get("dataset") or "val_fraction" in recipe.settings or not data_dir or not Path(data_dir).is_dir():
+    data_dir = recipe.settings.get("data_dir") or ""
+    if recipe.settings.get("dataset") or "val_fraction" in recipe.settings or not Path(data_dir).is_dir():
         return recipe, []
     split = recipe.settings.get("val_split", "validation")
     if any((Path(data_dir) / name).is_dir() for name in (split, *EVAL_SPLITS)):
