@@ -36,7 +36,6 @@ def add_model_and_data(parser: argparse.ArgumentParser) -> None:
     """Add the options that `open_model_and_data` reads."""
     parser.add_argument("model", help="a folder that timm loads (…/hub), or a model's name")
     add_data_options(parser)
-    parser.add_argument("--group-folders", action="store_true", help="DIR has folders GROUP/CLASS")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +43,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="the data")
     parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
     parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
+    parser.add_argument(
+        "--ignore-label-names", action="store_true", help="map the classes of the data by their order, not by name"
+    )
+    parser.add_argument("--group-folders", action="store_true", help="DIR has folders GROUP/CLASS")
     add_val_fraction(parser)
     parser.add_argument("--batch-size", type=positive, default=256)
     parser.add_argument("--workers", type=natural, default=0)
@@ -111,6 +114,7 @@ def percent(text: str) -> float:
 def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference:
     """Open the model and the data of the options that `add_model_and_data` added."""
     keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable", "group_folders")
+    keys += ("ignore_label_names",)
     chosen = {key: getattr(args, key) for key in keys} | {"val_fraction": args.val_fraction or 0.0}
     opened = open_inference(args.model, args.data_dir, **chosen | overrides)
     if opened.ignored:

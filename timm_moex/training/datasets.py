@@ -9,7 +9,7 @@ from timm.data.readers.class_map import load_class_map
 
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, FolderReader, find_split, is_flat
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, FolderReader, check_classes, find_split, is_flat
 from .images import CheckedImages, DataError
 
 __all__ = ["DataError", "group_names", "ignored_files", "is_whole_folder", "label_names", "open_dataset", "sample_dir"]
@@ -46,8 +46,8 @@ def open_dataset(
 ) -> Any:
     """`timm.data.create_dataset`, after a check of what it would silently take for something else.
 
-    A folder of images is read by `FolderReader`, in which the arguments from `val_fraction` to `classes` are described.
-    For other datasets they are refused.
+    A folder of images is read by `FolderReader`. For other datasets its arguments, from `val_fraction` to `only_group`,
+    are refused.
 
     Args:
         name: "" for a folder of images, "torch/fashion_mnist", "hfds/…", as timm names them.
@@ -60,7 +60,8 @@ def open_dataset(
         group_folders: Whether the folders are GROUP/CLASS/picture. The targets then hold class and group.
         held_out_group: A group to leave out.
         only_group: The only group to read, such as the one that the training held out.
-        classes: Class names in the order of the labels: those of the training set.
+        classes: Class names in the order of the labels, those of the training set. The data may lack some. None for
+            the data's own.
         **kwargs: Further arguments of `create_dataset`.
 
     Raises:
@@ -80,7 +81,7 @@ def open_dataset(
     for key, value in grouping.items() if not group_folders else ():
         if value:
             raise DataError(f"{key}: {value!r} needs group_folders: true")
-    folder_only = dict(val_fraction=val_fraction, classes=classes) | grouping
+    folder_only: dict[str, Any] = dict(val_fraction=val_fraction) | grouping
     is_folder = prefix not in ("torch", "hfds") and root is not None and Path(root).is_dir()
     if not is_folder and (given := [f"{key}: {short_repr(value)}" for key, value in folder_only.items() if value]):
         raise DataError(f"dataset={name!r}, data_dir={str(root)!r} is no folder of images and does not serve {given[0]}")
@@ -89,11 +90,23 @@ def open_dataset(
     )
     with blaming(f"dataset={name!r}, data_dir={str(root)!r}, split={split!r}{others}", DataError):
         if is_folder:
-            dataset = _open_folder(Path(str(root)), split, **folder_only, **kwargs)
+            dataset = _open_folder(Path(str(root)), split, classes=classes, **folder_only, **kwargs)
         else:
             dataset = create_dataset(name, root=None if root is None else str(root), split=split, **kwargs)
     dataset = CheckedImages(dataset, unreadable) if isinstance(dataset, ImageDataset) else dataset
+    if classes is not None and label_names(dataset):
+        _relabel(dataset, classes, f"{name} in {root}")
+        num_classes = None
     return _check_num_classes(dataset, num_classes, root)
+
+
+def _relabel(dataset: Any, classes: Sequence[str], where: str) -> None:
+    """Let a dataset give the labels that its classes have in `classes`; a folder's reader does so already."""
+    found = label_names(dataset)
+    if not isinstance(getattr(dataset, "reader", None), FolderReader):
+        check_classes(found, classes, where)
+        if found != list(classes):
+            dataset.target_transform = [classes.index(name) for name in found].__getitem__
 
 
 def _open_folder(
@@ -113,10 +126,25 @@ def _open_folder(
     if target_key:
         raise ValueError("target_key: a folder's classes are its folders")
     found = find_split(root, split, val_fraction)
-    mapping = load_class_map(class_map, str(found.folder)) if class_map else None
+    mapping = _read_class_map(class_map, (found.folder, root)) if class_map else None
     types = input_key.split(";") if input_key else ()
     reader = FolderReader(found, val_fraction=val_fraction, class_map=mapping, types=types, **reading)
     return ImageDataset(str(found.folder), reader=reader, input_img_mode=input_img_mode)
+
+
+def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> dict[str, int]:
+    """timm's `load_class_map`, but a byte order mark and empty lines name no class, and a name given twice is refused."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    path = next((path for path in (Path(given), *(folder / given for folder in folders)) if path.is_file()), None)
+    if path is None:
+        raise DataError(f"class_map: {given!r}: no such file, neither here nor in {folders[0]}")
+    if path.suffix.lower() != ".txt":
+        return load_class_map(str(path))
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"class_map: {given!r} lists {twice[0]!r} twice")
+    return {name: i for i, name in enumerate(names)}
 
 
 def _check_num_classes(dataset: Any, num_classes: int | None, root: Any) -> Any:

@@ -14,12 +14,16 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .images import DataError
 
-__all__ = ["EVAL_SPLITS", "TRAIN_SPLITS", "FolderReader", "find_split", "is_flat"]
+__all__ = ["EVAL_SPLITS", "TRAIN_SPLITS", "ClassError", "FolderReader", "check_classes", "find_split", "is_flat"]
 
 TRAIN_SPLITS = ("train", "training")
 EVAL_SPLITS = ("val", "valid", "validation", "eval", "evaluation")
 _OTHER_SPLITS = ("test", "testing")
 _OF_SYSTEMS = ("@eaDir", "#recycle", "__MACOSX", "lost+found")  # hidden folders whose names do not begin with a dot
+
+
+class ClassError(DataError):
+    """Data have other classes than the model."""
 
 
 class Split(NamedTuple):
@@ -79,7 +83,7 @@ def find_split(root: Path, split: str, val_fraction: float = 0.0) -> Split:
         if known and is_flat(root):
             raise DataError(f"{what} has neither a folder train nor val; give val_fraction: 0.2 (--val-fraction 0.2) "
                             "to hold out a fifth of each class for evaluation")  # fmt: skip
-        hint = "; val_fraction: 0.2 holds out a part of train" if known == EVAL_SPLITS and is_split(root) else ""
+        hint = "; val_fraction: 0.2 holds out a part of train" if known == EVAL_SPLITS and _first_folder(root, TRAIN_SPLITS) else ""
         found = ", ".join(_visible_folders(root)[:10]) or "no folders"
         raise DataError(f"{what} has no folder {split!r} for this split; found {found}{hint}")
     if not known:
@@ -90,11 +94,6 @@ def find_split(root: Path, split: str, val_fraction: float = 0.0) -> Split:
     if training is None:
         raise DataError(f"{what} has no folder train; found {', '.join(_visible_folders(root)[:10]) or 'no folders'}")
     return Split(training, "train" if known == TRAIN_SPLITS else "val")
-
-
-def is_split(root: Path) -> bool:
-    """Whether a data folder has a folder for training."""
-    return _first_folder(root, TRAIN_SPLITS) is not None
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
@@ -296,11 +295,30 @@ def _class_to_idx(
     if class_map:
         return dict(class_map)
     found = _natural({file.label for file in files})
-    names = found if classes is None else list(classes)
-    if strangers := [name for name in found if name not in names]:
-        missing = [name for name in names if name not in found]
-        raise DataError(
-            f"{root} has the classes {', '.join(map(repr, strangers))}, which the model was not trained for"
-            + (f"; it lacks {', '.join(map(repr, missing))}" if missing else "")
-        )
-    return {name: i for i, name in enumerate(names)}
+    if classes is not None:
+        check_classes(found, classes, str(root))
+    return {name: i for i, name in enumerate(found if classes is None else classes)}
+
+
+def check_classes(found: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Check that a model knows the classes of its data; it may know more.
+
+    Args:
+        found: Class names of the data.
+        known: Class names of the model or its training set.
+        where: What has the classes `found`.
+
+    Raises:
+        ClassError: The names differ.
+
+    Example:
+        >>> check_classes(["cat"], ["cat", "dog"], "val")
+    """
+    if strangers := [name for name in found if name not in known]:
+        missing = [name for name in known if name not in found]
+        lacks = f" and lacks {_listed(missing)}" if missing else ""
+        raise ClassError(f"{where} has classes that training did not have: {_listed(strangers)}{lacks}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -58,6 +58,8 @@ class CheckedImages(ImageDataset):
     def __getitem__(self, index: int) -> tuple:
         if self.unreadable != "replace":  # of "drop", too: what could be read before is an error now
             return self._transformed(*self._sample(self.kept[index]))
+        if index >= len(self):
+            raise IndexError(f"image {index} of {len(self)}")  # ends a for loop over the dataset
         for position in (*range(index, len(self)), *range(index)):
             sample = self._sample_or_none(position)
             if sample is not None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..hub.folder import load_model
 from ..utils.devices import pick_device
 from ..utils.names import check_model_name
-from .datasets import group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
+from .datasets import DataError, group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
+from .folders import ClassError
 from .loaders import create_eval_loader
 from .recipe import Recipe
 
@@ -30,18 +31,14 @@ class Inference:
         model: On `device`, in the mode it was loaded in.
         loader: Yields images (B, C, H, W), normalised, and labels (B,), on `device`.
         device: Where both are.
+        class_names: In the order of the labels that the loader yields; numbers if neither model nor data have names.
     """
 
     name: str
     model: nn.Module
     loader: Any
     device: torch.device
-
-    @property
-    def class_names(self) -> list[str]:
-        """Of the dataset, in the order of its labels; numbers where it knows no names."""
-        num_classes: Any = self.model.num_classes
-        return label_names(self.loader.dataset) or [str(i) for i in range(num_classes)]
+    class_names: list[str]
 
     @property
     def groups(self) -> list[str]:
@@ -109,7 +106,8 @@ def open_inference(
     loaded = load_model(name).to(where)
     config = resolve_data_config({}, model=loaded)
     mode = "RGB" if config["input_size"][0] == 3 else "L"
-    shape: dict[str, Any] = dict(num_classes=loaded.num_classes, input_img_mode=mode)
+    classes: Any = loaded.num_classes
+    shape: dict[str, Any] = dict(num_classes=classes, input_img_mode=mode)
     shape |= dict(val_fraction=val_fraction, group_folders=group_folders, only_group=only_group)
     if is_whole_folder(dataset, data_dir, split, val_fraction):
         split = ""
@@ -117,9 +115,26 @@ def open_inference(
         if loaded.num_classes != 1000:
             raise ValueError(f"--subset needs ImageNet's 1,000 classes; {name} has {loaded.num_classes}")
         shape |= dict(num_classes=len(columns), class_map={synset: i for i, synset in enumerate(columns)})
+    own = None if ignore_label_names or columns else _own_names(loaded, name)
     unreadable = "drop" if skip_unreadable else "error"
-    opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, **shape)
-    return Inference(name, loaded, create_eval_loader(opened, config, batch_size, device=where, workers=workers), where)
+    try:
+        opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, classes=own, **shape)
+    except ClassError as error:
+        raise DataError(f"{error}; --ignore-label-names takes the classes by their order") from error
+    loader = create_eval_loader(opened, config, batch_size, device=where, workers=workers)
+    found = label_names(opened)
+    return Inference(name, loaded, loader, where, own if own and found else found or list(map(str, range(classes))))
+
+
+def _own_names(model: Any, name: str) -> list[str] | None:
+    """The names that a model's checkpoint has for its classes."""
+    names = [str(label) for label in model.pretrained_cfg.get("label_names") or ()]
+    if names and (len(names) != model.num_classes or len(set(names)) < len(names)):
+        raise ValueError(
+            f"{name}: label_names has {len(set(names))} different names for {model.num_classes} classes; "
+            "--ignore-label-names takes the classes by their order"
+        )
+    return names or None
 
 
 def open_held_out_group(model: str, recipe: Recipe, **kwargs: Any) -> Inference:
