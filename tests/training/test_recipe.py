@@ -61,6 +61,50 @@ def test_wrong_key_or_type_names_key_and_value(settings, message):
 def test_scientific_numbers_that_yaml_takes_for_texts_are_numbers():
     recipe = Recipe("x", yaml.safe_load("lr: 1e-3\nweight_decay: 5E-4\nmin_lr: 1.0e3"))
     assert recipe.settings == {"lr": 1e-3, "weight_decay": 5e-4, "min_lr": 1000.0}
+    assert Recipe("x", {"opt_betas": [0.9, "9.99e-1"]}).settings == {"opt_betas": [0.9, 0.999]}
+
+
+def test_scientific_numbers_are_numbers_inside_mappings_and_lists_too(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model_kwargs: {moex_eps: 1e-5, name: '1e-5'}\nopt_kwargs:\n  eps: -1E+3\nopt_betas: [9e-1, .5e0]\n"
+    )
+    recipe = load_recipe(path).override(["opt_kwargs.foo=1e-6"])
+    assert recipe.settings == {
+        "model_kwargs": {"moex_eps": 1e-5, "name": "1e-5"},
+        "opt_kwargs": {"eps": -1000.0, "foo": 1e-6},
+        "opt_betas": [0.9, 0.5],
+    }
+
+
+@pytest.mark.parametrize("text, number", [("010", 8), ("0x10", 16), ("0b11", 3), ("1_000", 1000), ("1:30", 90)])
+def test_a_number_that_yaml_reads_otherwise_than_it_looks_is_an_error(text, number, tmp_path):
+    path = tmp_path / "r.yaml"
+    for content in (f"epochs: {text}", f"model_kwargs: {{depth: {text}}}"):
+        path.write_text(content)
+        with pytest.raises(RecipeError, match=f"r.yaml: YAML reads {text} as {number}, line 1; write {number}"):
+            load_recipe(path)
+    with pytest.raises(RecipeError, match=f"--set epochs={text}: YAML reads"):
+        Recipe("x").override([f"epochs={text}"])
+
+
+def test_merges_work_and_a_merged_key_may_be_overridden(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model_kwargs: &a {moex_prob: 0.5, moex_lam: 0.9}\n"
+        "opt_kwargs: &b {<<: *a, moex_lam: 0.7}\n"
+        "<<: {lr: 0.1, epochs: 3}\n"
+        "epochs: 5\n"
+    )
+    assert load_recipe(path).settings == {
+        "model_kwargs": {"moex_prob": 0.5, "moex_lam": 0.9},
+        "opt_kwargs": {"moex_prob": 0.5, "moex_lam": 0.7},
+        "lr": 0.1,
+        "epochs": 5,
+    }
+    path.write_text("<<: {lr: 0.1}\nlr: 1\nlr: 2\n")
+    with pytest.raises(RecipeError, match="lr given twice"):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize("key, value", [("kd_model_name", "resnet18"), ("naflex_loader", True), ("data", "/images")])
@@ -134,6 +178,68 @@ def test_values_to_which_timm_gives_a_meaning_are_accepted():
     assert Recipe("x", meant).arguments().color_jitter == 1.5
 
 
+# Key → (value, other settings without which it does nothing, what the error says)
+IDLE = {
+    "mixup_off_epoch": (5, {"cutmix": 1.0}, "without mixup, cutmix or cutmix_minmax"),
+    "mixup_switch_prob": (0.3, {"mixup": 0.2, "cutmix": 1.0}, "without mixup"),
+    "model_ema_decay": (0.99, {"model_ema": True}, "without model_ema"),
+    "torchcompile_mode": ("max-autotune", {"torchcompile": "inductor"}, "without torchcompile"),
+    "clip_mode": ("agc", {"clip_grad": 1.0}, "without clip_grad"),
+    "bce_target_thresh": (0.2, {"loss": "bce"}, "without bce_loss or loss: bce"),
+    "opt_betas": ([0.9, 0.99], {"opt": "adamw"}, "with opt: sgd"),
+    "momentum": (0.8, {}, "with opt: adamw"),
+    "img_size": (64, {}, r"with input_size: \[3, 32, 32\]"),
+    "lr_base": (0.2, {}, "with lr: 0.5"),
+    "decay_milestones": ([3], {"sched": "multistep"}, "without sched: multistep"),
+    "warmup_lr": (1e-4, {"warmup_epochs": 1}, "without warmup_epochs"),
+    "amp_dtype": ("bfloat16", {"amp": True}, "without amp"),
+    "recount": (2, {"reprob": 0.5}, "without reprob"),
+    "hflip": (0.1, {}, "with no_aug: True"),
+    "pad": (2, {"in_memory": True}, "without in_memory"),
+    "wandb_project": ("pets", {"log_wandb": True}, "without log_wandb"),
+}
+MAKES_IDLE = {"momentum": {"opt": "adamw"}, "img_size": {"input_size": [3, 32, 32]}, "lr_base": {"lr": 0.5}}
+MAKES_IDLE |= {"hflip": {"no_aug": True}}
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_a_key_that_does_nothing_is_an_error_that_says_what_it_needs(key):
+    value, needed, message = IDLE[key]
+    idle = {"warmup_epochs": 0, **MAKES_IDLE.get(key, {}), key: value}
+    with pytest.raises(RecipeError, match=f"{key}: .* does nothing {message}"):
+        Recipe("x", idle).arguments()
+    with pytest.raises(RecipeError, match=f"{key}: .* does nothing {message}"):
+        Recipe("x", {k: v for k, v in idle.items() if k != key}).override(**{key: value}).arguments()
+    if needed:
+        assert getattr(Recipe("x", idle | needed).arguments(), key) == value
+    assert key not in Recipe("x", idle).effective_settings()
+
+
+def test_every_need_names_keys_and_a_default_of_its_own_is_no_error():
+    for key, row in stock_keys().items():
+        for term in row.needs.replace(" and ", " or ").split(" or "):
+            name = term.removeprefix("not ").partition("=")[0]
+            assert not term or name in stock_keys() or name in ("opt.has_eps", "opt.has_betas", "opt.has_momentum"), key
+        assert row.trainer == "stock" or Recipe("x", {key: row.default}).arguments()
+
+
+def test_what_the_user_did_not_write_or_switched_off_himself_may_be_idle(tmp_path):
+    packaged = load_recipe("finetune").override(["model_ema=false", "amp=false", "opt=sgd"])
+    assert packaged.arguments().model_ema is False
+    path = tmp_path / "mine.yaml"
+    path.write_text("model_ema: true\nmodel_ema_decay: 0.99\n")
+    assert load_recipe(path).override(["model_ema=false"]).arguments().model_ema_decay == 0.99
+    path.write_text("model_ema_decay: 0.99\n")
+    assert load_recipe(path).override(["model_ema=true"]).arguments().model_ema_decay == 0.99
+    with pytest.raises(RecipeError, match="recipe mine: model_ema_decay: 0.99 does nothing"):
+        load_recipe(path).override(["epochs=3"]).arguments()
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_nothing_in_a_packaged_recipe_is_idle(name):
+    assert load_recipe(str(packaged_recipes()[name])).arguments()
+
+
 def test_override_reads_yaml_and_reaches_into_mappings():
     recipe = Recipe("x", {"model_kwargs": {"moex_prob": 0.5, "moex_norm": "in"}, "lr": 0.1})
     words = ["lr=2e-1", "model_kwargs.moex_prob=0", "mean=[0.5]", "amp=true"]
@@ -142,6 +248,11 @@ def test_override_reads_yaml_and_reaches_into_mappings():
         "model_kwargs": {"moex_prob": 0, "moex_norm": "in"}, "lr": 0.2, "mean": [0.5], "amp": True, "device": "cpu",
     }  # fmt: skip
     assert recipe.settings["lr"] == 0.1 and recipe.settings["model_kwargs"]["moex_prob"] == 0.5
+    for twice in (["lr=0.1", "lr=0.2"], ["model_kwargs.a=1", "model_kwargs.a=2"]):
+        with pytest.raises(RecipeError, match=f"--set {twice[1]}: .* is given twice"):
+            recipe.override(twice)
+    with pytest.raises(RecipeError, match="--set device=cuda: device is given twice"):
+        recipe.override(["device=cuda"], device="cpu")
     for wrong, message in (("lr", "expected key=value"), ("lr.x=1", "lr is not a mapping"), ("lrr=1", "unknown key")):
         with pytest.raises(RecipeError, match=message):
             recipe.override([wrong])

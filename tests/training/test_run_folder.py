@@ -3,15 +3,18 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.cli import main
 from timm_moex.training.loop import train
+from timm_moex.training.recipe import Recipe, load_recipe
 from timm_moex.training.run_folder import Progress, RunFolder
 
 
@@ -47,9 +50,24 @@ def remove_hub(folder):
     shutil.rmtree(folder / "hub")
 
 
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
 DAMAGE = {
     "nothing": lambda folder: None,
     "hub is missing": remove_hub,
+    "weights are missing": lambda folder: (folder / "hub" / "model.safetensors").unlink(),
+    "weights are cut off": lambda folder: cut_off(folder / "hub" / "model.safetensors"),
+    "a weight is another": lambda folder: flip_a_bit(folder / "hub" / "model.safetensors"),
+    "config is cut off": lambda folder: cut_off(folder / "hub" / "config.json"),
+    "card is missing": lambda folder: (folder / "hub" / "README.md").unlink(),
     "summary is empty": lambda folder: (folder / "summary.csv").write_bytes(b""),
     "summary is missing": lambda folder: (folder / "summary.csv").unlink(),
     "summary is cut off": lambda folder: (folder / "summary.csv").write_bytes(b"epoch,tra"),
@@ -77,6 +95,102 @@ def test_the_best_checkpoint_is_made_right_where_the_last_epoch_is_the_best(dama
     damage(best)
     run(recipe.override(resume=str(folder / "last.pth.tar")), folder)
     assert best.is_file() and files(folder) == before
+
+
+def break_nothing(path): ...
+
+
+def make_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+BEST = {
+    "whole": (break_nothing, ""),
+    "missing": (lambda path: path.unlink(), "is missing"),
+    "cut off": (cut_off, "is damaged"),
+    "a folder": (make_a_folder, "is damaged"),
+}
+
+
+@pytest.mark.parametrize("what", BEST)
+def test_a_best_checkpoint_that_cannot_be_made_again_is_missed_in_a_line(what, data, tmp_path):
+    damage, words = BEST[what]
+    recipe = tiny_recipe(data, epochs=3, eval_metric="loss", lr=0.5, model_kwargs={"moex_prob": 0.0}, opt="momentum")
+    folder = run(recipe, tmp_path / "run").folder
+    last = folder / "last.pth.tar"
+    assert torch.load(last, weights_only=True)["best"]["epoch"] < 2  # so large a step does not get better and better
+    damage(folder / "model_best.pth.tar")
+    lines = []
+    run(recipe.override(resume=str(last)), folder, log=lines.append)
+    assert [line for line in lines if "model_best" in line and words in line] == (lines if words else [])
+    assert bool(lines) == bool(words)
+
+
+def images(root, **counts):
+    for split in ("train", "validation"):
+        for name, count in counts.items():
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                Image.new("L", (28, 28), i).save(root / split / name / f"{i}.png")
+    return root
+
+
+def on_folder(root, **settings):
+    return tiny_recipe(root, dataset="", num_classes=None, epochs=2, batch_size=4, **settings)
+
+
+def test_a_resumed_run_says_in_a_line_that_there_are_other_images(tmp_path):
+    data, lines = images(tmp_path / "data", cat=5, dog=5), []
+    folder = run(on_folder(data, stop_epoch=1), tmp_path / "run").folder
+    (data / "train" / "cat" / "0.png").unlink()
+    run(on_folder(data, resume=str(folder / "last.pth.tar")), folder, log=lines.append)
+    assert "9 training images, where this run began with 10" in lines
+
+
+def rename(data):
+    (data / "train" / "dog").rename(data / "train" / "ant")
+    (data / "validation" / "dog").rename(data / "validation" / "ant")
+
+
+CHANGES = {
+    "renamed": (rename, "other classes than those this run began with: without dog and with ant"),
+    "added": (lambda data: images(data, eel=5), "other classes than those this run began with: with eel"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_resumed_run_refuses_other_classes_by_name(change, tmp_path):
+    data = images(tmp_path / "data", cat=5, dog=5)
+    folder = run(on_folder(data, stop_epoch=1), tmp_path / "run").folder
+    before = files(folder)
+    CHANGES[change][0](data)
+    with pytest.raises(ValueError, match=CHANGES[change][1]):
+        run(on_folder(data, resume=str(folder / "last.pth.tar")), folder)
+    assert files(folder) == before
+
+
+def test_the_recipe_of_a_run_repeats_it(data, tmp_path):
+    settings = dict(mixup=0.2, model_ema=False, model_ema_warmup=True, pad=2, smoothing=0.1)
+    recipe = Recipe("mine", tiny_recipe(data, epochs=2).settings | settings, written=frozenset())
+    first = run(recipe, tmp_path / "first", skip_unreadable=True)
+    again = train(load_recipe(first.folder / "recipe.yaml"), tmp_path / "again", log=lambda line: None, progress=False)
+    for name in ("summary.csv", "recipe.yaml", "hub/model.safetensors"):
+        assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+    note = (first.folder / "recipe.yaml").read_text().splitlines()[1]
+    assert note == "# timm's train.py --config ignores pad, in_memory, skip_unreadable: only timm-moex train has them"
+    assert "model_ema_warmup" not in (first.folder / "recipe.yaml").read_text()  # which does nothing here
+
+
+def test_settings_that_do_nothing_do_not_keep_a_run_from_being_resumed(data, tmp_path):
+    recipe = Recipe("mine", tiny_recipe(data, epochs=2).settings | dict(clip_mode="agc"), written=frozenset())
+    folder = run(recipe, tmp_path / "run", stop_epoch=1, in_memory=False).folder
+    state = torch.load(folder / "last.pth.tar", weights_only=True)
+    state["args"] |= {"pad": None, "clip_mode": "agc"}  # as an older version wrote them
+    torch.save(state, folder / "last.pth.tar")
+    again = load_recipe(folder / "recipe.yaml").override(resume=str(folder / "last.pth.tar"))
+    run(again.override(["stop_epoch=2"]), folder, in_memory=False)
+    assert len((folder / "summary.csv").read_text().split()) == 3
 
 
 def test_files_that_are_not_temporary_stay(data, folder):
@@ -190,6 +304,7 @@ def test_a_new_run_does_not_replace_files_of_others(name, data, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
+from timm_moex.training.recipe import Recipe, load_recipe
 from timm_moex.training.run_folder import RunFolder
 with RunFolder(sys.argv[1]).locked():
     print("locked", flush=True)
@@ -207,6 +322,15 @@ def test_two_trainings_do_not_write_into_one_folder(data, tmp_path):
     other.kill()
     other.wait()
     run(tiny_recipe(data, epochs=1), folder)  # a killed process leaves no lock
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_lock_of_a_run_does_not_depend_on_the_temporary_folder(data, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "run", target_is_directory=True)
+    with RunFolder(tmp_path / "run").locked():
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with pytest.raises(FileExistsError, match="another training writes"), RunFolder(tmp_path / "link").locked():
+            raise AssertionError("locked twice")
 
 
 def test_the_lock_is_free_after_an_error(data, tmp_path):

@@ -101,7 +101,7 @@ def train(
             seconds, left = time.monotonic() - began, run.stops_after - state.epochs_done
             _log_epoch(run, state, seconds, log)
             if left and state.epochs_done == first + 1:
-                log(f"about {in_words(left * seconds)} left for {left} more epochs")
+                log(f"about {in_words(left * seconds)} left for {left} more epoch{'s' if left > 1 else ''}")
         if processes.is_first and not place.hub_is_complete(unwrap_model(run.eval_model)):
             _write_hub(place, started.recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
