@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from ..pictures.comparison import draw_comparison
 from ..training.fill_in import fill_in
 from ..training.recipe import Recipe, RecipeError, load_recipe
-from ..utils.files import lock_of
+from ..training.run_folder import RunFolder
 from ..utils.messages import say
 from .images import describe_images, hold_out_images
 from .methods import BASELINE, default_methods, parse_methods
@@ -102,12 +100,7 @@ def compare(
         log(note)
     words = [*(default_methods(whole) if methods is None else methods), *add_methods]
     plan = _make_plan(whole, words, chosen, Path(output or f"output/compare-{whole.name}"), test_split, leave_one_out)
-    lock = lock_of(plan.folder, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise FileExistsError(f"another comparison writes to {plan.folder} at this moment") from error
-    with lock:
+    with RunFolder(plan.folder).locked():
         merged = plan.merged()
         entries = merged.entries(list(plan.methods), plan.seeds)
         for entry in entries:

@@ -26,7 +26,7 @@ from ..training.evaluate import evaluate
 from ..training.inference import open_held_out_group, open_inference
 from ..training.loop import train
 from ..training.recipe import Recipe
-from ..utils.files import lock_of
+from ..training.run_folder import RunFolder
 from ..utils.messages import one_line
 from .run import Run, comparable
 
@@ -101,8 +101,7 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
         timing.write_text(json.dumps(epochs))
         say(epoch=int(found[1]), epochs=int(found[2]), seconds=epochs[-1][0])
 
-    with lock_of(run.folder, timeout=_WAIT_FOR_ORPHANS):
-        pass
+    _wait_for_orphans(run.folder)
     result = train(run.recipe.override(resume="auto"), run.folder, progress=False, log=listen)
     (curves,) = read_curves([run.folder])
     later = epochs[1:] or epochs  # the first one includes the set-up
@@ -116,6 +115,18 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
         "environment": _environment(run.recipe),
         "settings": comparable(run.recipe.settings),
     }
+
+
+def _wait_for_orphans(folder: Path) -> None:
+    until = time.monotonic() + _WAIT_FOR_ORPHANS
+    while True:
+        try:
+            with RunFolder(folder).locked():
+                return
+        except FileExistsError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
 
 
 def _environment(recipe: Recipe) -> dict[str, Any]:
