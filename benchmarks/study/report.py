@@ -60,7 +60,7 @@ def methods_table(runs: Sequence[dict]) -> str:
         methods = grouped(rows, "method")
         baseline, lines = methods.get(("baseline",), []), []
         for name, own in in_order(methods):
-            settings = ", ".join(settings_of[preset]["methods"][name]).replace("model_kwargs.", "")
+            settings = ", ".join(settings_of[preset]["methods"][name])
             cells = []
             for value, digits in ((test_error, 2), (test_loss, 3)):
                 values, others = by_seed(own, value), by_seed(baseline, value)

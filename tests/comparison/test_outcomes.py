@@ -17,8 +17,8 @@ from timm_moex.comparison.statistics import pairs_needed
         ([0.6, 0.8, 0.7], "moex raises the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         (
             [0.5, -0.6, 0.1],
-            "moex: no difference of 1.38 points or more can be seen with 3 pairs (+0.00, from -1.38 to +1.38); if there "
-            "is one, it is too small for 100 pairs.",
+            "moex: no difference of 1.38 points or more can be seen with 3 pairs (+0.00, from -1.38 to +1.38); if "
+            "there is one, it is too small for 100 pairs.",
         ),
         (
             [-0.4, 0.0, -0.2, 0.1],

@@ -55,7 +55,7 @@ def compare(
     device: str | None = None,
     test_split: str | None = None,
     leave_one_out: bool = False,
-    log: Callable[[str], None] = say,
+    log: Callable[[str], None] | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train a recipe with several methods and seeds, and say what the methods change, with intervals.
@@ -77,7 +77,7 @@ def compare(
         device: Where to train; default: the recipe's, else a GPU if there is one.
         test_split: A split to look at once for each finished run, which then decides.
         leave_one_out: Hold out each group of a recipe with `group_folders` in turn, and judge by it.
-        log: Takes each line that is printed.
+        log: Takes each line; default: it is printed.
         progress: Show a bar if stderr is a terminal; a line is logged every minute otherwise.
 
     Raises:
@@ -91,6 +91,7 @@ def compare(
         raise ValueError(f"seeds={seeds!r}: expected at least one, each once")
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: expected at least 1")
+    log = log or say
     whole = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     whole = whole.override(settings, data_dir=None if data_dir is None else str(data_dir), device=device)
     whole.arguments()
@@ -174,7 +175,7 @@ def _train(plan: Plan, entries: list[Entry], jobs: int, log: Callable[[str], Non
             progress.say(f"{entry} failed: {event['failed']}")
         if event.keys() & {"done", "failed"}:
             waiting[entry.seed] -= 1
-            if not waiting[entry.seed] and sum(waiting.values()):
+            if not waiting[entry.seed] and any(waiting.values()):
                 progress.say(f"\nafter seed {entry.seed}:\n\n{table(list(figures_by_title(plan).values())[-1])}\n")
 
     try:

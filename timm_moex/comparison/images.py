@@ -49,7 +49,8 @@ def describe_images(recipe: Recipe, test: str | None, by_group: bool) -> tuple[d
     double = [split for split, times in Counter(splits.values()).items() if times > 1]
     if double:
         raise RecipeError(f"split {double[0]!r} is given twice: training, evaluation and test need images of their own")
-    images, groups = {}, ()
+    images: dict[str, str] = {}
+    groups: tuple[str, ...] = ()
     for part, split in splits.items():
         dataset = _open(args, split, 0.0 if part == "test" else args.val_fraction)
         images[part] = f"{len(dataset):,} images of split {split}"
