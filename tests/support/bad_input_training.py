@@ -113,6 +113,16 @@ _SERVED = {
     "worker_seeding": "some",
 }
 
+_IDLE: dict[str, tuple[Any, str]] = {
+    "mixup_off_epoch": (5, "without mixup"),
+    "model_ema_decay": (0.99, "without model_ema"),
+    "torchcompile_mode": ("max-autotune", "without torchcompile"),
+    "clip_mode": ("agc", "without clip_grad"),
+    "bce_target_thresh": (0.2, "without bce_loss"),
+    "opt_betas": ([0.9, 0.99], "with opt: sgd"),
+    "pad": (2, "without in_memory"),
+}
+
 CASES: list[Case] = [
     *(
         (f"recipe with {key} {value}", _recipe(**{key: value}), RecipeError, (f"{key}: ", str(value), words))
@@ -147,6 +157,13 @@ CASES: list[Case] = [
     ("set without a value", _set("lr"), RecipeError, ("--set lr", "key=value")),
     ("set of no YAML", _set("lr=[1"), RecipeError, ("--set lr=[1", "YAML")),
     ("set into a number", _set("lr.x=1"), RecipeError, ("--set lr.x=1", "not a mapping")),
+    ("set of a key twice", lambda t: Recipe("x").override(["lr=1", "lr=2"]), RecipeError, ("lr=2", "given twice")),
+    ("recipe file with an octal", _file("epochs: 010"), RecipeError, ("YAML reads 010 as 8", "write 8")),
+    ("recipe file with a time", _file("epochs: 1:30"), RecipeError, ("YAML reads 1:30 as 90",)),
+    *(
+        (f"recipe with an idle {key}", _recipe(**{key: value}), RecipeError, (f"{key}: ", f"does nothing {words}"))
+        for key, (value, words) in _IDLE.items()
+    ),
     ("range that is none", lambda tmp_path: parse_range("0..1"), ValueError, ("'0..1'", "interval")),
     # What meets timm
     ("set-up of an unknown model", _set_up(model="moex_restnet18"), ValueError, ("moex_restnet18", "moex_resnet18")),
@@ -158,6 +175,19 @@ CASES: list[Case] = [
     ("set-up with a pool", _set_up(gp="maxx"), RecipeError, ("gp: 'maxx'", "pool type")),
     ("set-up with an optimizer", _set_up(opt="sdg"), RecipeError, ("opt: 'sdg'", "unknown", "did you mean 'sgd'")),
     ("set-up with opt_kwargs", _set_up(opt_kwargs={"foo": 1}), RecipeError, ("opt_kwargs: {'foo': 1}", "foo")),
+    ("set-up with five betas", _set_up(opt="adamw", opt_betas=[0.9] * 5), RecipeError, ("opt_betas", "takes 2")),
+    (
+        "set-up with an indivisible norm",
+        _set_up(model_kwargs={"moex_norm": "gn7", "moex_prob": 0.1, "moex_ramp_epochs": 3}),
+        RecipeError,
+        ("norm='gn7'", "32 channels do not divide into 7 groups"),
+    ),
+    (
+        "set-up past its stop",
+        _set_up(stop_epoch=1, save_epochs=[2]),
+        RecipeError,
+        ("save_epochs: [2]", "stop_epoch: 1"),
+    ),
     (
         "set-up with a module",
         _set_up(device_modules=["no_such"]),

@@ -219,3 +219,53 @@ def test_bf16_amp_channels_last_and_compile_train(data, tmp_path):
     assert result.metrics["count"] == 20
     assert {p.dtype for p in result.model.parameters()} == {torch.float32}
     assert "_orig_mod" not in "".join(load(result.folder / "last.pth.tar")["state_dict"])
+
+
+def reported(recipe, folder, **kwargs):
+    lines = []
+    train(recipe, folder, **{"log": lines.append, "progress": False, "in_memory": True} | kwargs)
+    return lines
+
+
+def test_the_loss_on_own_labels_is_the_plain_cross_entropy_of_the_same_outputs(data, tmp_path):
+    recipe = tiny_recipe(data, epochs=1, mixup=0.5, cutmix=1.0, batch_size=48, model_kwargs={"moex_prob": 1.0})
+    seen, real = [], trainer._Losses.add
+
+    def add(self, step, result, target, lr):
+        seen.append((result["output"].detach(), target))
+        real(self, step, result, target, lr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._Losses, "add", add)
+        (line,) = reported(recipe, tmp_path / "mixed")
+    own = torch.nn.functional.cross_entropy(*seen[0]).item()
+    (row,) = csv.DictReader((tmp_path / "mixed" / "summary.csv").open())
+    assert float(row["train_loss_own"]) == pytest.approx(own) and row["train_loss"] != row["train_loss_own"]
+    assert f"train loss {float(row['train_loss']):.4f} (own labels {own:.4f})" in line and "exchanged 100%" in line
+    plain = tiny_recipe(data, epochs=1, smoothing=0.0, model_kwargs={"moex_prob": 0.0})
+    (line,) = reported(plain, tmp_path / "plain")
+    assert "own labels" not in line and "exchanged" not in line
+
+
+def test_the_time_left_is_told_once_after_the_first_epoch(data, tmp_path):
+    lines = reported(tiny_recipe(data), tmp_path / "run")
+    assert [line.partition(" ")[0] for line in lines] == ["epoch", "about", "epoch", "epoch"]
+    assert lines[1].endswith("left for 2 more epochs")
+    again = tiny_recipe(data, resume=str(tmp_path / "run" / "last.pth.tar"))
+    assert reported(again, tmp_path / "run") == []
+
+
+def test_a_log_without_a_terminal_gets_a_line_a_minute(data, tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 25))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(clock)))
+    recipe = tiny_recipe(data, epochs=1, batch_size=8)
+    steps = [line for line in reported(recipe, tmp_path / "run", progress=True) if "step" in line]
+    assert [line.rpartition("  train loss")[0] for line in steps] == ["epoch 1/1  step 3/6", "epoch 1/1  step 6/6"]
+    assert not [line for line in reported(recipe, tmp_path / "silent") if "step" in line]
+
+
+def test_an_ema_that_holds_on_to_the_initial_weights_is_told(data, tmp_path):
+    words = "will still hold 91% of the initial weights; set model_ema_warmup: true, or a lower decay"
+    assert words in reported(tiny_recipe(data, model_ema=True, model_ema_decay=0.99), tmp_path / "slow")[0]
+    for name, settings in {"warm": dict(model_ema_warmup=True), "fast": dict(model_ema_decay=0.5)}.items():
+        assert not [x for x in reported(tiny_recipe(data, model_ema=True, **settings), tmp_path / name) if "ema" in x]

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ import yaml
 from timm.data.distributed_sampler import OrderedDistributedSampler
 from tinydata import tiny_recipe, write_tiny
 
+from timm_moex.cli import main
 from timm_moex.training import loop, setup
 from timm_moex.training.loop import train
-from timm_moex.training.processes import Processes, join_processes
+from timm_moex.training.processes import DisagreementError, Processes, join_processes
+from timm_moex.training.recipe import Recipe
 from timm_moex.training.setup import set_up_training
 
 VIT = {"moex_prob": 0.0, "img_size": 28, "patch_size": 7}  # no batch norm: each process has its own statistics
@@ -91,6 +94,100 @@ def test_error_of_all_processes_ends_them_and_leaves_no_folder(tmp_path, data):
     assert child.returncode != 0
     assert "timm-moex: error: batch_size=32 in each of 2 processes is more than the 49 training images" in err
     assert not (tmp_path / "run").exists()
+
+
+def start_each(recipes, folder: Path, hidden: str = "") -> list[subprocess.Popen]:
+    """A process for each recipe, started without torchrun, which would end the others after an error of one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children = []
+    for rank, recipe in enumerate(recipes):
+        path = folder / f"{rank}.yaml"
+        path.write_text(yaml.safe_dump(recipe.settings))
+        module = "None" if rank else "types.SimpleNamespace(SummaryWriter=object)"
+        code = (
+            f"import sys, types; sys.modules[{hidden!r}] = {module}; from timm_moex.cli import main; sys.exit(main())"
+        )
+        command = [sys.executable, "-c", code, "train", str(path)]
+        env = os.environ | address | {"WORLD_SIZE": str(len(recipes)), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        words = ["--output", str(folder / "run")]
+        children.append(subprocess.Popen([*command, *words], env=env, stderr=subprocess.PIPE, text=True))
+    return children
+
+
+def errors_of(children: list[subprocess.Popen]) -> list[str]:
+    try:
+        return [child.communicate(timeout=120)[1] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+
+
+APART = {
+    "settings": (
+        dict(lr=0.02, seed=7),
+        "disagree: lr: 0.01 in process 0, 0.02 in process 1; seed: 42 in .*, 7 in process 1",
+    ),
+    "data": (dict(data_dir="smaller"), "disagree: training images: 49 in process 0, 40 in process 1"),
+    "an error": (dict(data_dir="nowhere"), "data_dir='nowhere' does not exist"),
+}
+
+
+@pytest.mark.parametrize("what", APART)
+def test_processes_that_disagree_all_say_why_and_end(what, tmp_path, data, monkeypatch):
+    change, message = APART[what]
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path / "smaller", train=40, test=21)
+    recipe = tiny_recipe(data, batch_size=8)
+    children = start_each([recipe, Recipe("other", recipe.settings | change)], tmp_path)
+    errors = errors_of(children)
+    assert [child.returncode for child in children] == [2, 2], errors
+    for error in errors:
+        assert error.startswith("timm-moex: error: ") and error.count("\n") == 1
+        assert re.search(message, error), error
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_package_that_one_process_lacks_ends_all(tmp_path, data):
+    recipe = tiny_recipe(data, batch_size=8, log_tensorboard=True)
+    children = start_each([recipe, recipe], tmp_path, hidden="torch.utils.tensorboard")
+    errors = errors_of(children)
+    assert "another process of this training has failed: process 1: ImportError: log_tensorboard" in errors[0]
+    assert "pip install tensorboard" in errors[1] and [child.returncode for child in children] == [2, 2]
+
+
+def test_processes_agree_or_the_error_names_keys_values_and_ranks(monkeypatch):
+    told = [{"lr": "0.1", "seed": "1"}, {"lr": "0.1", "seed": "1"}, {"lr": "0.2", "seed": "1", "new": "0"}]
+    monkeypatch.setattr(Processes, "gather", lambda self, value: told)
+    words = "lr: 0.1 in processes 0, 1, 0.2 in process 2; new: nothing in processes 0, 1, 0 in process 2"
+    with pytest.raises(DisagreementError, match=words):
+        Processes(torch.device("cpu"), rank=0, count=3).agree({"lr": 0.1})
+    told[:] = [told[0]] * 3
+    Processes(torch.device("cpu"), rank=0, count=3).agree({"lr": 0.1})
+
+
+@pytest.mark.parametrize(
+    "variables, message",
+    [
+        ({"WORLD_SIZE": "abc"}, "environment variable WORLD_SIZE='abc': expected a whole number"),
+        ({"WORLD_SIZE": "-2"}, "environment variable WORLD_SIZE='-2': expected a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "environment variable RANK=5: expected less than WORLD_SIZE=2"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": ""},
+            "environment variable LOCAL_RANK='': expected a whole number",
+        ),
+    ],
+)
+def test_an_environment_that_is_none_is_named(variables, message, monkeypatch, tmp_path, data, capsys):
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe(data).settings))
+    assert main(["train", str(path), "--output", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == f"timm-moex: error: {message}\n".replace(
+        "expected a whole\n", "expected a whole number\n"
+    )
 
 
 def test_more_processes_than_gpus(monkeypatch):

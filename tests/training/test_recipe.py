@@ -224,8 +224,8 @@ def test_every_need_names_keys_and_a_default_of_its_own_is_no_error():
 
 
 def test_what_the_user_did_not_write_or_switched_off_himself_may_be_idle(tmp_path):
-    packaged = load_recipe("finetune").override(["model_ema=false", "amp=false", "opt=sgd"])
-    assert packaged.arguments().model_ema is False
+    packaged = load_recipe("finetune").override(["amp=false", "warmup_epochs=0"]).arguments()
+    assert (packaged.amp, packaged.amp_dtype, packaged.warmup_lr) == (False, "bfloat16", 1e-6)
     path = tmp_path / "mine.yaml"
     path.write_text("model_ema: true\nmodel_ema_decay: 0.99\n")
     assert load_recipe(path).override(["model_ema=false"]).arguments().model_ema_decay == 0.99

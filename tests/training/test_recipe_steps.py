@@ -148,7 +148,8 @@ def assert_trained(name, tiny, folder, args, asked):
     settings = load_recipe(name).settings
     for key, value in (settings | tiny).items():
         assert args[key] == value, key
-    assert asked == [settings["model_kwargs"]["moex_prob"]] * STEPS
+    prob = settings["model_kwargs"]["moex_prob"]
+    assert asked == ([prob] * STEPS if prob else [])
     row = read_row(folder)
     assert 0 < float(row["train_loss"]) < 20 and math.isfinite(float(row["eval_loss"]))
     with torch.serialization.safe_globals([argparse.Namespace]):
@@ -182,7 +183,7 @@ def test_recipe_trains_in_the_built_in_trainer(name, data, folder, asked):
 
     args = torch.load(folder / "run" / "last.pth.tar", weights_only=True)["args"]
     row, weights = assert_trained(name, tiny, folder / "run", args, asked)
-    assert float(row["train_exchanged"]) == pytest.approx(exchanges(asked) / STEPS)
+    assert float(row.get("train_exchanged", 0)) == pytest.approx(exchanges(asked) / STEPS)
     hub = timm.create_model(f"local-dir:{folder / 'run' / 'hub'}", pretrained=True)
     assert all(torch.equal(value, weights[key]) for key, value in hub.state_dict().items())
 
@@ -207,7 +208,7 @@ def test_recipe_trains_in_stock_train_py_as_in_the_built_in_trainer(name, data, 
     args = yaml.safe_load((folder / "run" / "args.yaml").read_text())
     modules = dict(device_modules=["timm_moex.plugin", "alternating_coins"])
     row, weights = assert_trained(name, tiny | modules, folder / "run", args, tossed)
-    assert len(steps) == STEPS and sum(steps) == exchanges(tossed)
+    assert len(steps) == len(tossed) and sum(steps) == exchanges(tossed)
     plain_model(load_recipe(name).settings, args["num_classes"]).load_state_dict(weights)
 
     recipe = load_recipe(name).override(**tiny, num_classes=args["num_classes"])

@@ -77,19 +77,18 @@ class Recipe:
             **settings: Values as they are; None leaves the recipe's.
 
         Raises:
-            RecipeError: No `=`, a key given twice, unknown key, wrong type, or out of the key's range.
+            RecipeError: No `=`, a key given twice with different values, unknown key, wrong type, or out of its range.
         """
         given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-        names = [*given]
+        said = dict(given)
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals:
                 raise RecipeError(f"--set {assignment}: expected key=value")
-            key, dot, inner = name.strip().partition(".")
-            value = _read_yaml(text, f"--set {assignment}")
-            if name.strip() in names:
-                raise RecipeError(f"--set {assignment}: {name.strip()} is given twice")
-            names.append(name.strip())
+            name, value = name.strip(), _read_yaml(text, f"--set {assignment}")
+            if said.setdefault(name, value) != value:
+                raise RecipeError(f"--set {assignment}: {name} is given twice, the other time as {said[name]!r}")
+            key, dot, inner = name.partition(".")
             if dot:
                 if find_key(key).type != "dict":
                     raise RecipeError(f"--set {assignment}: {key} is not a mapping, it has no {inner}")
