@@ -36,14 +36,16 @@ def test_a_method_changes_what_it_is_named_for(word, kwargs, others):
 def test_a_plain_model_becomes_its_twin_for_all_methods():
     plain = Recipe("plain", {"model": "resnet18.a1_in1k"})
     assert settings_of("baseline", plain) == {"model": "moex_resnet18.a1_in1k", "model_kwargs": {"moex_prob": 0.0}}
-    assert settings_of("moex", plain)["model_kwargs"] == {}
+    assert settings_of("moex", plain)["model_kwargs"] == {"moex_prob": 0.5}
     folder = Recipe("folder", {"model": "local-dir:some/hub"})
     assert settings_of("moex", folder)["model"] == "local-dir:some/hub"
+    assert settings_of("moex", Recipe("twin", {"model": "moex_resnet18"}))["model_kwargs"] == {}
 
 
-def test_a_recipe_without_an_exchange_gets_the_presets():
+def test_a_recipe_without_an_exchange_gets_the_usual_one_or_the_presets():
     off = RECIPE.override(["model_kwargs.moex_prob=0.0"])
-    assert "moex_prob" not in settings_of("moex", off)["model_kwargs"]
+    assert settings_of("moex", off)["model_kwargs"]["moex_prob"] == 0.5
+    assert "moex_prob" not in settings_of("mixstyle", off)["model_kwargs"]
     assert settings_of("baseline", off)["model_kwargs"]["moex_prob"] == 0
 
 

@@ -36,5 +36,5 @@ def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_shapes_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"images \(1, 2, 4, 4\)"):
-        prediction_grid(torch.rand(1, 2, 4, 4), torch.zeros(1), torch.zeros(1), ["a"], tmp_path / "p.png")
+    with pytest.raises(ValueError, match=r"images \(1, 5, 4, 4\)"):
+        prediction_grid(torch.rand(1, 5, 4, 4), torch.zeros(1), torch.zeros(1), ["a"], tmp_path / "p.png")

@@ -1,5 +1,6 @@
 """Wrong recipes, data and checkpoints, each with the error it must give."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 from bad_input_insertion import Case
+from picture_folders import picture_recipe, write_pictures
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.training.datasets import DataError, open_dataset, sample_dir
@@ -50,6 +52,35 @@ def _set_up(**settings: Any) -> Callable[[Path], Any]:
 
 def _open(name: str = _SAMPLE, root: Any = None, split: str = "train", **kwargs: Any) -> Callable[[Path], Any]:
     return lambda tmp_path: open_dataset(name, root if root is not None else sample_dir(), split, **kwargs)
+
+
+def _pictures(*folders: str, split: str = "train", **kwargs: Any) -> Callable[[Path], Any]:
+    """Open a folder that has a picture in each of `folders`."""
+
+    def run(tmp_path: Path) -> None:
+        write_pictures(tmp_path, {folder: (9, 9, 9) for folder in folders}, count=2)
+        list(open_dataset("", tmp_path, split, **kwargs))
+
+    return run
+
+
+def _pictures_with(change: Callable[[Path], Any], **kwargs: Any) -> Callable[[Path], Any]:
+    """Open train/cat and train/dog after a change of the folder `train`."""
+
+    def run(tmp_path: Path) -> None:
+        write_pictures(tmp_path, {"train/cat": (9, 9, 9), "train/dog": (9, 9, 9)}, count=2)
+        change(tmp_path / "train")
+        list(open_dataset("", tmp_path, "train", **kwargs))
+
+    return run
+
+
+def _train_on(*folders: str, **settings: Any) -> Callable[[Path], Any]:
+    def run(tmp_path: Path) -> None:
+        write_pictures(tmp_path, {folder: (9, 9, 9) for folder in folders}, count=4)
+        set_up_training(picture_recipe(tmp_path, **{"batch_size": 2, **settings}).arguments())
+
+    return run
 
 
 def _resume(content: bytes | dict[str, Any] | None) -> Callable[[Path], Any]:
@@ -226,6 +257,109 @@ CASES: list[Case] = [
     ("data of a torch split", _open(split="all"), DataError, ("split='all'", "train")),
     ("data of an unknown set", _open("torch/fashion"), DataError, ("torch/fashion",)),
     ("data of a stream", _open("wds/x"), DataError, ("wds/x", "stream")),
+    ("folder of no split", _pictures("cat", "dog"), DataError, ("neither a folder train nor val", "val_fraction: 0.2")),
+    ("folder of no val", _pictures("train/cat", split="val"), DataError, ("no folder 'val'", "val_fraction: 0.2")),
+    (
+        "folder with val and a fraction",
+        _pictures("train/cat", "val/cat", val_fraction=0.2),
+        DataError,
+        ("val_fraction=0.2", "a folder val"),
+    ),
+    (
+        "folder of a split with a fraction",
+        _pictures("train/a", split="test", val_fraction=0.2),
+        DataError,
+        ("split='test'",),
+    ),
+    ("sample with a fraction", _open(val_fraction=0.2), DataError, ("torch/fashion_mnist", "val_fraction: 0.2")),
+    ("sample with groups", _open(group_folders=True), DataError, ("torch/fashion_mnist", "group_folders: True")),
+    ("folder of one leaf twice", _pictures("train/cat/day1", "train/dog/day1"), DataError, ("'day1'", "group_folders")),
+    ("folder without groups", _pictures("train/cat", group_folders=True), DataError, ("cat", "GROUP/CLASS")),
+    (
+        "folder of no such group",
+        _pictures("train/a/cat", group_folders=True, held_out_group="b"),
+        DataError,
+        ("held_out_group: 'b'", "its groups are a"),
+    ),
+    (
+        "group without group_folders",
+        _pictures("train/a", held_out_group="a"),
+        DataError,
+        ("'a'", "group_folders: true"),
+    ),
+    ("folder of other classes", _pictures("train/a", "train/b", classes=["a", "c"]), DataError, ("'b'", "lacks 'c'")),
+    ("folder of no pictures", _pictures("train/a", input_key=".gif"), DataError, (".png 2", "no images", ".gif")),
+    ("folder with a target_key", _pictures("train/a", target_key="label"), DataError, ("target_key",)),
+    ("folder with an argument", _pictures("train/a", val_fracton=0.2), DataError, ("val_fracton",)),
+    (
+        "folder with a loose picture",
+        _pictures_with(lambda train: (train / "cat" / "0.png").rename(train / "thumb.png")),
+        DataError,
+        ("thumb.png", "in no class folder"),
+    ),
+    (
+        "folder with a pipe",
+        _pictures_with(lambda train: os.mkfifo(train / "cat" / "pipe.png")),
+        DataError,
+        ("pipe.png", "not a regular file"),
+    ),
+    (
+        "folder with a class map of nothing",
+        _pictures_with(lambda train: (train / "map.txt").write_text("\n"), class_map="map.txt"),
+        DataError,
+        ("'map.txt'", "no class"),
+    ),
+    (
+        "folder with a class map that repeats",
+        _pictures_with(lambda train: (train / "map.txt").write_text("cat\ncat\n"), class_map="map.txt"),
+        DataError,
+        ("'map.txt'", "'cat' twice"),
+    ),
+    (
+        "folder with no class map",
+        _pictures("train/a", class_map="no.txt"),
+        DataError,
+        ("class_map: 'no.txt'", "no such"),
+    ),
+    (
+        "training with other classes in val",
+        _train_on("train/cat", "train/dog", "val/cat", "val/zebra"),
+        DataError,
+        ("'zebra'", "lacks 'dog'"),
+    ),
+    ("training in a mode", _train_on("a", "b", val_fraction=0.5, input_img_mode="XYZ"), DataError, ("'XYZ'", "RGBA")),
+    (
+        "training in a mode of 4",
+        _train_on("a", "b", val_fraction=0.5, input_img_mode="CMYK"),
+        DataError,
+        ("'CMYK'", "takes 3"),
+    ),
+    (
+        "training with 5 channels",
+        _train_on("a", "b", val_fraction=0.5, input_size=[5, 32, 32], mean=[0.5], std=[0.5]),
+        DataError,
+        ("5 channels", "1 to 4"),
+    ),
+    (
+        "training with idle donors",
+        _train_on("a", "b", val_fraction=0.5, donors_from="other_groups"),
+        RecipeError,
+        ("donors_from", "group_folders"),
+    ),
+    (
+        "training with one group",
+        _train_on("a/x", "a/y", val_fraction=0.5, group_folders=True),
+        DataError,
+        ("donors", "two groups", "donors_from: any"),
+    ),
+    ("training with donors from nowhere", _recipe(donors_from="nowhere"), RecipeError, ("'nowhere'", "other_groups")),
+    ("training with half a fraction", _recipe(val_fraction=1), RecipeError, ("val_fraction: 1", "below 1")),
+    (
+        "evaluation with a label out of range",
+        lambda t: evaluate(torch.nn.Identity(), [(torch.zeros(2, 3), torch.tensor([0, 3]))], "cpu"),
+        ValueError,
+        ("label 3", "3 classes"),
+    ),
     ("data with 5 classes", _open(num_classes=5), DataError, ("num_classes=5", "10 classes")),
     (
         "images read otherwise",

@@ -4,10 +4,18 @@ import argparse
 from typing import Any
 
 from ..pictures.predictions import prediction_grid
-from ..training.evaluate import evaluate, write_per_class
+from ..training.evaluate import write_per_class
 from ..training.inference import predict_samples
 from ..training.subsets import locate_subset
-from .options import add_command, add_model_and_data, metrics_in_words, open_model_and_data, percent, positive
+from .options import (
+    add_command,
+    add_model_and_data,
+    evaluate_opened,
+    metrics_in_words,
+    open_model_and_data,
+    percent,
+    positive,
+)
 
 __all__ = ["add_eval", "add_predict"]
 
@@ -34,8 +42,7 @@ def _run_eval(args: argparse.Namespace) -> int:
     columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
     opened = open_model_and_data(args, split=split, columns=columns)
     chosen = list(columns.values()) or None
-    wanted: dict[str, Any] = dict(columns=chosen, per_class=args.per_class is not None, groups=opened.groups)
-    metrics = evaluate(opened.model, opened.loader, opened.device, **wanted)
+    metrics = evaluate_opened(opened, columns=chosen, per_class=args.per_class is not None)
     print(f"timm.create_model('{opened.name}', pretrained=True): {metrics_in_words(metrics)}")
     if args.per_class:
         write_per_class(args.per_class, list(columns) or opened.class_names, metrics)

@@ -7,8 +7,7 @@ from ..hub.convert import ARCHITECTURES, convert
 from ..hub.publish import Published, plan, publish
 from ..hub.publish_all import plan_all, publish_all
 from ..hub.verify import find_released, verify_all, verify_folder
-from ..training.evaluate import evaluate
-from .options import add_command, add_data_options, open_model_and_data
+from .options import add_command, add_data_options, evaluate_opened, open_model_and_data
 
 __all__ = ["add_convert", "add_publish", "add_verify"]
 
@@ -46,7 +45,7 @@ def _run_verify(args: argparse.Namespace) -> int:
 
 def _top1_problems(args: argparse.Namespace, stated: float) -> list[str]:
     opened = open_model_and_data(args)
-    top1 = evaluate(opened.model, opened.loader, opened.device)["top1"]
+    top1 = evaluate_opened(opened)["top1"]
     print(f"top-1 {top1:.2f}, stated {stated:.2f}")
     return [f"top-1 is {top1:.2f}, the manifest says {stated:.2f}"] if abs(top1 - stated) > 0.051 else []
 

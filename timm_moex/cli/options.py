@@ -1,13 +1,15 @@
 """Options that several subcommands share, and what they stand for."""
 
 import argparse
+import math
 import textwrap
 from typing import Any
 
+from ..training.evaluate import evaluate
 from ..training.inference import Inference, open_inference
 
 __all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "add_val_fraction"]
-__all__ += ["metrics_in_words", "natural", "open_model_and_data", "percent", "positive", "share"]
+__all__ += ["evaluate_opened", "metrics_in_words", "natural", "open_model_and_data", "percent", "positive", "share"]
 
 
 def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: Any) -> argparse.ArgumentParser:
@@ -113,15 +115,27 @@ def percent(text: str) -> float:
 
 def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference:
     """Open the model and the data of the options that `add_model_and_data` added."""
-    keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable", "group_folders")
-    keys += ("ignore_label_names",)
-    chosen = {key: getattr(args, key) for key in keys} | {"val_fraction": args.val_fraction or 0.0}
+    keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
+    chosen = {key: getattr(args, key) for key in (*keys, "group_folders", "ignore_label_names")}
+    chosen["val_fraction"] = args.val_fraction or 0.0
     opened = open_inference(args.model, args.data_dir, **chosen | overrides)
     if opened.ignored:
         print(opened.ignored)
     if opened.unreadable:
         print(f"{len(opened.unreadable)} images cannot be read and are left out, such as {opened.unreadable[0]}")
     return opened
+
+
+def evaluate_opened(opened: Inference, **kwargs: Any) -> dict[str, Any]:
+    """Evaluate what `open_model_and_data` opened.
+
+    Raises:
+        FloatingPointError: The loss is not finite, so that top-1 means nothing.
+    """
+    metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups, **kwargs)
+    if not math.isfinite(metrics["loss"]):
+        raise FloatingPointError(f"{opened.name}: the loss is {metrics['loss']}; weights or images are not finite")
+    return metrics
 
 
 def metrics_in_words(metrics: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ _MIXING = {
     "smoothing": ["smoothing=0.1"],
 }
 _NO_EXCHANGE = f"{TWIN_PREFIX}prob=0.0"
+_USUAL_EXCHANGE = f"{TWIN_PREFIX}prob=0.5"  # of a recipe that has none; 1, the paper's for ImageNet, is for long trainings
 
 
 def _own_exchange(recipe: Recipe) -> str:
@@ -43,7 +44,8 @@ def parse_methods(recipe: Recipe, words: Iterable[str]) -> dict[str, list[str]]:
         recipe: The recipe that is changed.
         words: Each is a name, names joined by "+", or "name: key=value …". Names are "baseline", the presets of
             `insert_moex`, "moex_lam1", "cutmix", "mixup" and "smoothing". The recipe's own exchange keeps the recipe's
-            settings; any other has those of its preset. A key that begins with moex_ is a keyword of the model.
+            settings; any other has those of its preset, and "moex" in a recipe without an exchange a probability of
+            0.5. A key that begins with moex_ is a keyword of the model.
 
     Returns:
         Name to assignments, as `apply_method` takes them.
@@ -89,7 +91,15 @@ def _changes_of(recipe: Recipe, name: str) -> list[str]:
         return [_NO_EXCHANGE, *changes]
     if exchanges == ["moex_lam1"]:
         return [f"{TWIN_PREFIX}lam=1.0", *changes]
-    return [*([] if exchanges == [own] else [f"{TWIN_PREFIX}preset={exchanges[0]}"]), *changes]
+    if exchanges != [own]:
+        return [f"{TWIN_PREFIX}preset={exchanges[0]}", *changes]
+    return [*([] if _exchanges(recipe) or own != "moex" else [_USUAL_EXCHANGE]), *changes]
+
+
+def _exchanges(recipe: Recipe) -> bool:
+    """Whether a recipe has an exchange of its own."""
+    kwargs, model = _model_kwargs(recipe.settings), recipe.settings.get("model", "")
+    return kwargs.get(f"{TWIN_PREFIX}prob", 1) > 0 and (is_twin_name(model) or any(map(is_twin_name, kwargs)))
 
 
 def apply_method(recipe: Recipe, changes: Iterable[str]) -> Recipe:

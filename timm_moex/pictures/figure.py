@@ -75,5 +75,11 @@ def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> Path:
     path = Path(path)
     check_picture_path(path)
     suffix = path.suffix.lower().removeprefix(".")
-    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=suffix))
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # a "$" in the name of a class or a file is no formula
+        text.set_parse_math(False)
+    with rc_context({"text.parse_math": False}):  # of tick labels, which come into being while a figure is drawn
+        write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=suffix))
     return path

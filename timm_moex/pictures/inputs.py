@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ..training.datasets import open_dataset, sample_dir
+from ..training.images import convert_image
 
 __all__ = ["class_names", "open_image", "prepare_image", "undo_normalisation"]
 
@@ -55,7 +56,7 @@ def prepare_image(image: Image.Image, data_config: Mapping[str, Any]) -> Tensor:
         (channels, H, W), normalised.
 
     Raises:
-        ValueError: The model takes neither 1 nor 3 channels.
+        ValueError: The model takes neither 1 nor 3 channels, or the image has 32 bits per channel.
 
     Example:
         >>> config = dict(input_size=(1, 28, 28), mean=(0.5,), std=(0.5,), crop_pct=1.0, interpolation="bilinear")
@@ -65,7 +66,7 @@ def prepare_image(image: Image.Image, data_config: Mapping[str, Any]) -> Tensor:
     channels = data_config["input_size"][0]
     if channels not in (1, 3):
         raise ValueError(f"the model takes images of {channels} channels; pictures have 1 or 3")
-    tensor = create_transform(**data_config)(image.convert("RGB" if channels == 3 else "L"))
+    tensor = create_transform(**data_config)(convert_image(image, "RGB" if channels == 3 else "L"))
     assert isinstance(tensor, Tensor)
     return tensor
 

@@ -18,7 +18,7 @@ def prediction_grid(
     """Save test images with the predicted class in the title; a wrong one is red and names the true class.
 
     Args:
-        images: (B, C, H, W) with 1 or 3 channels, values in [0, 1].
+        images: (B, C, H, W) with 1 to 4 channels, values in [0, 1]; an alpha channel is not drawn.
         labels: True classes, (B,).
         predictions: Predicted classes, (B,).
         names: Class names.
@@ -40,16 +40,17 @@ def prediction_grid(
         'predictions.png'
     """
     count = len(images)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not count == len(labels) == len(predictions):
+    if images.ndim != 4 or images.shape[1] not in (1, 2, 3, 4) or not count == len(labels) == len(predictions):
         raise ValueError(
             f"images {tuple(images.shape)}, labels {tuple(labels.shape)}, predictions {tuple(predictions.shape)}: "
-            "expected (B, 1 or 3, H, W), (B,), (B,)"
+            "expected (B, 1 to 4, H, W), (B,), (B,)"
         )
     rows = -(-count // columns)
     figure = new_figure(1.5 * columns, 1.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
+    images = images[:, : 1 if images.shape[1] < 3 else 3]
     pictures = images.detach().float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     for axis, picture, label, guess in zip(axes, pictures, labels.tolist(), predictions.tolist()):
         axis.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.data import ImageDataset, create_dataset
 from timm.data.readers.class_map import load_class_map
 
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, FolderReader, check_classes, find_split, is_flat
+from .folders import FolderReader, check_classes
 from .images import CheckedImages, DataError
+from .splits import EVAL_SPLITS, TRAIN_SPLITS, find_split, is_flat
 
 __all__ = ["DataError", "group_names", "ignored_files", "is_whole_folder", "label_names", "open_dataset", "sample_dir"]
 __all__ += ["unreadable_files"]
@@ -84,7 +86,7 @@ def open_dataset(
     folder_only: dict[str, Any] = dict(val_fraction=val_fraction) | grouping
     is_folder = prefix not in ("torch", "hfds") and root is not None and Path(root).is_dir()
     if not is_folder and (given := [f"{key}: {short_repr(value)}" for key, value in folder_only.items() if value]):
-        raise DataError(f"dataset={name!r}, data_dir={str(root)!r} is no folder of images and does not serve {given[0]}")
+        raise DataError(f"dataset={name!r}, data_dir={str(root)!r}: no folder of images, so it has no {given[0]}")
     others = "".join(
         f", {key}={short_repr(value)}" for key, value in kwargs.items() if isinstance(value, str) and value
     )
@@ -94,6 +96,7 @@ def open_dataset(
         else:
             dataset = create_dataset(name, root=None if root is None else str(root), split=split, **kwargs)
     dataset = CheckedImages(dataset, unreadable) if isinstance(dataset, ImageDataset) else dataset
+    _check_labels(dataset, name, root)
     if classes is not None and label_names(dataset):
         _relabel(dataset, classes, f"{name} in {root}")
         num_classes = None
@@ -128,12 +131,12 @@ def _open_folder(
     found = find_split(root, split, val_fraction)
     mapping = _read_class_map(class_map, (found.folder, root)) if class_map else None
     types = input_key.split(";") if input_key else ()
-    reader = FolderReader(found, val_fraction=val_fraction, class_map=mapping, types=types, **reading)
+    reader = FolderReader(found, class_map=mapping, types=types, **reading)
     return ImageDataset(str(found.folder), reader=reader, input_img_mode=input_img_mode)
 
 
 def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> dict[str, int]:
-    """timm's `load_class_map`, but a byte order mark and empty lines name no class, and a name given twice is refused."""
+    """timm's `load_class_map`, but a byte order mark or an empty line is no class, and a name twice is refused."""
     if isinstance(given, Mapping):
         return dict(given)
     path = next((path for path in (Path(given), *(folder / given for folder in folders)) if path.is_file()), None)
@@ -144,7 +147,22 @@ def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> 
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"class_map: {given!r} lists {twice[0]!r} twice")
+    if not names:
+        raise DataError(f"class_map: {given!r} lists no class")
     return {name: i for i, name in enumerate(names)}
+
+
+def _check_labels(dataset: Any, name: str, root: Any) -> None:
+    """Refuse labels of torchvision's datasets that are too few, too many or out of range; its own do not look."""
+    labels = getattr(dataset, "targets", None)
+    if labels is None or not len(labels):
+        return
+    classes, labels = len(label_names(dataset)), torch.as_tensor(labels)
+    what = f"dataset={name!r} in {str(root)!r}"
+    if len(labels) != len(dataset):
+        raise DataError(f"{what} has {len(labels)} labels for {len(dataset)} images")
+    if classes and (wrong := labels[(labels < 0) | (labels >= classes)].tolist()):
+        raise DataError(f"{what} has the label {wrong[0]}, but {classes} classes, numbered from 0 to {classes - 1}")
 
 
 def _check_num_classes(dataset: Any, num_classes: int | None, root: Any) -> Any:
@@ -166,7 +184,7 @@ def group_names(dataset: Any) -> list[str]:
 
 
 def ignored_files(dataset: Any) -> str:
-    """Describe in a line which files of a folder were left out, as "3 files ignored (.txt 2, .gif 1)"; "" if none.
+    """Describe in a line which files of a folder were left out, as "train: 3 files ignored (.gif 3)"; "" if none.
 
     Example:
         >>> ignored_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
@@ -216,5 +234,7 @@ def label_names(dataset: Any) -> list[str]:
         >>> label_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))[:3]
         ['T-shirt/top', 'Trouser', 'Pullover']
     """
-    mapping = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    reader = getattr(dataset, "reader", None)
+    mapping = getattr(dataset, "class_to_idx", None) or getattr(reader, "class_to_idx", None)
+    mapping = mapping or getattr(reader, "class_name_to_idx", None)  # of a tar file
     return [str(name) for name in sorted(mapping, key=mapping.get)] if mapping else []

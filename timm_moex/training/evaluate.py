@@ -47,7 +47,7 @@ def evaluate(
         `top1_by_group` and `count_by_group`, a mapping from the names of the groups that have images.
 
     Raises:
-        ValueError: The loader is empty.
+        ValueError: The loader is empty, or a label is out of range.
 
     Example:
         >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
@@ -59,7 +59,8 @@ def evaluate(
     autocast = nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     model.eval()
-    losses, hits1, hits5, labels, group_ids, count = [], [], [], [], [], 0
+    losses, hits1, hits5, labels, count = [], [], [], [], 0
+    group_ids: list[Tensor] = []
     for images, target, *ids in loader:
         images = images.to(device=device, dtype=dtype, memory_format=memory_format)
         target = target.to(device)
@@ -68,7 +69,8 @@ def evaluate(
         if columns is not None:
             output = output[:, columns]
         hit = output.topk(min(5, output.shape[1]), dim=1).indices == target[:, None]  # (B, 5)
-        losses.append(F.cross_entropy(output.float(), target, reduction="sum"))
+        known = target.clamp(0, output.shape[1] - 1)  # out of range is reported below: a look at each batch would wait
+        losses.append(F.cross_entropy(output.float(), known, reduction="sum"))
         hits1.append(hit[:, 0])
         hits5.append(hit.sum())
         labels.append(target)
@@ -78,6 +80,8 @@ def evaluate(
         raise ValueError("loader: no samples to evaluate")
     loss, top5 = (torch.stack(parts).cpu().double().sum().item() for parts in (losses, hits5))
     hit1, target = torch.cat(hits1).cpu(), torch.cat(labels).cpu()
+    if wrong := target[(target < 0) | (target >= output.shape[1])].tolist():
+        raise ValueError(f"loader: the label {wrong[0]} is out of range for logits of {output.shape[1]} classes")
     top1 = hit1.sum().item()
     metrics: dict[str, Any] = {
         "loss": loss / count,

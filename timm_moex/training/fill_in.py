@@ -56,12 +56,12 @@ def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
 
 def _class_names(settings: dict[str, Any]) -> list[str]:
-    keys = ("dataset", "data_dir", "train_split", "class_map", "dataset_download", "input_key")
-    keys += ("val_fraction", "group_folders", "held_out_group")
-    given = {key: settings.get(key, stock_keys()[key].default) for key in keys}
+    keys = ("dataset", "data_dir", "train_split", "class_map", "dataset_download")
+    of_folder = ("input_key", "val_fraction", "group_folders", "held_out_group")
+    given = {key: settings.get(key, stock_keys()[key].default) for key in keys + of_folder}
     dataset = open_dataset(
         given["dataset"], given["data_dir"], given["train_split"],
         unreadable="replace", class_map=given["class_map"], download=given["dataset_download"],
-        **{key: given[key] for key in ("input_key", "val_fraction", "group_folders", "held_out_group")},
+        **{key: given[key] for key in of_folder},
     )  # fmt: skip
     return label_names(dataset)

@@ -1,20 +1,73 @@
-"""Image files that cannot be read raise an error by name, or are counted; timm's dataset takes the next in silence."""
+"""Image files: how many channels they have, and what happens to those that cannot be read.
+
+They raise an error by name, or are counted; timm's dataset takes the next image in silence.
+"""
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import ImageDataset
 
-from ..utils.messages import one_line
+from ..utils.messages import nearest, one_line
 
-__all__ = ["UNREADABLE", "CheckedImages", "DataError"]
+__all__ = ["UNREADABLE", "CheckedImages", "DataError", "check_image_mode", "convert_image"]
 
 UNREADABLE = ("error", "replace", "drop")
+_MODE_OF = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_MODES = {"L": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK": 4}  # those of 8 bits
 
 
 class DataError(ValueError):
     """The data folder, one of its splits, its classes or one of its images are not as expected."""
+
+
+def check_image_mode(channels: int, mode: str | None = None) -> str:
+    """Return the Pillow mode in which images of so many channels are read.
+
+    Args:
+        channels: What the model takes.
+        mode: The mode that was asked for; None for the usual one.
+
+    Raises:
+        DataError: There is no such mode, or it has another number of channels.
+
+    Example:
+        >>> check_image_mode(3), check_image_mode(4), check_image_mode(4, "CMYK")
+        ('RGB', 'RGBA', 'CMYK')
+    """
+    if mode is None:
+        if channels not in _MODE_OF:
+            raise DataError(f"images of {channels} channels: image files are read with 1 to 4")
+        return _MODE_OF[channels]
+    if mode not in _MODES:
+        raise DataError(f"input_img_mode: {mode!r}: expected one of {', '.join(_MODES)}{nearest(mode, _MODES, 0.4)}")
+    if _MODES[mode] != channels:
+        raise DataError(f"input_img_mode: {mode!r} has {_MODES[mode]} channels, the model takes {channels}")
+    return mode
+
+
+def convert_image(image: Image.Image, mode: str) -> Image.Image:
+    """`image.convert(mode)`, but grey values of 16 bits are scaled to 8, where Pillow cuts them off at 255.
+
+    Args:
+        image: Any mode.
+        mode: One of 8 bits.
+
+    Raises:
+        ValueError: Its values have 32 bits, without a range that all such images share.
+
+    Example:
+        >>> sixteen = Image.fromarray(np.array([[0, 256, 65535]], dtype=np.uint16))
+        >>> list(np.asarray(convert_image(sixteen, "L")).ravel())
+        [np.uint8(0), np.uint8(1), np.uint8(255)]
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: I for 16 bits
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of mode {image.mode}, 32 bits; convert it to 8 or 16 bits")
+    return image.convert(mode)
 
 
 class CheckedImages(ImageDataset):
@@ -84,7 +137,7 @@ class CheckedImages(ImageDataset):
                 return image.read(), *rest
             image = Image.open(image)
             if self.input_img_mode:
-                image = image.convert(self.input_img_mode)
+                image = convert_image(image, self.input_img_mode)
             image.load()  # decodes it: only then does a truncated file show
             return image, *rest
         except Exception as error:  # PIL raises many kinds: OSError, SyntaxError, ValueError, its own

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..hub.folder import load_model
 from ..utils.devices import pick_device
 from ..utils.names import check_model_name
-from .datasets import DataError, group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
+from .datasets import group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
 from .folders import ClassError
+from .images import DataError, check_image_mode
 from .loaders import create_eval_loader
 from .recipe import Recipe
 
@@ -105,9 +106,9 @@ def open_inference(
     where, name = pick_device(device), timm_name(model)
     loaded = load_model(name).to(where)
     config = resolve_data_config({}, model=loaded)
-    mode = "RGB" if config["input_size"][0] == 3 else "L"
     classes: Any = loaded.num_classes
-    shape: dict[str, Any] = dict(num_classes=classes, input_img_mode=mode)
+    input_img_mode = "" if dataset.startswith("torch/") else check_image_mode(config["input_size"][0])
+    shape: dict[str, Any] = dict(num_classes=classes, input_img_mode=input_img_mode)
     shape |= dict(val_fraction=val_fraction, group_folders=group_folders, only_group=only_group)
     if is_whole_folder(dataset, data_dir, split, val_fraction):
         split = ""
@@ -199,12 +200,18 @@ def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tens
     Returns:
         Images (B, C, H, W) with values in [0, 1], as they are before normalisation; true classes (B,); predicted
         classes (B,). All on the CPU.
+
+    Raises:
+        ValueError: The model's logits are not finite.
     """
     dataset, loader = opened.loader.dataset, opened.loader
     step = max(1, len(dataset) // count)
     picked = [dataset[i] for i in range(0, len(dataset), step)][:count]
     images = torch.stack([torch.as_tensor(image) for image, _ in picked])  # uint8
     normalised = (images.to(opened.device).float() - loader.mean) / loader.std
-    predictions = opened.model.eval()(normalised).argmax(1)
+    logits = opened.model.eval()(normalised)
+    if not logits.isfinite().all():
+        raise ValueError(f"{opened.name}: its logits are not finite")
+    predictions = logits.argmax(1)
     labels = torch.tensor([label for _, label in picked])
     return images / 255, labels % dataset.reader.width if group_names(dataset) else labels, predictions.cpu()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..utils.blaming import blaming
 from ..utils.messages import short_repr
 from .datasets import DataError, group_names, label_names, open_dataset
-from .folders import FolderReader
+from .images import check_image_mode
 from .in_memory import InMemoryLoader, check_in_memory
 from .processes import Processes
 from .recipe import RecipeError
@@ -85,7 +85,7 @@ def create_loaders(
     common = dict(
         download=args.dataset_download,
         class_map=args.class_map,
-        input_img_mode=args.input_img_mode or ("RGB" if data_config["input_size"][0] == 3 else "L"),
+        input_img_mode=_image_mode(args, data_config["input_size"][0]),
         input_key=args.input_key,
         target_key=args.target_key,
         num_classes=args.num_classes,
@@ -99,7 +99,7 @@ def create_loaders(
         )
         eval_set = open_dataset(
             args.dataset, args.data_dir, args.val_split, unreadable="drop" if skip_unreadable else "error",
-            classes=_folder_classes(train_set, args.class_map), **common,
+            classes=None if args.class_map else label_names(train_set) or None, **common,
         )  # fmt: skip
     _check_groups(args, train_set)
     _check_sizes(len(train_set), len(eval_set), args.batch_size, processes.count)
@@ -120,10 +120,11 @@ def create_loaders(
     return _take_groups_apart(train_loader), _take_groups_apart(InMemoryLoader(eval_loader))
 
 
-def _folder_classes(train_set: Any, class_map: str) -> list[str] | None:
-    """The classes that a folder for evaluation must have; None if the dataset fixes them itself."""
-    is_folder = isinstance(getattr(train_set, "reader", None), FolderReader)
-    return label_names(train_set) if is_folder and not class_map else None
+def _image_mode(args: argparse.Namespace, channels: int) -> str:
+    """Only a folder of images (or hfds/) is read in a mode; torchvision's datasets have their own."""
+    if args.dataset.startswith("torch/"):
+        return args.input_img_mode or ""
+    return check_image_mode(channels, args.input_img_mode)
 
 
 def _check_groups(args: argparse.Namespace, train_set: Any) -> None:

@@ -136,7 +136,7 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
 def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
     folder.clear_damaged_hub()
     save_folder(
-        unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.eval_loader.dataset),
+        unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.train_loader.dataset),
         model_args=_architecture_args(run.args), summary=folder.summary, card=_card(recipe, run, state),
     )  # fmt: skip
 

@@ -234,8 +234,7 @@ class RunFolder:
         with tempfile.TemporaryDirectory() as temporary:
             table = Path(temporary) / self.summary.name
             for row in progress.history:
-                first = row["epoch"] == 0
-                metrics = flat_metrics(row["eval"])
+                first, metrics = row["epoch"] == 0, flat_metrics(row["eval"])
                 update_summary(row["epoch"], row["train"], metrics, str(table), row["lr"], write_header=first)
             write_atomically(self.summary, _copy_of(table))
         if progress.is_best:

@@ -72,8 +72,8 @@ def ignore_report(_: Any) -> None:
 
 
 def _ignored_notes(run: TrainingSetup) -> list[str]:
-    loaders = (("training", run.train_loader), ("evaluation", run.eval_loader))
-    return [f"{part} folder: {ignored}" for part, loader in loaders if (ignored := ignored_files(loader.dataset))]
+    lines = dict.fromkeys(ignored_files(loader.dataset) for loader in (run.train_loader, run.eval_loader))
+    return [line for line in lines if line]
 
 
 def _ema_note(run: TrainingSetup) -> list[str]:

@@ -7,6 +7,7 @@ from timm.data import ImageNetInfo
 
 from ..utils.messages import nearest
 from .datasets import DataError
+from .splits import is_hidden
 
 __all__ = ["SUBSETS", "imagenet_subset", "locate_subset"]
 
@@ -55,7 +56,9 @@ def locate_subset(name: str, data_dir: str | Path | None, split: str) -> tuple[d
     if not data_dir or not Path(data_dir).is_dir():
         raise DataError(f"--data-dir {str(data_dir or '')!r}: no such folder")
     found_split = split if any((Path(data_dir) / part).is_dir() for part in (split, "val")) else ""
-    found = sorted(path.name for path in (Path(data_dir) / found_split).iterdir() if path.is_dir())
+    found = sorted(
+        path.name for path in (Path(data_dir) / found_split).iterdir() if path.is_dir() and not is_hidden(path.name)
+    )
     if strangers := [folder for folder in found if folder not in columns]:
         raise DataError(f"--data-dir {str(data_dir)!r}: {', '.join(strangers[:5])} is no synset of {name}")
     return columns, found_split

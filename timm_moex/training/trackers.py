@@ -51,7 +51,8 @@ def open_trackers(args: argparse.Namespace, folder: Path, *, epochs_done: int = 
         opened.append(_TensorBoard(folder / "tensorboard", epochs_done))
 
     def log(row: Mapping[str, Any]) -> None:
-        values = {f"{part}_{key}": value for part in ("train", "eval") for key, value in flat_metrics(row[part]).items()}
+        parts = {part: flat_metrics(row[part]) for part in ("train", "eval")}
+        values = {f"{part}_{key}": value for part, metrics in parts.items() for key, value in metrics.items()}
         for tracker in opened:
             tracker.log(row["epoch"], values | {"lr": row["lr"]})
 

@@ -1,0 +1,147 @@
+"""Splits of a folder of images: a folder for each, or a part of the training folder that is held out."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .images import DataError
+
+__all__ = ["EVAL_SPLITS", "TRAIN_SPLITS", "Split", "divide", "find_split", "is_flat", "is_hidden"]
+
+TRAIN_SPLITS = ("train", "training")
+EVAL_SPLITS = ("val", "valid", "validation", "eval", "evaluation")
+_OTHER_SPLITS = ("test", "testing")
+_OF_SYSTEMS = ("@eaDir", "#recycle", "__MACOSX", "lost+found")  # hidden folders whose names do not begin with a dot
+
+
+class Split(NamedTuple):
+    """A split of a data folder.
+
+    Attributes:
+        folder: The folder to scan.
+        part: "all" of its images, or "train" or "val", which divide it.
+        val_fraction: Share of each class folder that the part "val" has.
+    """
+
+    folder: Path
+    part: str = "all"
+    val_fraction: float = 0.0
+
+
+def is_flat(root: str | Path) -> bool:
+    """Whether a folder has class folders (or group folders) and no folder for a split.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "cat").mkdir()
+        >>> is_flat(root)
+        True
+        >>> (root / "test").mkdir()
+        >>> is_flat(root)
+        False
+    """
+    root = Path(root)
+    return bool(_folders(root)) and not _first_folder(root, TRAIN_SPLITS + EVAL_SPLITS + _OTHER_SPLITS)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is of the system, an editor or a version control, by its name.
+
+    Example:
+        >>> is_hidden(".ipynb_checkpoints"), is_hidden("cat")
+        (True, False)
+    """
+    return name.startswith(".") or name in _OF_SYSTEMS
+
+
+def find_split(root: Path, split: str, val_fraction: float = 0.0) -> Split:
+    """Find a split: its own folder, or a part of the training folder or of a folder without splits.
+
+    Args:
+        root: The data folder.
+        split: Name of the split, "train" and "validation" with timm's synonyms; "" for the whole folder.
+        val_fraction: Share of the training images that is held out for evaluation; 0 if there is a folder for it.
+
+    Raises:
+        DataError: There is no such split, or `val_fraction` is given and there is a folder for evaluation.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "cat").mkdir()
+        >>> find_split(root, "validation", val_fraction=0.2).part
+        'val'
+    """
+    known = TRAIN_SPLITS if split in TRAIN_SPLITS else EVAL_SPLITS if split in EVAL_SPLITS else ()
+    if val_fraction:
+        return _find_part(root, split, known, val_fraction)
+    folder = _first_folder(root, (split, *known)) if split else root
+    if folder is None:
+        raise DataError(f"data_dir={str(root)!r} has {_explain_missing(root, split, known)}")
+    return Split(folder)
+
+
+def _find_part(root: Path, split: str, known: Sequence[str], val_fraction: float) -> Split:
+    given = f"val_fraction={val_fraction}"
+    if not known:
+        raise DataError(f"{given} divides into train and validation, not split={split!r}")
+    if there := _first_folder(root, EVAL_SPLITS):
+        raise DataError(f"{given}, but data_dir={str(root)!r} has a folder {there.name} for evaluation; leave it out")
+    training = _first_folder(root, TRAIN_SPLITS) or (root if is_flat(root) else None)
+    if training is None:
+        raise DataError(f"data_dir={str(root)!r} has {_explain_missing(root, 'train', TRAIN_SPLITS)}")
+    return Split(training, "train" if known == TRAIN_SPLITS else "val", val_fraction)
+
+
+def _explain_missing(root: Path, split: str, known: Sequence[str]) -> str:
+    if known and is_flat(root):
+        return (
+            "neither a folder train nor val; give val_fraction: 0.2 (--val-fraction 0.2) to hold out a fifth of each "
+            "class for evaluation"
+        )
+    words = f"no folder {split!r} for this split; found {', '.join(_folders(root)[:10]) or 'no folders'}"
+    may_divide = known == EVAL_SPLITS and _first_folder(root, TRAIN_SPLITS)
+    return words + ("; val_fraction: 0.2 holds out a part of train" if may_divide else "")
+
+
+def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(child.name for child in root.iterdir() if child.is_dir() and not is_hidden(child.name))
+
+
+def divide(paths: Sequence[str], split: Split) -> list[str]:
+    """Choose the part of a folder's images that a split has.
+
+    Each class folder (so each class of each group) is divided by itself; of two images each part has one. The images
+    that are held out are those whose paths have the smallest hashes. So the parts are the same for every seed, process
+    and machine, and do not depend on the order of the files or on other class folders.
+
+    Args:
+        paths: Of the images, relative to the folder.
+        split: The split.
+
+    Example:
+        >>> paths = [f"cat/{i}.jpg" for i in range(5)]
+        >>> [len(divide(paths, Split(Path("data"), part, 0.2))) for part in ("all", "train", "val")]
+        [5, 4, 1]
+    """
+    if split.part == "all":
+        return list(paths)
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(os.path.dirname(path), []).append(path)
+    held_out: set[str] = set()
+    for inside in folders.values():
+        count = min(max(1, int(split.val_fraction * len(inside) + 0.5)), len(inside) - 1)
+        held_out.update(sorted(inside, key=_hash)[:count])
+    return [path for path in paths if (path in held_out) == (split.part == "val")]
+
+
+def _hash(path: str) -> bytes:
+    return hashlib.sha256(path.replace(os.sep, "/").encode("utf-8", "surrogateescape")).digest()
