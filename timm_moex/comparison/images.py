@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..training.datasets import group_names, open_dataset
-from ..training.folders import EVAL_SPLITS
 from ..training.recipe import Recipe, RecipeError
+from ..training.splits import EVAL_SPLITS
 
 __all__ = ["describe_images", "hold_out_images"]
 

@@ -17,7 +17,7 @@ _MIXING = {
     "smoothing": ["smoothing=0.1"],
 }
 _NO_EXCHANGE = f"{TWIN_PREFIX}prob=0.0"
-_USUAL_EXCHANGE = f"{TWIN_PREFIX}prob=0.5"  # of a recipe that has none; 1, the paper's for ImageNet, is for long trainings
+_USUAL_EXCHANGE = f"{TWIN_PREFIX}prob=0.5"  # in a recipe that has none; the paper's 1 is for long trainings
 
 
 def _own_exchange(recipe: Recipe) -> str:

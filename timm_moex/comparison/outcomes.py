@@ -25,7 +25,7 @@ class Outcome:
         error: In percent, on the images that decide: the test split's, or the held-out domain's, else the evaluation's.
         loss: Cross-entropy on the same images.
         train_loss: On the samples' own labels, if the run has that, else the loss that was minimised.
-        seconds: For an epoch.
+        seconds: For an epoch; on a CPU, which may have other work, processor time.
     """
 
     error: float
@@ -60,7 +60,8 @@ def _outcome(entry: Entry, metric: str) -> Outcome | None:
     judged = result["test"] if entry.run.has_test else result["metrics"]
     train = result["train"]
     train_loss = train.get("train_loss_own", train["train_loss"])
-    return Outcome(100 - judged[metric], judged["loss"], train_loss, result["seconds_per_epoch"] or math.nan)
+    clock = "cpu_seconds_per_epoch" if result["environment"]["device"] == "cpu" else "seconds_per_epoch"
+    return Outcome(100 - judged[metric], judged["loss"], train_loss, result[clock] or math.nan)
 
 
 def mean_over_groups(by_group: Mapping[str, Figures]) -> Figures:

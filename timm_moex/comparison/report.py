@@ -97,9 +97,10 @@ def report_text(plan: Plan) -> str:
 def _what(plan: Plan) -> str:
     trained = plan.images["training"]
     judged = plan.images["held out" if plan.groups else "test" if plan.test else "evaluation"]
-    epochs = plan.entries()[0].run.epochs
+    count = plan.entries()[0].run.epochs
+    epochs = f"{count} epoch{'s' * (count > 1)}"
     return (
-        f"{plan.name} ({plan.settings['model']}), {epochs} epochs on {trained}. Errors are those of {judged}, after "
+        f"{plan.name} ({plan.settings['model']}), {epochs} on {trained}. Errors are those of {judged}, after "
         "the last epoch. The runs of a seed have the same initial weights and order of the images; differences are "
         "paired by seed."
     )

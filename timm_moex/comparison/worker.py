@@ -112,6 +112,7 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
         "seconds": sum(wall for wall, _ in epochs),
         "cpu_seconds": sum(cpu for _, cpu in epochs),
         "seconds_per_epoch": statistics.median(wall for wall, _ in later) if later else None,
+        "cpu_seconds_per_epoch": statistics.median(cpu for _, cpu in later) if later else None,
         "environment": _environment(run.recipe),
         "settings": comparable(run.recipe.settings),
     }
