@@ -177,6 +177,7 @@ def test_the_recipe_of_a_run_repeats_it(data, tmp_path):
     again = train(load_recipe(first.folder / "recipe.yaml"), tmp_path / "again", log=lambda line: None, progress=False)
     for name in ("summary.csv", "recipe.yaml", "hub/model.safetensors"):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+    assert load_recipe(first.folder / "hub" / "recipe.yaml").arguments().in_memory
     note = (first.folder / "recipe.yaml").read_text().splitlines()[1]
     assert note == "# timm's train.py --config ignores pad, in_memory, skip_unreadable: only timm-moex train has them"
     assert "model_ema_warmup" not in (first.folder / "recipe.yaml").read_text()  # which does nothing here

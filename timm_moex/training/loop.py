@@ -141,7 +141,9 @@ def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Pro
     )  # fmt: skip
 
 
-def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None]) -> dict[str, float]:
+def _train_one_epoch(
+    run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None] = say
+) -> dict[str, float]:
     """One pass over the training set.
 
     Returns:
@@ -264,7 +266,7 @@ def _card(recipe: Recipe, run: TrainingSetup, state: Progress) -> dict[str, Any]
     return {
         "dataset": recipe.settings.get("dataset", ""),
         "split": run.args.val_split,
-        "recipe": recipe.settings,
+        "recipe": recipe.effective_settings(),
         "origin": None if isinstance(run.task, MoExTask) else "Trained by timm_moex, without an exchange of moments.",
         "top1": {"value": round(metrics["top1"], 2)},
         "seeds": [run.args.seed],

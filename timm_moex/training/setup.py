@@ -194,7 +194,8 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
         )
     _check_epochs(args, epochs)
     if processes.count > 1:  # last, so that an error leaves no DDP behind
-        _agree_on_data(processes, train_loader, eval_loader)
+        for part, loader in (("training", train_loader), ("evaluation", eval_loader)):
+            processes.agree({f"{part} images": len(loader.dataset), f"{part} classes": label_names(loader.dataset)})
         task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
         random_seed(args.seed, processes.rank)  # until here all are equal; from here each draws its own permutations
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
@@ -202,11 +203,6 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
         args, processes, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
         scaler, mixup, amp_dtype, dtype,
     )  # fmt: skip
-
-
-def _agree_on_data(processes: Processes, train_loader: Any, eval_loader: Any) -> None:
-    for part, loader in (("training", train_loader), ("evaluation", eval_loader)):
-        processes.agree({f"{part} images": len(loader.dataset), f"{part} classes": label_names(loader.dataset)})
 
 
 def _add_ema_and_compile(args: argparse.Namespace, task: TrainingTask) -> None:
@@ -227,10 +223,9 @@ def _create_criterion(args: argparse.Namespace, *, soft_targets: bool) -> nn.Mod
     if args.bce_loss and not (args.loss or soft_targets or args.smoothing):
         raise RecipeError("bce_loss: true without mixup, cutmix or smoothing: train.py would use cross-entropy")
     bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
+    own = bce if loss == "bce" else {}
     with blaming(f"loss: {loss!r} with smoothing: {args.smoothing}", RecipeError):
-        return create_classification_loss(
-            loss, smoothing=args.smoothing, soft_targets=soft_targets, **(bce if loss == "bce" else {})
-        )
+        return create_classification_loss(loss, smoothing=args.smoothing, soft_targets=soft_targets, **own)
 
 
 def _import_modules(names: Sequence[str]) -> None:

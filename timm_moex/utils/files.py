@@ -67,7 +67,7 @@ def lock_of(path: Path, timeout: float = -1) -> FileLock:
         ...     lock.is_locked
         True
     """
-    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # a container's user may have a number only
+    user = getattr(os, "getuid", getpass.getuser)()  # in a container a user may have no name
     folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
