@@ -257,7 +257,7 @@ CASES: list[Case] = [
     ("data of a torch split", _open(split="all"), DataError, ("split='all'", "train")),
     ("data of an unknown set", _open("torch/fashion"), DataError, ("torch/fashion",)),
     ("data of a stream", _open("wds/x"), DataError, ("wds/x", "stream")),
-    ("folder of no split", _pictures("cat", "dog"), DataError, ("neither a folder train nor val", "val_fraction: 0.2")),
+    ("folder of no split", _pictures("cat", "dog"), DataError, ("found cat, dog", "val_fraction: 0.2")),
     ("folder of no val", _pictures("train/cat", split="val"), DataError, ("no folder 'val'", "val_fraction: 0.2")),
     (
         "folder with val and a fraction",

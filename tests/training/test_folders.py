@@ -1,6 +1,7 @@
 """Folders of images: splits, groups, and classes by their names."""
 
 import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from picture_folders import BLUE, GREEN, RED, picture_recipe, write_groups, write_pictures
 from timm.data import resolve_data_config
 
+from timm_moex import MoExTask
 from timm_moex.cli import main
 from timm_moex.training import loop
 from timm_moex.training.datasets import DataError, group_names, label_names, open_dataset
@@ -18,8 +20,6 @@ from timm_moex.training.inference import open_held_out_group, open_inference
 from timm_moex.training.loaders import create_loaders
 from timm_moex.training.processes import Processes
 from timm_moex.training.recipe import RecipeError
-from timm_moex.training.setup import set_up_training
-from timm_moex.training.task import MoExTask
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,7 @@ def test_the_smallest_classes_stay_in_training(tmp_path):
 def test_a_folder_without_splits_needs_a_fraction_for_training(tmp_path):
     write_pictures(tmp_path, {"cat": RED, "dog": BLUE})
     for split in ("train", "validation"):
-        with pytest.raises(DataError, match="neither a folder train nor val; give val_fraction: 0.2"):
+        with pytest.raises(DataError, match="no folder .*; found cat, dog. If these are classes, val_fraction: 0.2"):
             open_dataset("", tmp_path, split)
     with pytest.raises(DataError, match="no folder 'tset'"):
         open_dataset("", tmp_path, "tset")
@@ -152,7 +152,7 @@ def test_what_is_wrong_with_groups_is_named(tmp_path):
         open_dataset("", tmp_path, "train", val_fraction=0.2, held_out_group="A")
     with pytest.raises(DataError, match="would be one class, 'x'.*group_folders: true"):
         open_dataset("", tmp_path, "train", val_fraction=0.2)
-    with pytest.raises(RecipeError, match="donors_from: 'other_groups' needs group_folders"):
+    with pytest.raises(RecipeError, match="donors_from.*group_folders"):
         loaders(picture_recipe(tmp_path / "A", val_fraction=0.2, donors_from="other_groups"))
     write_groups(tmp_path / "two", "AB")
     one = picture_recipe(tmp_path / "two", held_out_group="A", **common)
@@ -166,17 +166,20 @@ def test_what_is_wrong_with_groups_is_named(tmp_path):
 
 @pytest.mark.parametrize("donors_from, expected", [(None, True), ("other_groups", True), ("any", False)])
 def test_the_task_gets_the_groups_if_donors_come_from_others(tmp_path, monkeypatch, donors_from, expected):
-    write_groups(tmp_path, "AB")
-    recipe = picture_recipe(tmp_path, group_folders=True, val_fraction=0.2, model_kwargs={"moex_prob": 1.0})
-    setup = set_up_training(recipe.override(donors_from=donors_from).arguments())
-    assert isinstance(setup.task, MoExTask)
-    seen, forward = [], setup.task.forward
-    monkeypatch.setattr(setup.task, "forward", lambda x, y, **more: (seen.append(more), forward(x, y))[1])
-    loop._train_one_epoch(setup, 0, False)
-    assert len(seen) == len(setup.train_loader) == 4
-    assert all(set(more) == ({"groups"} if expected else set()) for more in seen)
+    data = write_groups(tmp_path / "data", "AB")
+    recipe = picture_recipe(data, group_folders=True, val_fraction=0.2, model_kwargs={"moex_prob": 1.0})
+    seen, forward = [], MoExTask.forward
+
+    def record(self, images, target, groups=None):
+        seen.append(groups)
+        return forward(self, images, target)
+
+    monkeypatch.setattr(MoExTask, "forward", record)
+    loop.train(recipe.override(donors_from=donors_from), tmp_path / "run", progress=False)
+    steps = seen[-4:]  # before them the set-up tries a step
+    assert len(seen) >= 4 and all((groups is not None) == expected for groups in steps)
     if expected:
-        assert {int(group) for more in seen for group in more["groups"]} == {0, 1}
+        assert {int(group) for groups in steps for group in groups} == {0, 1}
 
 
 def test_top1_by_group_is_counted_and_combined():
@@ -276,6 +279,34 @@ def test_a_class_map_reaches_eval_through_hub(tmp_path, capsys):
     recipe = picture_recipe(data, num_classes=3, class_map=str(tmp_path / "map.txt"), lr=0.02)
     result = loop.train(recipe, tmp_path / "run", log=print, progress=False)
     hub = tmp_path / "run" / "hub"
-    by_name = f"top-1 {result.metrics['top1']:.2f}"
-    assert by_name in run(capsys, "eval", hub, "--data-dir", data)[1]
-    assert by_name not in run(capsys, "eval", hub, "--data-dir", data, "--ignore-label-names")[1]
+    assert f"top-1 {result.metrics['top1']:.2f}" in run(capsys, "eval", hub, "--data-dir", data)[1]
+    opened = open_inference(str(hub), data)
+    assert opened.class_names == ["10", "2", "1"]
+    assert [int(y) for _, y in opened.loader.dataset] == [2] * 5 + [1] * 5 + [0] * 5
+
+
+def test_the_held_out_group_may_be_missing_in_the_folder_for_evaluation(tmp_path):
+    write_groups(tmp_path / "train", "ABC")
+    write_groups(tmp_path / "val", "AB")
+    recipe = picture_recipe(tmp_path, group_folders=True, held_out_group="C")
+    assert [group_names(loader.dataset) for loader in loaders(recipe)] == [["A", "B"], ["A", "B"]]
+    with pytest.raises(DataError, match="held_out_group: 'Cc'"):
+        loaders(recipe.override(held_out_group="Cc"))
+
+
+def test_a_tar_file_is_mapped_by_name_too(tmp_path):
+    write_pictures(tmp_path / "data", {"cat": RED, "dog": GREEN}, count=2)
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(tmp_path / "data", "")
+    assert label_names(open_dataset("", tmp_path / "data.tar", "")) == ["cat", "dog"]
+    mapped = open_dataset("", tmp_path / "data.tar", "", classes=["dog", "fox", "cat"])
+    assert [int(y) for _, y in mapped] == [2, 2, 0, 0]
+    with pytest.raises(DataError, match="no folder of images, so it has no val_fraction"):
+        open_dataset("", tmp_path / "data.tar", "train", val_fraction=0.5)
+
+
+def test_a_class_map_of_labels_that_leave_gaps_is_refused(tmp_path):
+    write_pictures(tmp_path, {"train/cat": RED, "train/dog": GREEN})
+    for labels in ({"cat": 0, "dog": 5}, {"cat": 1, "dog": 1}, {"cat": -1, "dog": 0}):
+        with pytest.raises(DataError, match="class_map: expected the labels 0 to 1, each once"):
+            open_dataset("", tmp_path, "train", class_map=labels)

@@ -11,10 +11,11 @@ from timm.data.readers.reader import Reader
 from timm.utils import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ..utils.messages import nearest
 from .images import DataError
-from .splits import Split, divide, is_hidden
+from .splits import EVAL_SPLITS, Split, divide, is_hidden
 
-__all__ = ["ClassError", "FolderReader", "check_classes"]
+__all__ = ["EVAL_SPLITS", "ClassError", "FolderReader", "check_classes"]
 
 
 class ClassError(DataError):
@@ -67,7 +68,9 @@ class FolderReader(Reader):
         suffixes = sorted({suffix.lower() for suffix in types or IMG_EXTENSIONS})
         files = self._scan(suffixes)
         if group_folders:
-            files = _of_groups(files, split.folder, held_out_group, only_group)
+            is_for_training = classes is None  # of a folder for evaluation the group may be missing
+            files = _of_groups(files, split.folder, held_out_group if is_for_training else None, only_group)
+            files = [file for file in files if file.group != held_out_group]
         else:
             _check_leaves(files, split.folder)
         self.class_to_idx = _class_to_idx(files, split.folder, classes, class_map)
@@ -170,20 +173,25 @@ def _check_leaves(files: Sequence[_File], root: Path) -> None:
 
 
 def _of_groups(files: Sequence[_File], root: Path, held_out: str | None, only: str | None) -> list[_File]:
-    """The images of all groups but one, or of one."""
+    """The images of all groups or of one, after a check that all have a group and that those named exist."""
     if alone := next((file for file in files if not file.group), None):
         raise DataError(f"group_folders: {root / alone.path} is not in GROUP/CLASS/, it has no group")
     groups = _natural({file.group for file in files})
-    for key, name in (("held_out_group", held_out), ("group", only)):
+    for key, name in (("held_out_group", held_out), ("only_group", only)):
         if name is not None and name not in groups:
-            raise DataError(f"{key}: {name!r} is no group of {root}; its groups are {', '.join(groups) or 'none'}")
-    return [file for file in files if file.group != held_out and only in (None, file.group)]
+            near = nearest(name, groups)
+            raise DataError(
+                f"{key}: {name!r} is no group of {root}; its groups are {', '.join(groups) or 'none'}{near}"
+            )
+    return [file for file in files if only in (None, file.group)]
 
 
 def _class_to_idx(
     files: Sequence[_File], root: Path, classes: Sequence[str] | None, class_map: Mapping[str, int] | None
 ) -> dict[str, int]:
     if class_map:
+        if sorted(class_map.values()) != list(range(len(class_map))):
+            raise DataError(f"class_map: expected the labels 0 to {len(class_map) - 1}, each once")
         return dict(class_map)
     found = _natural({file.label for file in files})
     if classes is not None:

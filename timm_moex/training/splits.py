@@ -97,12 +97,9 @@ def _find_part(root: Path, split: str, known: Sequence[str], val_fraction: float
 
 
 def _explain_missing(root: Path, split: str, known: Sequence[str]) -> str:
-    if known and is_flat(root):
-        return (
-            "neither a folder train nor val; give val_fraction: 0.2 (--val-fraction 0.2) to hold out a fifth of each "
-            "class for evaluation"
-        )
     words = f"no folder {split!r} for this split; found {', '.join(_folders(root)[:10]) or 'no folders'}"
+    if known and is_flat(root):
+        return f"{words}. If these are classes, val_fraction: 0.2 (--val-fraction 0.2) holds out a fifth of each"
     may_divide = known == EVAL_SPLITS and _first_folder(root, TRAIN_SPLITS)
     return words + ("; val_fraction: 0.2 holds out a part of train" if may_divide else "")
 
