@@ -69,5 +69,6 @@ def describe_images(recipe: Recipe, test: str | None, by_group: bool) -> tuple[d
 def _open(args: Any, split: str, val_fraction: float, **kwargs: Any) -> Any:
     return open_dataset(
         args.dataset, args.data_dir, split, unreadable="replace", class_map=args.class_map,
+        download=args.dataset_download, input_key=args.input_key, target_key=args.target_key,
         val_fraction=val_fraction, group_folders=args.group_folders, **kwargs,
     )  # fmt: skip
