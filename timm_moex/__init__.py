@@ -1,6 +1,7 @@
 """Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
 
 from . import models  # noqa: F401  registers the plain architectures timm lacks
+from .comparison.compare import compare
 from .exchange.distribution import match_distribution
 from .exchange.functional import moment_exchange
 from .exchange.layer import MomentExchange
@@ -19,6 +20,7 @@ __all__ = [
     "MoExLoss",
     "MoExTask",
     "MomentExchange",
+    "compare",
     "create_task",
     "draw_own_share",
     "draw_swap_index",

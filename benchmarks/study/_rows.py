@@ -1,14 +1,15 @@
 """Lines of the CSV files, grouped and read by seed, for the tables and pictures of the report."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .._results import RESULTS
+from ._curves import Curve, read_curves
 
 METHODS = {
     "baseline": "baseline",
@@ -68,7 +69,7 @@ def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
 
 
 def epochs_of(rows: Sequence[dict]) -> str:
-    counts = {sum(1 for _ in (RESULTS / "curves" / row["curve"]).open()) - 1 for row in rows}
+    counts = {len(all_curves()[row["curve"]]) for row in rows}
     return f"{', '.join(str(count) for count in sorted(counts))} epochs"
 
 
@@ -85,10 +86,15 @@ def validation_top1(row: dict) -> float:
     return float(row["monitored_top1"])
 
 
+@cache
+def all_curves() -> dict[str, Curve]:
+    """The curves of the results folder, read once."""
+    return read_curves(RESULTS)
+
+
 def read_curve(row: dict, column: str) -> list[float]:
     """Read a column of a run's learning curve, by epoch."""
-    with (RESULTS / "curves" / row["curve"]).open(newline="") as file:
-        return [float(line[column]) for line in csv.DictReader(file)]
+    return [float(line[column]) for line in all_curves()[row["curve"]]]
 
 
 def mean_by_seed(rows: Sequence[dict], column: str, corruptions: Sequence[str]) -> dict[str, float]:

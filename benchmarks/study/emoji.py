@@ -37,7 +37,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.request
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,17 +71,20 @@ _CLOCK = re.compile(r"-(oclock|thirty)$")
 
 
 def download(style: str, folder: Path) -> Path:
-    """The package of a style, from the npm registry unless `folder` has it.
+    """Let npm download the package of a style, unless `folder` has it.
 
     Raises:
+        FileNotFoundError: npm is not installed.
         ValueError: It is not the file that was pinned.
     """
     version, expected = PACKAGES[style]
-    path = folder / f"{style}-{version}.tgz"
+    path = folder / f"iconify-json-{style}-{version}.tgz"  # npm's name for it
     if not path.exists():
-        url = f"https://registry.npmjs.org/@iconify-json/{style}/-/{path.name}"
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            path.write_bytes(answer.read())
+        npm = shutil.which("npm")
+        if npm is None:
+            raise FileNotFoundError(f"npm is not installed; it downloads @iconify-json/{style}")
+        pack = [npm, "pack", f"@iconify-json/{style}@{version}", "--pack-destination", str(folder), "--silent"]
+        subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
     found = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if found != expected:
         raise ValueError(f"{path}: sha512 {found}, expected {expected}; delete it to download it again")

@@ -5,7 +5,7 @@
     python -m benchmarks.study run --preset full --device cuda --parallel 12         # on one GPU
 
 `presets.yaml` has the settings. Both commands resume where they were stopped. The result is the last epoch's. Lines
-go to ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) into curves/ (all in
+go to ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) to curves.csv (all in
 benchmarks/results). In cpu-small the monitored images are the validation images; where all training images are trained
 on, they are some of those.
 """
@@ -19,10 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from timm.data import resolve_data_config
 from torch import nn
 
+from timm_moex.comparison.methods import apply_method
 from timm_moex.training.datasets import open_dataset
 from timm_moex.training.evaluate import evaluate
 from timm_moex.training.loaders import create_eval_loader
@@ -32,6 +32,7 @@ from timm_moex.utils.messages import nearest
 
 from .._results import RESULTS, ROOT
 from ._idx import draw, read_split, write_split
+from ._rows import presets
 from ._runs import Job, run_jobs
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
@@ -48,10 +49,6 @@ CANDIDATES = {
 }
 NO_CANDIDATES = (("p", "0.0"), ("lam", "1.0"))  # the baseline; without interpolated labels it is not MoEx
 Planned = tuple[dict[str, str], int, list[str]]  # first columns of the line, seed, changes to the recipe
-
-
-def presets() -> dict[str, dict[str, Any]]:
-    return yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text())
 
 
 def prepare(source: Path, folder: Path, train_per_class: int, validation_per_class: int) -> Path:
@@ -145,14 +142,16 @@ def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
     source = options.source or ROOT / config.get("source", SOURCE)
     folder = options.output / f"data-{preset}-{train_per_class}-{hold_out}"
     data = prepare(source, folder, train_per_class, hold_out)
-    common = dict(data_dir=str(data / "fit"), device=options.device, workers=0)
+    common = dict(data_dir=str(data / "fit"), device=options.device, workers=0, in_memory=True)
+    common["pad"] = config.get("pad", PAD)
     jobs = []
     for columns, seed, changes in (candidates_and_seeds if what == "ablate" else methods_and_seeds)(preset, config):
-        changes = [*config.get("settings", ()), *changes, *options.set]
-        recipe = load_recipe(config["recipe"]).override(changes, seed=seed, model=f"moex_{columns['model']}", **common)
+        recipe = load_recipe(config["recipe"]).override(config.get("settings", ()), **common)
+        recipe = recipe.override(seed=seed, model=f"moex_{columns['model']}")
+        recipe = apply_method(recipe, changes).override(options.set)
         columns |= {"seed": str(seed)}
         name = "-".join(columns.values()).replace(", ", "-").replace(" ", "_")
-        jobs.append(Job(columns, recipe, options.output / what / name, config.get("pad", PAD)))
+        jobs.append(Job(columns, recipe, options.output / what / name))
     return jobs
 
 

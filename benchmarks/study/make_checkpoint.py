@@ -34,7 +34,7 @@ from .._results import ROOT, read_rows
 
 def row_of(run: Path, table: str) -> dict[str, str]:
     """The run's line in a CSV, known by the name of its curve."""
-    [row] = [row for row in read_rows(table) if Path(row["curve"]).stem == run.name]
+    [row] = [row for row in read_rows(table) if Path(row["curve"]).name == run.name]
     return row
 
 

@@ -3,17 +3,18 @@
     python -m benchmarks.study.merge /path/to/other/clone/benchmarks/results
 
 Lines of study.csv, ablation.csv, domain_shift.csv and robustness.csv that are not here yet are appended, in this
-folder's order of columns, and their curves are copied. Older names of columns are translated. Nothing at all is written
-where a run is here already with other settings or another result, where a curve is missing, or where a curve of the
-same name differs: one of the two must go first.
+folder's order of columns, and their rows of curves.csv are copied. Older names of columns are translated. Nothing at
+all is written where a run is here already with other settings or another result, where a curve is missing, or where a
+curve of the same name differs: one of the two must go first.
 """
 
 import argparse
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._results import RESULTS, append_row, read_rows
+from ._curves import Curve, append_curve, read_curves
 
 KEYS = {  # which columns tell a line of the table from all others
     "study": ("preset", "model", "method", "seed"),
@@ -34,7 +35,7 @@ Row = dict[str, str]
 
 @dataclass
 class Merge:
-    """The work to do: lines to append, by table, and curves to copy, by their path in the folder `curves`."""
+    """The work to do: lines to append, by table, and names of curves to copy."""
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     curves: list[str] = field(default_factory=list)
@@ -70,20 +71,19 @@ def new_rows(name: str, theirs: list[Row], ours: list[Row]) -> list[Row]:
     return found
 
 
-def new_curves(rows: list[Row], source: Path, results: Path) -> list[str]:
-    """List the curves that these lines name and that `results` lacks.
+def new_curves(rows: list[Row], theirs: Mapping[str, Curve], ours: Mapping[str, Curve]) -> list[str]:
+    """List the curves that these lines name and that `ours` lacks.
 
     Raises:
-        ValueError: A curve is missing from `source`, or another one of its name is in `results`.
+        ValueError: A curve is missing from `theirs`, or another one of its name is in `ours`.
     """
     found = []
     for curve in (row["curve"] for row in rows if "curve" in row):
-        theirs, ours = (folder / "curves" / curve for folder in (source, results))
-        if not theirs.is_file():
-            raise ValueError(f"{theirs}: the curve is missing, and a line names it")
-        if ours.is_file() and ours.read_bytes() != theirs.read_bytes():
-            raise ValueError(f"{ours}: another curve of this name is here, and no line of the table names it")
-        if not ours.is_file():
+        if curve not in theirs:
+            raise ValueError(f"{curve}: the curve is missing, and a line names it")
+        if ours.get(curve, theirs[curve]) != theirs[curve]:
+            raise ValueError(f"{curve}: another curve of this name is here, and no line of the table names it")
+        if curve not in ours:
             found.append(curve)
     return found
 
@@ -97,19 +97,18 @@ def plan(source: Path, results: Path) -> Merge:
     if not any((source / f"{name}.csv").is_file() for name in KEYS):
         expected = ", ".join(f"{name}.csv" for name in KEYS)
         raise ValueError(f"{str(source)!r} has no results: expected a folder with one of {expected}")
-    merge = Merge()
+    merge, theirs, ours = Merge(), read_curves(source), read_curves(results)
     for name in KEYS:
         merge.rows[name] = new_rows(name, read_translated(name, source), read_rows(name, results))
-        merge.curves += new_curves(merge.rows[name], source, results)
+        merge.curves += new_curves(merge.rows[name], theirs, ours)
     return merge
 
 
 def write(merge: Merge, source: Path, results: Path) -> None:
     """Copy the curves, then the lines: no line is ever without its curve, and an interrupted merge can be repeated."""
+    theirs = read_curves(source)
     for curve in merge.curves:
-        target = results / "curves" / curve
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / "curves" / curve, target)
+        append_curve(results, curve, theirs[curve])
     for name, rows in merge.rows.items():
         for row in rows:
             append_row(results / f"{name}.csv", row)

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from timm_moex.comparison.statistics import format_mean, paired
 from timm_moex.hub.download import WEIGHTS
 from timm_moex.hub.manifest import MANIFEST, read_manifest, weights_dir
 
@@ -30,7 +31,6 @@ from ._rows import (
     test_loss,
     validation_top1,
 )
-from ._statistics import format_mean, paired
 from .report_deep import DEEP, deep, growth
 from .report_style import style
 
@@ -60,7 +60,7 @@ def methods_table(runs: Sequence[dict]) -> str:
         methods = grouped(rows, "method")
         baseline, lines = methods.get(("baseline",), []), []
         for name, own in in_order(methods):
-            settings = ", ".join(settings_of[preset]["methods"][name]).replace("model_kwargs.", "")
+            settings = ", ".join(settings_of[preset]["methods"][name])
             cells = []
             for value, digits in ((test_error, 2), (test_loss, 3)):
                 values, others = by_seed(own, value), by_seed(baseline, value)

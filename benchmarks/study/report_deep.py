@@ -6,6 +6,8 @@ Differences are paired by seed; their intervals are exact 95 % intervals (Studen
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from timm_moex.comparison.statistics import format_interval, format_mean, paired
+
 from .._markdown import table
 from .._results import read_rows
 from ._rows import (
@@ -22,7 +24,6 @@ from ._rows import (
     test_error,
     test_loss,
 )
-from ._statistics import format_interval, format_mean, paired
 
 DEEP = ("cpu-deep", "gpu-deep", "cpu-deep-long", "gpu-deep-long", "gpu-all", "full")
 TOGETHER = ("cpu-deep", "gpu-deep")  # one experiment on two devices: equal settings, other seeds

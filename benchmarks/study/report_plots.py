@@ -5,9 +5,10 @@ python -m benchmarks.study.report_plots
 
 from matplotlib.figure import Figure
 
+from timm_moex.comparison.statistics import interval, mean_se, paired
+
 from .._results import RESULTS, read_rows
 from ._rows import METHODS, by_seed, grouped, in_order, read_curve, validation_top1
-from ._statistics import interval, mean_se, paired
 from .report import PARTS, study_rows
 from .report_deep import growth_points
 

@@ -5,10 +5,11 @@ Seeds of one hand share its style: the last line therefore takes each hand's mea
 
 import statistics
 
+from timm_moex.comparison.statistics import format_interval, format_mean, paired
+
 from .._markdown import table
 from .._results import read_rows
 from ._rows import NONE, by_seed, grouped, source
-from ._statistics import format_interval, format_mean, paired
 
 PRIMARY = "noto"
 COLUMNS = {

@@ -1,6 +1,7 @@
 """The emoji set and its study: nothing of a held-out style or of an unseen emoji is trained on."""
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -187,3 +188,10 @@ def test_recipe_and_cutmix_are_what_the_selection_chose():
         choice = domain_shift.best_settings(list(csv.DictReader(file)))
     settings = dict(domain_shift.methods(load_recipe("emoji_tf_efficientnet_lite0")))
     assert {("moex", choice["moex"]), ("cutmix", choice["cutmix"])} <= settings.keys()
+
+
+def test_no_file_names_the_address_of_a_package_registry():
+    root = Path(__file__).parents[2]
+    files = [p for part in ("benchmarks", "timm_moex", "tests", "examples") for p in (root / part).rglob("*.py")]
+    address = re.compile(r"https?://(registry\.|pypi\.|files\.pythonhosted|proxy\.golang)")
+    assert len(files) > 100 and not [path for path in files if address.search(path.read_text(encoding="utf-8"))]

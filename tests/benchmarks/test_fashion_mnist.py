@@ -124,7 +124,8 @@ def test_label_smoothing_gives_away_as_much_of_the_label_as_moex(small):
 
 def test_cpu_bare_neither_crops_nor_flips(small):
     for job in fashion_mnist.jobs_of("cpu-bare", "run", small):
-        assert job.pad == 0 and job.recipe.arguments().hflip == 0 and not job.recipe.arguments().reprob
+        args = job.recipe.arguments()
+        assert args.in_memory and args.pad == 0 and args.hflip == 0 and not args.reprob
 
 
 def test_a_misspelt_selection_is_an_error_and_not_an_empty_study(small):
@@ -163,3 +164,8 @@ def test_every_test_image_counts_once(tmp_path):
     model = load_model(Path(fashion_mnist.__file__).parents[2] / "weights" / "resnet20_cifar.fmnist_sample")
     result = fashion_mnist.evaluate_test(model, Job({}, recipe, tmp_path))
     assert result["test_top1"] in [round(100 * k / 17, 2) for k in range(18)]
+
+
+def test_a_trial_can_change_what_the_preset_sets(small):
+    small.set = ["epochs=1"]
+    assert {job.recipe.settings["epochs"] for job in fashion_mnist.jobs_of("cpu-deep", "run", small)} == {1}

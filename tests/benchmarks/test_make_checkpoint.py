@@ -22,7 +22,7 @@ def test_weights_are_those_of_the_median_run(values, first):
 
 
 def test_a_run_is_found_by_its_curve(monkeypatch):
-    rows = [{"curve": "study/a-1.csv", "test_top1": "81"}, {"curve": "study/a-10.csv", "test_top1": "82"}]
+    rows = [{"curve": "study/a-1", "test_top1": "81"}, {"curve": "study/a-10", "test_top1": "82"}]
     monkeypatch.setattr(make_checkpoint, "read_rows", lambda table: rows)
     assert make_checkpoint.top1_of(Path("runs/a-1"), "study", "test_top1") == 81
     with pytest.raises(ValueError):
@@ -31,7 +31,7 @@ def test_a_run_is_found_by_its_curve(monkeypatch):
 
 def test_with_a_table_only_the_median_runs_folder_is_needed(tmp_path, monkeypatch):
     line = dict(commit="abc1234", processor="CPU", threads="1")
-    rows = [line | {"curve": f"study/run-{seed}.csv", "test_top1": f"8{seed}", "seed": f"{seed}"} for seed in (1, 2, 3)]
+    rows = [line | {"curve": f"study/run-{seed}", "test_top1": f"8{seed}", "seed": f"{seed}"} for seed in (1, 2, 3)]
     monkeypatch.setattr(make_checkpoint, "read_rows", lambda table: rows)
     (tmp_path / "run-2").mkdir()
     (tmp_path / "run-2" / "summary.csv").write_text("epoch\n0\n")

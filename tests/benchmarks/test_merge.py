@@ -7,13 +7,14 @@ import pytest
 
 from benchmarks._results import RESULTS, append_row, read_rows
 from benchmarks.study import merge
+from benchmarks.study._curves import append_curve, read_curves
 
 NEW = ["preset", "model", "method", "seed", "test_top1", "monitored_top1", "monitored_loss", "settings", "curve"]
 
 
 def run(seed, **changes):
     row = dict.fromkeys(NEW, "1") | {"preset": "p", "model": "m", "method": "moex", "seed": seed, "settings": "aa"}
-    return row | {"curve": f"study/{seed}.csv"} | changes
+    return row | {"curve": f"study/{seed}"} | changes
 
 
 def write_clone(folder, rows, old=False):
@@ -21,9 +22,7 @@ def write_clone(folder, rows, old=False):
     names = {new: earlier for earlier, new in merge.RENAMED.items()} if old else {}
     for row in rows:
         append_row(folder / "study.csv", {names.get(key, key): value for key, value in row.items()})
-        curve = folder / "curves" / row["curve"]
-        curve.parent.mkdir(parents=True, exist_ok=True)
-        curve.write_text(f"epoch\n{row['seed']}\n")
+        append_curve(folder, row["curve"], [{"epoch": row["seed"], "lr": "0.1"}])
     return folder
 
 
@@ -42,7 +41,8 @@ def test_missing_lines_and_curves_are_brought_home_and_a_second_merge_adds_nothi
     there = write_clone(tmp_path / "there", [run("0"), run("1", test_top1="90"), run("2")], old)
     bring(there, here, monkeypatch)
     assert read_rows("study", here) == [run("0"), run("1", test_top1="90"), run("2")]
-    assert (here / "curves/study/2.csv").read_text() == "epoch\n2\n"
+    [epoch] = read_curves(here)["study/2"]
+    assert (epoch["epoch"], epoch["lr"], epoch["eval_loss"]) == ("2", "0.1", "")
     before = everything(here)
     bring(there, here, monkeypatch)
     assert everything(here) == before
@@ -70,10 +70,10 @@ def test_a_line_twice_in_one_table_is_appended_once_and_refused_where_it_differs
 
 def test_missing_and_differing_curves_are_refused(tmp_path):
     here, there = write_clone(tmp_path / "here", [run("0")]), write_clone(tmp_path / "there", [run("1")])
-    (here / "curves/study/1.csv").write_text("another")
+    append_curve(here, "study/1", [{"epoch": "7"}])
     with pytest.raises(ValueError, match="another curve of this name"):
         merge.plan(there, here)
-    (there / "curves/study/1.csv").unlink()
+    (there / "curves.csv").unlink()
     with pytest.raises(ValueError, match="curve is missing"):
         merge.plan(there, here)
 

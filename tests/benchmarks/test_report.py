@@ -5,6 +5,7 @@ import pytest
 from benchmarks._markdown import read_block
 from benchmarks._results import RESULTS, read_rows
 from benchmarks.study import report
+from benchmarks.study._curves import read_curves
 
 
 @pytest.mark.parametrize("where", report.blocks(), ids=lambda where: f"{where[0].parent.name}-{where[1]}")
@@ -16,12 +17,12 @@ def test_tables_are_those_of_the_csv_files(where):
 def test_every_run_has_its_curve_with_the_accuracy_of_the_last_epoch(name):
     rows = read_rows(name)
     assert rows and len({row["curve"] for row in rows}) == len(rows)
+    curves = {key: curve for key, curve in read_curves(RESULTS).items() if key.startswith(f"{name}/")}
     for row in rows:
-        head, *_, last = (RESULTS / "curves" / row["curve"]).read_text().splitlines()
-        top1 = dict(zip(head.split(","), last.split(",")))["eval_top1"]
-        assert float(top1) == pytest.approx(float(row["monitored_top1"]), abs=1e-3)
-    curves = {path.name for path in (RESULTS / "curves" / name).iterdir()}
-    assert curves == {row["curve"].partition("/")[2] for row in rows}
+        curve = curves[row["curve"]]
+        assert [int(epoch["epoch"]) for epoch in curve] == list(range(len(curve)))
+        assert float(curve[-1]["eval_top1"]) == pytest.approx(float(row["monitored_top1"]), abs=1e-3)
+    assert curves.keys() == {row["curve"] for row in rows}
 
 
 def row(method, seed, top1, seconds="10", loss="0.5"):

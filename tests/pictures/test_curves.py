@@ -75,3 +75,21 @@ def test_what_is_no_run_is_refused(text, message, tmp_path, capsys):
         (tmp_path / "summary.csv").write_text(text)
     assert main(["curves", str(tmp_path), "--output", str(tmp_path / "p.png")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "p.png").exists()
+
+
+def test_methods_have_a_colour_each_and_a_band_over_their_seeds_and_the_loss_on_own_labels(tmp_path, monkeypatch):
+    for name, loss in (("moex/0", 1.0), ("moex/1", 3.0), ("baseline/0", 2.0)):
+        (tmp_path / name).mkdir(parents=True)
+        own = f",{loss}" if name.startswith("moex") else ","
+        text = f"epoch,train_loss,train_loss_own,eval_loss\n0,9.0{own},0.5\n"
+        (tmp_path / name / "summary.csv").write_text(text if name.startswith("moex") else "epoch,train_loss\n0,2.0\n")
+    figures = []
+    monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path: figures.append(figure))
+    draw_curves(read_curves([tmp_path / name for name in ("moex/0", "moex/1", "baseline/0")]), "p.png")
+    axis = figures[0].axes[0]
+    assert [list(line.get_ydata()) for line in axis.lines] == [[2.0], [0.5], [2.0]]
+    first, second, third = (line.get_color() for line in axis.lines)
+    assert first == second != third
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (1.0, 3.0)
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["moex", "baseline"]

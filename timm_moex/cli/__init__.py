@@ -16,6 +16,7 @@ from ..hub.download import HubError
 from ..training.processes import is_alone
 from ..utils.devices import is_out_of_memory
 from ..utils.messages import machine_trouble, one_line
+from .compare import add_compare
 from .evaluate import add_eval, add_predict
 from .hub import add_convert, add_publish, add_verify
 from .models import add_list, add_sites
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=versions)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        add_list, add_sites, add_sample, add_train, add_eval, add_predict, add_show, add_curves,
+        add_list, add_sites, add_sample, add_train, add_compare, add_eval, add_predict, add_show, add_curves,
         add_verify, add_publish, add_convert
     ):  # fmt: skip
         add(commands)

@@ -2,15 +2,20 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .figure import new_figure, save_figure
 
-__all__ = ["Curves", "draw_curves", "read_curves"]
+__all__ = ["PANELS", "Curves", "add_legend", "colours", "draw_curves", "draw_panel", "group_by_seed", "read_curves"]
 
+PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (  # title, columns, factor
+    ("loss", ("train_loss", "eval_loss"), 1),
+    ("top-1, %", ("eval_top1",), 1),
+    ("exchanged batches, %", ("train_exchanged",), 100),
+)
 _COLOURS = ("#00798c", "#d1495b", "#edae49", "#8d6a9f", "#5f6368", "#66a182", "#2e4057", "#c98686")
 
 
@@ -78,8 +83,25 @@ def _names(files: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
+def group_by_seed(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
+    """Group runs in folders METHOD/SEED by method; any other run is a group of its own.
+
+    Example:
+        >>> list(group_by_seed([Curves("a/0", {}), Curves("a/1", {}), Curves("b", {})]))
+        ['a', 'b']
+    """
+    groups: dict[str, list[Curves]] = {}
+    for run in runs:
+        method, _, seed = run.name.rpartition("/")
+        groups.setdefault(method if method and seed.isdigit() else run.name, []).append(run)
+    return groups
+
+
 def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
-    """Draw runs: training and evaluation loss, top-1, and, where a run has it, the share of exchanged batches.
+    """Draw runs: training and evaluation loss, top-1, and, if a run has it, the share of exchanged batches.
+
+    Runs in folders METHOD/SEED have a colour for each method: a line for the mean and a band over the seeds. The
+    training loss is the one on the samples' own labels if the run has it, so that overfitting can be compared.
 
     Args:
         runs: From `read_curves`.
@@ -101,45 +123,75 @@ def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
     for run in runs:
         if not {"train_loss", "eval_loss", "eval_top1"} & run.columns.keys():
             raise ValueError(f"{run.name}: none of train_loss, eval_loss, eval_top1 is among {', '.join(run.columns)}")
-    panels = [
-        ("loss", ("train_loss", "eval_loss"), 1),
-        ("top-1, %", ("eval_top1",), 1),
-        ("exchanged batches, %", ("train_exchanged",), 100),
-    ]
-    panels = [panel for panel in panels if any(column in run.columns for run in runs for column in panel[1])]
+    panels = [panel for panel in PANELS if any(column in run.columns for run in runs for column in panel[1])]
+    groups = group_by_seed(runs)
     figure = new_figure(5 * len(panels), 4.2)
-    for axis, (label, columns, factor) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        for run, colour in zip(runs, _COLOURS * (len(runs) // len(_COLOURS) + 1)):
-            _draw_run(axis, run, columns, factor, colour)
-        axis.set_title(label, fontsize=12)
-        axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-        if columns == ("train_exchanged",):
-            axis.set_ylim(-3, 103)
-    _add_legends(figure, runs)
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        draw_panel(axis, panel, groups)
+    add_legend(figure, list(groups))
     return save_figure(figure, path, made_by="timm-moex curves")
 
 
-def _draw_run(axis: Any, run: Curves, columns: Sequence[str], factor: float, colour: str) -> None:
-    epochs = [epoch + 1 for epoch in run.columns["epoch"]]
-    marker = "o" if len(epochs) <= 30 else ""
-    for column in columns:
-        if column in run.columns:
-            dashes = "--" if column == "train_loss" else "-"
-            values = [factor * value for value in run.columns[column]]
-            axis.plot(epochs, values, color=colour, linestyle=dashes, marker=marker, markersize=3.5, linewidth=1.6)
+def draw_panel(axis: Any, panel: tuple[str, Sequence[str], float], groups: Mapping[str, Sequence[Curves]]) -> None:
+    """Draw a line and a band for each group of runs.
 
+    Args:
+        axis: matplotlib's.
+        panel: One of `PANELS`: its title, columns and factor.
+        groups: Name to runs, in the order of their colours.
+    """
+    title, columns, factor = panel
+    for runs, colour in zip(groups.values(), colours(len(groups))):
+        for column in columns:
+            values = [v for run in runs if (v := run.columns.get(_own_labels(column, run)))]
+            if values:
+                _draw_band(axis, values, factor, colour, "--" if column == "train_loss" else "-")
+    axis.set_title(title, fontsize=12)
+    has_bands = any(len(runs) > 1 for runs in groups.values())
+    axis.set_xlabel("epoch (bands: range of the seeds)" if has_bands else "epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if title == "loss":
+        from matplotlib.lines import Line2D
 
-def _add_legends(figure: Any, runs: Sequence[Curves]) -> None:
-    from matplotlib.lines import Line2D
-
-    colours = _COLOURS * (len(runs) // len(_COLOURS) + 1)
-    lines = [Line2D([], [], color=colour, label=run.name, linewidth=2) for run, colour in zip(runs, colours)]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
-    first = figure.axes[0]
-    if first.get_title() == "loss":
         kinds: Any = (("--", "training"), ("-", "evaluation"))
         styles = [Line2D([], [], color="#444444", linestyle=style, label=word) for style, word in kinds]
-        first.legend(handles=styles, frameon=False)
+        axis.legend(handles=styles, frameon=False)
+    if columns == ("train_exchanged",):
+        axis.set_ylim(-3, 103)
+
+
+def _own_labels(column: str, run: Curves) -> str:
+    own = f"{column}_own"
+    return own if own in run.columns else column
+
+
+def _draw_band(axis: Any, runs: Sequence[Sequence[float]], factor: float, colour: str, dashes: str) -> None:
+    """Draw the mean of runs, as far as all of them have come, and the range that they cover."""
+    by_epoch = [[factor * value for value in values] for values in zip(*runs)]
+    epochs = range(1, len(by_epoch) + 1)
+    means = [sum(values) / len(values) for values in by_epoch]
+    marker = "o" if len(means) <= 30 else ""
+    axis.plot(epochs, means, color=colour, linestyle=dashes, marker=marker, markersize=3.5, linewidth=1.6)
+    if len(runs) > 1:
+        low, high = list(map(min, by_epoch)), list(map(max, by_epoch))
+        axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def colours(count: int) -> list[str]:
+    """Return as many colours; after the eighth they begin again.
+
+    Example:
+        >>> colours(9)[0] == colours(9)[8]
+        True
+    """
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def add_legend(figure: Any, names: Sequence[str]) -> None:
+    """Name the groups' colours below the panels."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=colour, label=name, linewidth=2) for name, colour in zip(names, colours(len(names)))]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(names), 4), frameon=False)

@@ -36,7 +36,13 @@ def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
-    """Put back what `get_rng_state` returned. CUDA's state is left alone where the number of GPUs differs."""
+    """Put back what `get_rng_state` returned. CUDA's state is left alone where the number of GPUs differs.
+
+    Raises:
+        ValueError: The state has none for `generator`: it is of a version whose loader drew from torch's own.
+    """
+    if generator is not None and state["loader"] is None:
+        raise ValueError("the checkpoint has no state of the loader's generator, an older version wrote it")
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from timm.data import create_loader
+from timm.data.loader import PrefetchLoader
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
@@ -191,11 +192,12 @@ def _augmenting_loader(
 ) -> Any:
     """timm's training loader with train.py's arguments.
 
-    Workers live for one epoch: their seeds then come from torch's generator each time, which a checkpoint can restore.
+    Workers live for one epoch: their seeds then come from the loader's generator each time, which a checkpoint can
+    restore.
     """
     interpolation = data_config["interpolation"] if args.no_aug else args.train_interpolation
     with blaming(f"aa: {short_repr(args.aa)}, color_jitter: {args.color_jitter}", RecipeError):
-        return create_loader(
+        loader = create_loader(
             dataset,
             data_config["input_size"],
             args.batch_size,
@@ -226,3 +228,17 @@ def _augmenting_loader(
             worker_seeding=args.worker_seeding,
             distributed=distributed,
         )
+    return _with_own_generator(loader, args.seed, torch.distributed.get_rank() if distributed else 0)
+
+
+def _with_own_generator(loader: Any, seed: int, rank: int) -> Any:
+    """Let a loader draw order and workers' seeds from its own generator, which it gets as an attribute.
+
+    From torch's, which an exchange draws from as well, runs with and without one would see other orders of the images.
+    """
+    inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
+    generator = torch.Generator().manual_seed(seed + rank)
+    loader.generator = inner.generator = generator
+    if isinstance(inner.sampler, torch.utils.data.RandomSampler):
+        inner.sampler.generator = generator
+    return loader

@@ -100,7 +100,7 @@ class TrainingSetup:
 
     @property
     def generator(self) -> torch.Generator | None:
-        """The training loader's own generator; None for timm's loader, which draws from torch's."""
+        """The training loader's own generator."""
         return getattr(self.train_loader, "generator", None)
 
     @property

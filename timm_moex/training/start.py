@@ -62,14 +62,18 @@ def start_run(
     if processes.is_first:
         place.start(recipe, processes.count)
         track = stack.enter_context(open_trackers(run.args, place.path, epochs_done=state.epochs_done))
-    ignored = [ignored_files(loader.dataset) for loader in (run.train_loader, run.eval_loader)]
-    for line in [*notes, *found, *_ema_note(run), *filter(None, dict.fromkeys(ignored))]:
+    for line in [*notes, *found, *_ignored_notes(run), *_ema_note(run)]:
         log(line)
     return StartedRun(recipe, settings, place, run, state, track)
 
 
 def ignore_report(_: Any) -> None:
     """What the other processes do in place of reporting."""
+
+
+def _ignored_notes(run: TrainingSetup) -> list[str]:
+    lines = dict.fromkeys(ignored_files(loader.dataset) for loader in (run.train_loader, run.eval_loader))
+    return [line for line in lines if line]
 
 
 def _ema_note(run: TrainingSetup) -> list[str]:

@@ -1,0 +1,76 @@
+"""The sentences of a report say what the pairs allow, and no more."""
+
+import pytest
+
+from benchmarks.study.report_deep import growth_points
+from timm_moex.comparison.outcomes import STUDY, Outcome, gap_in_words, mean_over_groups, verdict
+from timm_moex.comparison.report import table
+from timm_moex.comparison.statistics import pairs_needed
+
+
+@pytest.mark.parametrize(
+    "errors, sentence",
+    [
+        ([], "moex: there is no pair with the baseline yet."),
+        ([-0.7], "moex: one pair (-0.70 points) says nothing about other seeds; 3 give a first interval."),
+        ([-0.6, -0.8, -0.7], "moex lowers the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
+        ([0.6, 0.8, 0.7], "moex raises the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
+        (
+            [0.5, -0.6, 0.1],
+            "moex: no difference of 1.38 points or more can be seen with 3 pairs (+0.00, from -1.38 to +1.38); if "
+            "there is one, it is too small for 100 pairs.",
+        ),
+        (
+            [-0.4, 0.0, -0.2, 0.1],
+            "moex: no difference of 0.48 points or more can be seen with 4 pairs (-0.12, from -0.48 to +0.23); about "
+            "15 would be needed to tell 0.12 points from 0.",
+        ),
+        ([0.0, 0.0], "moex: all 2 pairs have equal errors."),
+    ],
+)
+def test_a_sentence_for_each_method(errors, sentence):
+    assert verdict("moex", errors) == sentence
+
+
+def test_pairs_needed_are_the_least_with_an_interval_that_excludes_zero():
+    assert pairs_needed(0.7, 0.1) == 3  # t(2) = 4.303, t(1) = 12.706
+    assert pairs_needed(-1.0, 0.1) == 2
+    assert pairs_needed(0.0, 1.0) is None and pairs_needed(0.1, 1.0) is None
+    assert pairs_needed(0.1, 1.0, limit=1000) == 387  # about (1.96 / 0.1) ** 2
+
+
+def test_what_the_study_found_is_what_its_tables_say():
+    found = [(sum(p.gaps) / len(p.gaps), sum(p.errors) / len(p.errors)) for p in growth_points()]
+    assert tuple((round(gap, 2), round(error, 1)) for gap, error in found) == STUDY
+
+
+@pytest.mark.parametrize(
+    "gap, words",
+    [
+        (0.62, "-0.7 points at a gap of 0.59 and by -0.9 points at 0.75"),
+        (0.05, "-0.1 points at a gap of 0.22 (ResNet-20, parts of Fashion-MNIST); .* No gap as small was studied."),
+        (2.0, "-3.2 points at a gap of 1.43 .* No gap as large was studied."),
+        (-0.3, "0.30 below its training loss"),
+    ],
+)
+def test_the_baselines_gap_stands_next_to_what_the_study_found(gap, words):
+    import re
+
+    assert re.search(words.replace("(", r"\(").replace(")", r"\)"), gap_in_words([gap - 0.01, gap + 0.01]))
+
+
+def figures(**errors):
+    return {m: {str(i): Outcome(e, 1.0, 0.5, 2.0) for i, e in enumerate(own)} for m, own in errors.items()}
+
+
+def test_the_table_pairs_seeds_and_one_seed_has_no_interval():
+    lines = table(figures(baseline=[10.0, 12.0, 14.0], moex=[9.0, 11.5])).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[2][:4] == ["baseline", "3", "12.00 ± 1.15", ""] and cells[3][:3] == ["moex", "2", "10.25 ± 1.25"]
+    assert cells[3][3] == "-0.75 [-3.93, +2.43]" and cells[3][6] == "1.00"
+    assert "[-" not in table(figures(baseline=[10.0], moex=[9.0])) and "± " not in table(figures(baseline=[10.0]))
+
+
+def test_the_mean_over_groups_has_the_seeds_that_are_whole():
+    groups = {"photo": figures(baseline=[10.0, 20.0]), "sketch": figures(baseline=[30.0])}
+    assert mean_over_groups(groups)["baseline"] == {"0": Outcome(20.0, 1.0, 0.5, 2.0)}

@@ -1,0 +1,90 @@
+"""How far a comparison is: an estimate after the first epoch, then a bar, or a line a minute without a terminal."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from ..utils.messages import in_words
+from .run import Run
+
+__all__ = ["Progress"]
+
+_MINUTE = 60.0
+
+
+class Progress:
+    """Counts epochs over all runs.
+
+    Args:
+        names: The runs that are to be trained, with their names.
+        jobs: How many are trained side by side.
+        say: Takes a line.
+        show_bar: Whether a bar may be shown, if stderr is a terminal.
+    """
+
+    def __init__(self, names: Mapping[Run, str], jobs: int, say: Callable[[str], None], show_bar: bool):
+        self.names, self.jobs = names, max(1, min(jobs, len(names)))
+        self.total = {run: run.epochs for run in names}
+        self.done = {run: min(run.epochs_done, run.epochs) for run in names}
+        self.runs_done, self.trained, self.began = 0, 0, time.monotonic()
+        self.last_line = self.began
+        self.print = say
+        has_bar = show_bar and sys.stderr.isatty()
+        self.bar = tqdm(total=self.epochs, initial=self.epochs_done, unit="epoch", disable=not has_bar)
+
+    @property
+    def epochs(self) -> int:
+        return sum(self.total.values())
+
+    @property
+    def epochs_done(self) -> int:
+        return sum(self.done.values())
+
+    def say(self, line: str) -> None:
+        """Print a line without damage to the bar."""
+        self.bar.clear()
+        self.print(line)
+        self.bar.refresh()
+
+    def listen(self, run: Run | None, event: Mapping[str, Any]) -> None:
+        """Take an event of `run_all`."""
+        if run is not None and "epoch" in event:
+            self.done[run], self.total[run] = event["epoch"], event["epochs"]
+            self.trained += 1
+            if self.trained == 1:
+                self._estimate(event["seconds"])
+            self.bar.total = self.epochs
+            self.bar.update(self.epochs_done - self.bar.n)
+            self.bar.set_postfix_str(self.names[run])
+        elif run is not None and event.keys() & {"done", "failed"}:
+            self.runs_done += 1
+            self.done[run] = self.total[run]
+            self.bar.update(self.epochs_done - self.bar.n)
+        if self.bar.disable and time.monotonic() - self.last_line >= _MINUTE:
+            self.last_line = time.monotonic()
+            self.print(self._line())
+
+    def _estimate(self, seconds: float) -> None:
+        left = self.epochs - self.epochs_done
+        rest = left * seconds / self.jobs
+        until = time.strftime("%H:%M", time.localtime(time.time() + rest))
+        side_by_side = f", {self.jobs} runs side by side" if self.jobs > 1 else ""
+        self.say(
+            f"about {in_words(rest)}, until {until}: the first epoch took {seconds:.1f} s, {left} are left in "
+            f"{len(self.names)} runs{side_by_side}"
+        )
+
+    def _line(self) -> str:
+        elapsed, left = time.monotonic() - self.began, self.epochs - self.epochs_done
+        rest = f"about {in_words(elapsed / self.trained * left)} left" if self.trained else "no epoch yet"
+        return (
+            f"{time.strftime('%H:%M')}  {self.epochs_done} of {self.epochs} epochs, {self.runs_done} of "
+            f"{len(self.names)} runs, {rest}"
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()

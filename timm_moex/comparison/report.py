@@ -1,0 +1,151 @@
+"""The report of a comparison: a table and sentences, compare.csv and report.md."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..utils.files import write_atomically
+from .methods import BASELINE
+from .outcomes import Figures, Outcome, differences, gap_in_words, mean_over_groups, read_outcomes, values, verdict
+from .plan import Plan
+from .statistics import format_interval, format_mean
+
+__all__ = ["MEAN", "failures", "figures_by_title", "format_table", "report_text", "table", "write_report"]
+
+FAILED = "failed.txt"
+MEAN = "mean over the domains"
+
+
+def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table that can be read as it is: the first column is aligned left, the others right.
+
+    Example:
+        >>> print(format_table(["", "error"], [["baseline", "9.5"]]))
+        |          | error |
+        |----------|------:|
+        | baseline |   9.5 |
+    """
+    widths = [max(map(len, column)) for column in zip(head, *lines)]
+    rows = ["| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |"
+            for row in (head, *lines)]  # fmt: skip
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
+    return "\n".join([rows[0], rule, *rows[1:]])
+
+
+def figures_by_title(plan: Plan) -> dict[str, Figures]:
+    """Read the figures to show: "" for an ordinary comparison, else each held-out domain and the mean over them."""
+    found = read_outcomes(plan)
+    return found | {MEAN: mean_over_groups(found)} if plan.groups else found
+
+
+def table(figures: Figures) -> str:
+    """Format a row for each method: its means, and its paired differences with exact 95 % intervals."""
+    lines = []
+    for method, by_seed in figures.items():
+        cells = [method, str(len(by_seed))]
+        for value, digits in ((_error, 2), (_loss, 3)):
+            pairs = [] if method == BASELINE else differences(figures, method, value)
+            cells.append(format_mean(list(values(figures, method, value).values()), digits))
+            cells.append(format_interval(pairs, digits) if pairs else "")
+        lines.append([*cells, _relative_time(figures, method)])
+    head = ["", "seeds", "error, %", "minus baseline [95 %]", "loss", "minus baseline [95 %]", "time / baseline"]
+    return format_table(head, lines)
+
+
+def _error(outcome: Outcome) -> float:
+    return outcome.error
+
+
+def _loss(outcome: Outcome) -> float:
+    return outcome.loss
+
+
+def _relative_time(figures: Figures, method: str) -> str:
+    """Seconds for an epoch divided by the baseline's, over the seeds that both have."""
+    ours, theirs = (values(figures, name, lambda outcome: outcome.seconds) for name in (method, BASELINE))
+    both = ours.keys() & theirs.keys()
+    ratio = sum(ours[s] for s in both) / sum(theirs[s] for s in both) if both else math.nan
+    return "–" if math.isnan(ratio) else f"{ratio:.2f}"
+
+
+def failures(plan: Plan) -> list[str]:
+    """List the runs that failed and were not finished since, with the reason."""
+    files = [(entry, entry.run.folder / FAILED) for entry in plan.entries()]
+    return [f"{entry}: {file.read_text(encoding='utf-8')}" for entry, file in files if file.is_file()]
+
+
+def report_text(plan: Plan) -> str:
+    """Write the report in Markdown: what was compared, a table for each domain, a sentence for each method."""
+    titled, failed = figures_by_title(plan), failures(plan)
+    decisive = list(titled.values())[-1]
+    parts = [_what(plan)]
+    for title, figures in titled.items():
+        parts += [f"**{title}**"] * bool(title) + [table(figures)]
+    sentences = [verdict(m, differences(decisive, m, _error)) for m in decisive if m != BASELINE]
+    if decisive[BASELINE]:
+        sentences.append(gap_in_words([outcome.gap for outcome in decisive[BASELINE].values()]))
+    parts += ["\n".join(f"- {sentence}" for sentence in sentences)]
+    if plan.test and len(plan.methods) > 2:
+        parts.append(_choice_warning(plan))
+    if failed:
+        parts.append("\n".join([f"{len(failed)} runs failed:", "", *(f"- {line}" for line in failed)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(plan: Plan) -> str:
+    trained = plan.images["training"]
+    judged = plan.images["held out" if plan.groups else "test" if plan.test else "evaluation"]
+    count = plan.entries()[0].run.epochs
+    epochs = f"{count} epoch{'s' * (count > 1)}"
+    return (
+        f"{plan.name} ({plan.settings['model']}), {epochs} on {trained}. Errors are those of {judged}, after "
+        "the last epoch. The runs of a seed have the same initial weights and order of the images; differences are "
+        "paired by seed."
+    )
+
+
+def _choice_warning(plan: Plan) -> str:
+    return (
+        f"Warning: {len(plan.methods) - 1} methods were tested on {plan.images['test']}. The best of several is partly "
+        "the luckiest on these images: its figure is too good. Choose on the evaluation split, then test that choice."
+    )
+
+
+def write_report(plan: Plan) -> str:
+    """Write report.md and compare.csv; returns the report."""
+    text = report_text(plan)
+    picture = "\n![differences and curves](compare.png)\n"
+    methods = "".join(f"- {name}: `{' '.join(changes) or 'as it is'}`\n" for name, changes in plan.methods.items())
+    page = f"# Comparison\n\n{text}{picture}\nThe recipe's changes:\n\n{methods}"
+    for name, content in (("report.md", page), ("compare.csv", _csv(plan))):
+        _write(plan.folder / name, content)
+    return text
+
+
+def _write(path: Path, content: str) -> None:
+    write_atomically(path, lambda file: file.write(content.encode()))
+
+
+def _csv(plan: Plan) -> str:
+    """A row for each finished run, with everything it measured."""
+    rows = []
+    for entry in plan.entries():
+        if (result := entry.run.result) is None:
+            continue
+        row = {"method": entry.method, "held_out": entry.group, "seed": entry.seed, "epochs": result["epochs"]}
+        row |= result["train"] | {f"eval_{key}": value for key, value in result["metrics"].items() if _is_number(value)}
+        tested = result.get("test", {})
+        row |= {f"test_{key}": tested.get(key, "") for key in ("loss", "top1", "top5", "count")}
+        rows.append(row | {"seconds_per_epoch": result["seconds_per_epoch"]} | result["environment"])
+    file = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))

@@ -1,0 +1,159 @@
+"""A process that trains one run after the other: `python -m timm_moex.comparison.worker`.
+
+It reads orders from stdin and writes events to stdout, one JSON object a line. It ends as soon as stdin does, so that
+no training outlives the command that asked for it, however that ended.
+"""
+
+import json
+import os
+import platform
+import queue
+import re
+import signal
+import statistics
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..pictures.curves import read_curves
+from ..training.evaluate import evaluate
+from ..training.inference import open_held_out_group, open_inference
+from ..training.loop import train
+from ..training.recipe import Recipe
+from ..training.run_folder import RunFolder
+from ..utils.messages import one_line
+from .run import Run, comparable
+
+__all__ = ["main"]
+
+_EPOCH = re.compile(r"epoch (\d+)/(\d+)  train loss")
+_TIME_LEFT = re.compile(r"about .+ left for ")
+_WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed training hold its lock until they notice
+
+
+def main() -> None:
+    """Train what is asked for until there are no more orders."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command decides
+    lines, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not end up among the events
+    # A forked loader process closes sys.stdin, and would wait for ever for the lock of a thread that reads it
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    orders: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read_orders, args=(lines, orders), daemon=True).start()
+
+    def say(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    while True:
+        order = orders.get()
+        try:
+            recipe = Recipe(order["name"], order["settings"], written=frozenset())
+            run = Run(recipe, Path(order["folder"]), order["test_split"], order["test_held_out"])
+            do(run, order["threads"], say)
+            say(done=True)
+        except Exception as error:  # of any kind: the other runs go on, and this one is listed
+            traceback.print_exc()
+            say(failed=f"{type(error).__name__}: {one_line(error)}")
+
+
+def _read_orders(lines: Iterable[str], orders: queue.Queue) -> None:
+    for line in lines:
+        orders.put(json.loads(line))
+    os._exit(0)
+
+
+def do(run: Run, threads: int, say: Callable[..., None]) -> None:
+    """Train what is left of a run, and test it if that is asked for.
+
+    Args:
+        run: The run.
+        threads: Number of PyTorch's threads.
+        say: Called with each event.
+    """
+    torch.set_num_threads(threads)
+    say(started=True)
+    if (result := run.result) is None:
+        result = _train(run, say)
+        run.write_result(result)
+    if run.has_test and "test" not in result:
+        run.write_result(result | {"test": _test(run)})
+
+
+def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
+    timing = run.folder / "timing.json"  # wall and processor time of each epoch, over all attempts
+    epochs = json.loads(timing.read_text()) if timing.is_file() and run.epochs_done else []
+    mark = [time.perf_counter(), time.process_time()]
+
+    def listen(line: str) -> None:
+        if (found := _EPOCH.match(line)) is None:
+            if not _TIME_LEFT.match(line):  # in this run; the comparison has an estimate of its own
+                say(note=line)
+            return
+        now = [time.perf_counter(), time.process_time()]
+        epochs.append([after - before for before, after in zip(mark, now)])
+        mark[:] = now
+        timing.write_text(json.dumps(epochs))
+        say(epoch=int(found[1]), epochs=int(found[2]), seconds=epochs[-1][0])
+
+    _wait_for_orphans(run.folder)
+    result = train(run.recipe.override(resume="auto"), run.folder, progress=False, log=listen)
+    (curves,) = read_curves([run.folder])
+    later = epochs[1:] or epochs  # the first one includes the set-up
+    return {
+        "metrics": result.metrics,
+        "train": {key: values[-1] for key, values in curves.columns.items() if key.startswith("train_")},
+        "epochs": len(curves.columns["epoch"]),
+        "seconds": sum(wall for wall, _ in epochs),
+        "cpu_seconds": sum(cpu for _, cpu in epochs),
+        "seconds_per_epoch": statistics.median(wall for wall, _ in later) if later else None,
+        "cpu_seconds_per_epoch": statistics.median(cpu for _, cpu in later) if later else None,
+        "environment": _environment(run.recipe),
+        "settings": comparable(run.recipe.settings),
+    }
+
+
+def _wait_for_orphans(folder: Path) -> None:
+    until = time.monotonic() + _WAIT_FOR_ORPHANS
+    while True:
+        try:
+            with RunFolder(folder).locked():
+                return
+        except FileExistsError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+
+
+def _environment(recipe: Recipe) -> dict[str, Any]:
+    device = torch.device(recipe.arguments().device)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _test(run: Run) -> dict[str, Any]:
+    args = run.recipe.arguments()
+    how = dict(batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, device=args.device)
+    hub = str(run.folder / "hub")
+    if run.test_held_out:
+        opened = open_held_out_group(hub, run.recipe, **how)
+    else:
+        where = dict(dataset=args.dataset, split=run.test_split, group_folders=args.group_folders)
+        opened = open_inference(hub, args.data_dir, **where, **how)
+    metrics = evaluate(opened.model, opened.loader, opened.device)
+    return {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The picture of a comparison: what each method changes, with intervals, and the learning curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .curves import PANELS, add_legend, colours, draw_panel, read_curves
+from .figure import new_figure, save_figure
+
+__all__ = ["draw_comparison"]
+
+
+def draw_comparison(
+    path: str | Path,
+    differences: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, tuple[float, float]],
+    runs: Mapping[str, Sequence[str | Path]],
+) -> Path:
+    """Draw a comparison.
+
+    Args:
+        path: The picture; its suffix chooses the format.
+        differences: Method to its error minus the baseline's, in points, for each pair.
+        intervals: Method to the interval of the mean difference, if it has one.
+        runs: Method, the baseline among them, to its run folders.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError, FileNotFoundError: See `save_figure`.
+    """
+    groups = {method: read_curves(folders) for method, folders in runs.items() if folders}
+    colour_of = dict(zip(runs, colours(len(runs))))
+    figure = new_figure(15, max(4.4, 1.5 + 0.45 * len(runs)))
+    axes = figure.subplots(1, 3)
+    _draw_differences(axes[0], differences, intervals, colour_of)
+    for axis, panel in zip(axes[1:], PANELS):
+        draw_panel(axis, panel, {method: groups.get(method, []) for method in runs})
+    add_legend(figure, list(runs))
+    return save_figure(figure, path)
+
+
+def _draw_differences(
+    axis: Any,
+    differences: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, tuple[float, float]],
+    colour_of: Mapping[str, str],
+) -> None:
+    """Draw a dot for each pair, a bar for the mean and a line for its interval."""
+    for place, (method, values) in enumerate(differences.items()):
+        colour = colour_of[method]
+        axis.plot(values, [place] * len(values), "o", color=colour, alpha=0.4, markersize=6)
+        if values:
+            axis.plot(sum(values) / len(values), place, "|", color=colour, markersize=18, markeredgewidth=3)
+        if method in intervals:
+            axis.plot(intervals[method], [place, place], color=colour, linewidth=2)
+    axis.axvline(0, color="#333333", linewidth=1)
+    axis.set_yticks(range(len(differences)), list(differences))
+    axis.set_ylim(len(differences) - 0.4, -0.6)
+    axis.set_title("error minus baseline, points", fontsize=12)
+    axis.set_xlabel("dots: pairs; bar: mean; line: 95 % interval")
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
