@@ -1,5 +1,9 @@
 """Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
 
+from .cli import early as _early  # noqa: F401  answers `timm-moex --help` and the like before PyTorch is imported
+from .version import __version__ as __version__
+
+# isort: split
 from . import models  # noqa: F401  registers the plain architectures timm lacks
 from .exchange.distribution import match_distribution
 from .exchange.functional import moment_exchange
@@ -13,7 +17,6 @@ from .models.twin import register_twin, register_twins
 from .training.draw import draw_own_share, draw_swap_index
 from .training.task import MoExTask, create_task, mix_loss
 
-__version__ = "0.1.0"
 __all__ = [
     "MoExTask",
     "MomentExchange",

@@ -3,10 +3,6 @@
 import argparse
 from typing import Any
 
-from ..pictures.predictions import prediction_grid
-from ..training.evaluate import evaluate, write_per_class
-from ..training.inference import predict_samples
-from ..training.subsets import locate_subset
 from .options import add_command, add_model_and_data, metrics_in_words, open_model_and_data, percent, positive
 
 __all__ = ["add_eval", "add_predict"]
@@ -31,6 +27,9 @@ def add_eval(commands: Any) -> None:
 
 
 def _run_eval(args: argparse.Namespace) -> int:
+    from ..training.evaluate import evaluate, write_per_class
+    from ..training.subsets import locate_subset
+
     columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
     opened = open_model_and_data(args, split=split, columns=columns)
     chosen = list(columns.values()) or None
@@ -59,5 +58,8 @@ def add_predict(commands: Any) -> None:
 
 
 def _run_predict(args: argparse.Namespace) -> None:
+    from ..pictures.predictions import prediction_grid
+    from ..training.inference import predict_samples
+
     opened = open_model_and_data(args)
     print(prediction_grid(*predict_samples(opened, args.count), opened.class_names, args.output))

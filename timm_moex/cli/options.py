@@ -2,9 +2,10 @@
 
 import argparse
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..training.inference import Inference, open_inference
+if TYPE_CHECKING:
+    from ..training.inference import Inference
 
 __all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "metrics_in_words"]
 __all__ += ["natural", "open_model_and_data", "percent", "positive"]
@@ -85,8 +86,10 @@ def percent(text: str) -> float:
     return value
 
 
-def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference:
+def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> "Inference":
     """Open the model and the data of the options that `add_model_and_data` added."""
+    from ..training.inference import open_inference
+
     keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
     opened = open_inference(args.model, args.data_dir, **{key: getattr(args, key) for key in keys} | overrides)
     if opened.unreadable:

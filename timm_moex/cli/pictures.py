@@ -3,18 +3,6 @@
 import argparse
 from typing import Any
 
-import torch
-from timm.data import resolve_data_config
-
-from ..hub.folder import load_model
-from ..insertion.find import find_moex
-from ..insertion.insert import insert_moex, remove_moex
-from ..pictures.curves import draw_curves, read_curves
-from ..pictures.exchange import draw_exchange
-from ..pictures.figure import check_picture_path
-from ..pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
-from ..pictures.pair import exchange_pair
-from ..training.inference import timm_name
 from .options import add_command
 
 __all__ = ["add_curves", "add_show"]
@@ -48,6 +36,18 @@ def add_show(commands: Any) -> None:
 
 
 def _run_show(args: argparse.Namespace) -> None:
+    import torch
+    from timm.data import resolve_data_config
+
+    from ..hub.folder import load_model
+    from ..insertion.find import find_moex
+    from ..insertion.insert import insert_moex, remove_moex
+    from ..pictures.exchange import draw_exchange
+    from ..pictures.figure import check_picture_path
+    from ..pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
+    from ..pictures.pair import exchange_pair
+    from ..training.inference import timm_name
+
     check_picture_path(args.output)
     if args.image_a == args.image_b:
         raise ValueError(f"IMAGE_A and IMAGE_B are both {args.image_a}: an exchange with itself changes nothing")
@@ -77,5 +77,8 @@ def add_curves(commands: Any) -> None:
 
 
 def _run_curves(args: argparse.Namespace) -> None:
+    from ..pictures.curves import draw_curves, read_curves
+    from ..pictures.figure import check_picture_path
+
     check_picture_path(args.output)
     print(draw_curves(read_curves(args.runs), args.output))

@@ -4,11 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..training.datasets import sample_dir
-from ..training.fill_in import fill_in
-from ..training.loop import train
-from ..training.processes import is_first_process
-from ..training.recipe import load_recipe
 from .options import add_command, add_skip_unreadable, metrics_in_words
 
 __all__ = ["add_sample", "add_train"]
@@ -26,6 +21,8 @@ def add_sample(commands: Any) -> None:
 
 
 def _run_sample(args: argparse.Namespace) -> None:
+    from ..training.datasets import sample_dir
+
     print(sample_dir())
 
 
@@ -62,6 +59,11 @@ def add_train(commands: Any) -> None:
 
 
 def _run_train(args: argparse.Namespace) -> None:
+    from ..training.fill_in import fill_in
+    from ..training.loop import train
+    from ..training.processes import is_first_process
+    from ..training.recipe import load_recipe
+
     recipe = load_recipe(args.recipe).override(
         args.set,
         data_dir=args.data_dir,
