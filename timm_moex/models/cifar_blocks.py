@@ -30,8 +30,11 @@ class ZeroPadShortcut(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """Norm, activation and 3x3 convolution, twice; a shortcut that changes shape is a 1x1 convolution of the first
-    activation. `preact_shortcut` says whether the shortcut starts at that activation or at the block's input."""
+    """Norm, activation and 3x3 convolution, twice.
+
+    A shortcut that changes shape is a 1x1 convolution of the first activation. `preact_shortcut` says whether the
+    shortcut starts at that activation or at the block's input.
+    """
 
     def __init__(
         self,

@@ -29,8 +29,11 @@ def _num_blocks(depth: int, per_block: int, rest: int, hint: str = "") -> int:
 def _stages(
     block: Callable[..., nn.Module], depths: Sequence[int], widths: Sequence[int], in_chs: int, drop_path_rate: float
 ) -> list[Stage]:
-    """Stages of residual blocks, called as `block(in_chs, out_chs, stride, drop_path)`; all but the first start with
-    stride 2, and the probability of dropping a residual branch grows linearly from 0 to `drop_path_rate`."""
+    """Stages of residual blocks, which are called as `block(in_chs, out_chs, stride, drop_path)`.
+
+    All but the first stage start with stride 2. The probability of dropping a residual branch grows linearly from 0 to
+    `drop_path_rate`.
+    """
     rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
     stages = []
     for i, (depth, width) in enumerate(zip(depths, widths)):
