@@ -19,7 +19,6 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as WEIGHTS
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -33,7 +32,15 @@ from .address import Address, parse_address
 
 __all__ = ["WEIGHTS", "HubError", "download_weights", "endpoint", "translate_errors"]
 
-_NETWORK = ("TimeoutException", "NetworkError", "RemoteProtocolError", "ConnectionError")  # of httpx, httpx2, Python
+# of httpx and httpx2, of Python, and of requests, which huggingface_hub uses before 1.0
+_NETWORK = (
+    "TimeoutException",
+    "NetworkError",
+    "RemoteProtocolError",
+    "ConnectionError",
+    "Timeout",
+    "ChunkedEncodingError",
+)
 
 
 class HubError(RuntimeError):
@@ -132,15 +139,16 @@ def _translate_hub_error(error: BaseException, repo: str, revision: str) -> str 
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         file = CONFIG_NAME if CONFIG_NAME in str(error) else WEIGHTS
         return f"{repo}@{revision} has no {file}: it is not a complete timm model"
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        status = error.response.status_code
+    # of HfHubHTTPError or requests' HTTPError; before huggingface_hub 1.0 "no answer" is one, too, without a response
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
         return f"{endpoint()} refused the token with {status} for {repo}: {log_in} again, or unset HF_TOKEN"
-    if isinstance(error, HfHubHTTPError):
-        return f"{endpoint()} answered {error.response.status_code} for {repo}; try again later"
+    if status is not None:
+        return f"{endpoint()} answered {status} for {repo}; try again later"
     if any(kind.__name__ in _NETWORK for kind in type(error).__mro__):
         return (
-            f"{endpoint()} did not answer, or the connection broke, at {repo} ({type(error).__name__}: {error}). No "
-            "partial file was kept, so try again; on a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and "
+            f"{endpoint()} did not answer, or the connection broke, at {repo} ({type(error).__name__}: {error}). "
+            "Nothing incomplete is used, so try again; on a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and "
             "HF_HUB_DOWNLOAD_TIMEOUT"
         )
     return None
