@@ -7,7 +7,7 @@
 #                   on a GPU: gpu-deep, gpu-deep-long, gpu-all with DEVICE=cuda PARALLEL=12)
 # make ablation     the runs that settings are chosen by, on validation images alone (likewise)
 # make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
-# make lint         ruff and mypy
+# make lint         ruff (format and check) and mypy
 # make docs         the site of docs/ in output/site, built in an environment of its own
 # make dist         wheel and sdist in dist/, built in an environment of their own
 # make test-floor   the tests with the lowest Python and the lowest versions that pyproject.toml declares (likewise)
@@ -82,6 +82,7 @@ timm-tests: $(STAMP)
 	$(BIN)/python tests/zoo/timm_tests.py
 
 lint: $(STAMP)
+	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 

@@ -11,8 +11,8 @@ import timm_moex  # noqa: F401
 PACKAGE = Path(__file__).parents[1] / "timm_moex"
 
 # A room may import the rooms before it. Within a room, modules may import each other, but never in a circle.
-ROOMS = ("utils", "exchange", "insertion", "hub", "models", "training", "pictures", "comparison")
-FRONT = ("__init__", "plugin", "cli", "script", "__main__")  # above the rooms: these may import every room
+ROOMS = ("utils", "exchange", "insertion", "task", "hub", "models", "training", "pictures", "comparison")
+FRONT = ("version", "cli", "__init__", "plugin", "script", "__main__")  # above the rooms: these may import every room
 ONLY_IN = {"triton": {"exchange._triton"}, "matplotlib": {"pictures.figure", "pictures.curves"}, "pickle": set()}
 
 

@@ -1,5 +1,9 @@
 """Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
 
+from .cli import early as _early  # noqa: F401  answers `timm-moex --help` and the like before PyTorch is imported
+from .version import __version__ as __version__
+
+# isort: split
 from . import models  # noqa: F401  registers the plain architectures timm lacks
 from .comparison.compare import compare
 from .exchange.distribution import match_distribution
@@ -15,7 +19,6 @@ from .models.twin import register_twin, register_twins
 from .task.loss import MoExLoss, mix_loss
 from .task.task import MoExTask, create_task
 
-__version__ = "0.1.0"
 __all__ = [
     "MoExLoss",
     "MoExTask",

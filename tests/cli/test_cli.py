@@ -128,7 +128,7 @@ def test_errors_are_one_line_and_exit_with_2(trained, tmp_path, capsys):
 
 
 def test_interrupt_exits_with_130(trained, monkeypatch, capsys):
-    monkeypatch.setattr("timm_moex.cli.train.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("timm_moex.training.datasets.sample_dir", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     code, _, err = run(capsys, "sample")
     assert code == 130 and "interrupted" in err
 

@@ -1,4 +1,4 @@
-"""`timm-moex list`, `sites`, and the help of every subcommand."""
+"""`timm-moex list`, `recipe`, `sites`, and the help of every subcommand."""
 
 import re
 
@@ -7,6 +7,8 @@ import timm
 
 import timm_moex
 from timm_moex.cli import main
+from timm_moex.hub.convert import ARCHITECTURES
+from timm_moex.training.recipe import load_recipe, packaged_recipes
 
 
 def run(capsys, *words):
@@ -16,10 +18,36 @@ def run(capsys, *words):
     return code, captured.out, captured.err
 
 
-def test_list_names_models_and_recipes(capsys):
+def test_list_names_models(capsys):
     names = run(capsys, "list", "moex_resnet*")[1].splitlines()
     assert "moex_resnet20_cifar" in names and names == timm.list_models("moex_resnet*")
-    assert re.search("^quickstart +.*quickstart.yaml$", run(capsys, "list", "--recipes")[1], re.MULTILINE)
+
+
+def test_list_says_what_each_recipe_is(capsys):
+    lines = run(capsys, "list", "--recipes")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(packaged_recipes())
+    assert "cifar10_resnet110            ResNet-110 with MoEx on CIFAR-10." in lines
+    assert all(re.fullmatch(r"\w+  +[A-Z].{20,}[.:)]", line) for line in lines)
+
+
+def test_recipe_prints_a_file_that_trains_alike(capsys, tmp_path):
+    code, text, _ = run(capsys, "recipe", "quickstart")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text, encoding="utf-8")
+    assert code == 0 and text == packaged_recipes()["quickstart"].read_text(encoding="utf-8")
+    assert load_recipe(mine).settings == load_recipe("quickstart").settings
+
+
+def test_recipe_suggests_a_name_if_there_is_none_of_that_name(capsys):
+    code, out, err = run(capsys, "recipe", "quikstart")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "did you mean 'quickstart'?" in err
+
+
+def test_help_of_convert_names_every_architecture(capsys):
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ARCHITECTURES)
 
 
 def test_list_suggests_a_name_where_none_matches(capsys):

@@ -78,9 +78,7 @@ def test_initial_checkpoint_of_lightning_loads_and_others_are_told_in_a_line(tmp
     ours = timm.create_model("moex_test_resnet", num_classes=10)
     load_checkpoint(ours, str(tmp_path / "model.ckpt"), filter_fn=without_common_prefix)
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
-    with pytest.raises(
-        ValueError, match="none of its keys is the model's: it has fconv1.*; the model has conv1"
-    ):
+    with pytest.raises(ValueError, match="none of its keys is the model's: it has fconv1.*; the model has conv1"):
         load_checkpoint(ours, str(tmp_path / "fckpt"), filter_fn=without_common_prefix)
 
 

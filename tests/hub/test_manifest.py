@@ -110,9 +110,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("case", RECIPES)
-@pytest.mark.parametrize(
-    "architecture, how", [("test_resnet", "."), ("resnet20_cifar", " after `import timm_moex`.")]
-)
+@pytest.mark.parametrize("architecture, how", [("test_resnet", "."), ("resnet20_cifar", " after `import timm_moex`.")])
 def test_card_says_what_is_true_of_the_training_and_of_loading(case, architecture, how):
     recipe, exchanged = RECIPES[case]
     card = model_card(CONFIG | {"architecture": architecture}, {"recipe": recipe}).text

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import timm_moex.models  # noqa: F401
-from timm_moex.models.cifar_pyramid import PyramidBlock
-from timm_moex.models.cifar_resnet import BasicBlock, ZeroPadShortcut
+from timm_moex.models.cifar_blocks import PyramidBlock, ZeroPadShortcut
+from timm_moex.models.cifar_variants import basic_block
 
 # name, classes, parameters, the same in millions as printed in the literature
 PARAMETERS = [
@@ -106,7 +106,7 @@ def test_resnet_has_no_parameters_in_its_shortcuts():
 
 @pytest.mark.parametrize("stride, size", [(1, 6), (2, 6), (2, 7)])
 def test_resnet_block_without_its_branch_is_the_rectified_shortcut(stride, size):
-    block = BasicBlock(4, 8, stride=stride).eval()
+    block = basic_block(4, 8, stride).eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 4, size, size)
     y = block(x)

@@ -148,9 +148,11 @@ def list_pretrained(pattern: str) -> list[str]:
 
 
 def set_offline(value: bool) -> None:
-    from huggingface_hub import constants
+    from huggingface_hub import constants, utils
 
     constants.HF_HUB_OFFLINE = value
+    if hasattr(utils, "reset_sessions"):  # before 1.0 the constant is read when a session begins
+        utils.reset_sessions()
 
 
 def set_token(value: str | None) -> None:

@@ -1,4 +1,7 @@
-"""The command line: `timm-moex` or `python -m timm_moex`. Each module here adds and runs a group of subcommands."""
+"""The command line: `timm-moex` or `python -m timm_moex`. Each module here adds and runs a group of subcommands.
+
+PyTorch is imported only in the functions that run a subcommand, so that help and errors about options come at once.
+"""
 
 import argparse
 import os
@@ -8,25 +11,18 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-import timm
-import torch
-
-from .. import __version__
-from ..hub.download import HubError
-from ..training.processes import is_alone
-from ..utils.devices import is_out_of_memory
 from ..utils.messages import machine_trouble, one_line
+from ..version import __version__
 from .compare import add_compare
 from .evaluate import add_eval, add_predict
 from .hub import add_convert, add_publish, add_verify
 from .models import add_list, add_sites
 from .pictures import add_curves, add_show
+from .recipe import add_recipe
 from .train import add_sample, add_train
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
-# Errors whose message is meant for the user: about what was given, or about the machine
-_EXPLAINED = (ValueError, OSError, ImportError, FloatingPointError, HubError)
 _DEFECT = 70  # EX_SOFTWARE of BSD's sysexits.h: an internal error, so that neither 1 nor 2 is taken for one
 
 
@@ -42,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _open_streams()
     try:
-        args = _parser().parse_args(argv)
+        args = make_parser().parse_args(argv)
         code = args.run(args) or 0
         sys.stdout.flush()
         return code
@@ -53,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("timm-moex: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        from ..training.processes import is_alone
+
         code = _explain(error)
         if not is_alone():  # the other processes wait for this one, whose own clean-up may wait for them
             sys.stderr.flush()
@@ -71,19 +69,26 @@ def _open_streams() -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Print what went wrong; returns the exit code."""
+    """Print what went wrong; return the exit code."""
+    from ..hub.download import HubError
+    from ..utils.devices import is_out_of_memory
+
     if is_out_of_memory(error):
         print(f"timm-moex: error: out of memory: {one_line(error)}; a smaller batch may fit", file=sys.stderr)
         return 2
     trouble = machine_trouble(error)
-    if trouble or isinstance(error, _EXPLAINED):
+    # whose message is meant for the user: about the arguments, or about the machine
+    if trouble or isinstance(error, (ValueError, OSError, ImportError, FloatingPointError, HubError)):
         print(f"timm-moex: error: {trouble or one_line(error)}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("timm", "torch"))
-    request = f"timm-moex: this is a defect of timm_moex; please report it with the lines above ({versions})"
+    request = f"timm-moex: this is a defect of timm_moex; please report it with the lines above ({_versions()})"
     print(request, file=sys.stderr)
     return _DEFECT
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("timm", "torch"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,18 +98,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"timm-moex: error: {message} (see {self.prog} --help)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = _Parser(
         "timm-moex",
         description="Moment Exchange for timm: train, evaluate, look.",
         epilog="`timm-moex COMMAND --help` has the command's options and an example.",
     )
-    versions = f"timm-moex {__version__}, timm {timm.__version__}, torch {torch.__version__}"
-    parser.add_argument("--version", action="version", version=versions)
+    parser.add_argument("--version", action="version", version=f"timm-moex {__version__}, {_versions()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        add_list, add_sites, add_sample, add_train, add_compare, add_eval, add_predict, add_show, add_curves,
-        add_verify, add_publish, add_convert
-    ):  # fmt: skip
+    looking = (add_list, add_recipe, add_sites, add_sample)
+    working = (add_train, add_compare, add_eval, add_predict, add_show, add_curves)
+    for add in (*looking, *working, add_verify, add_publish, add_convert):
         add(commands)
     return parser

@@ -3,7 +3,6 @@
 import argparse
 from typing import Any
 
-from ..comparison.compare import compare, report
 from .options import add_command, positive
 
 __all__ = ["add_compare"]
@@ -50,6 +49,8 @@ def add_compare(commands: Any) -> None:
 
 
 def _run_compare(args: argparse.Namespace) -> int:
+    from ..comparison.compare import compare, report
+
     if (args.recipe is None) == (args.report is None):
         raise ValueError("expected a recipe to compare, or --report DIR, and not both")
     if args.report:

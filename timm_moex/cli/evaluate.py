@@ -3,10 +3,6 @@
 import argparse
 from typing import Any
 
-from ..pictures.predictions import prediction_grid
-from ..training.evaluate import is_per_class, write_per_class
-from ..training.inference import predict_samples
-from ..training.subsets import locate_subset
 from .options import (
     add_command,
     add_model_and_data,
@@ -40,6 +36,9 @@ def add_eval(commands: Any) -> None:
 
 
 def _run_eval(args: argparse.Namespace) -> int:
+    from ..training.evaluate import is_per_class, write_per_class
+    from ..training.subsets import locate_subset
+
     if args.per_class:
         check_output(args, "--per-class", args.per_class, [args.model, args.data_dir], is_per_class)
     columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
@@ -70,6 +69,9 @@ def add_predict(commands: Any) -> None:
 
 
 def _run_predict(args: argparse.Namespace) -> None:
+    from ..pictures.predictions import prediction_grid
+    from ..training.inference import predict_samples
+
     check_picture(args, "predict", [args.model, args.data_dir])
     opened = open_model_and_data(args)
     print(prediction_grid(*predict_samples(opened, args.count), opened.class_names, args.output))

@@ -1,15 +1,14 @@
 """`timm-moex verify`, `publish` and `convert`: folders in the Hub's layout."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..hub.card import check_front_matter
-from ..hub.convert import ARCHITECTURES, convert
-from ..hub.download import Unreachable
-from ..hub.publish import Plan, Published, plan, plan_all, publish, publish_all
-from ..hub.verify import find_released, verify_all, verify_folder
 from .options import add_command, add_data_options, evaluate_opened, open_model_and_data
 from .outputs import path
+
+if TYPE_CHECKING:
+    from ..hub.publish import Plan, Published
+
 
 __all__ = ["add_convert", "add_publish", "add_verify"]
 
@@ -29,6 +28,8 @@ def add_verify(commands: Any) -> None:
 
 
 def _run_verify(args: argparse.Namespace) -> int:
+    from ..hub.verify import find_released, verify_all, verify_folder
+
     if args.model is None:
         problems = verify_all()
     else:
@@ -73,6 +74,8 @@ def add_publish(commands: Any) -> None:
 
 
 def _run_publish(args: argparse.Namespace) -> None:
+    from ..hub.publish import publish, publish_all
+
     alone = args.folder and args.repo_id and not args.org
     together = args.org and not args.repo_id and not args.license
     if not (together if args.all else alone):
@@ -89,6 +92,8 @@ def _run_publish(args: argparse.Namespace) -> None:
 
 
 def _show_plans(args: argparse.Namespace) -> None:
+    from ..hub.publish import plan, plan_all
+
     if args.all:
         plans = plan_all(args.org, args.folder, tag=args.tag)
     else:
@@ -100,14 +105,17 @@ def _show_plans(args: argparse.Namespace) -> None:
         print(f"would be one commit in {planned.repo_id}, tagged {args.tag}; nothing was sent")
 
 
-def _check_card(planned: Plan) -> None:
+def _check_card(planned: "Plan") -> None:
+    from ..hub.card import check_front_matter
+    from ..hub.download import Unreachable
+
     try:
         check_front_matter(planned.card)
     except Unreachable as error:
         print(f"the Hub has not checked the card of {planned.repo_id}: {error}")
 
 
-def _show_published(done: Published) -> None:
+def _show_published(done: "Published") -> None:
     there = "" if done.changed else ": was there already, as it is here"
     print(f"{done.repo_id}@{done.revision}, tag {done.tag}{there}")
     print(f"timm.create_model('hf-hub:{done.repo_id}@{done.revision}', pretrained=True)")
@@ -123,12 +131,14 @@ def add_convert(commands: Any) -> None:
         "timm-moex convert checkpoint.pth --arch resnet50 --output FOLDER",
     )
     parser.add_argument("file")
-    parser.add_argument("--arch", required=True, help=", ".join(ARCHITECTURES))
+    parser.add_argument("--arch", required=True, help="resnet50 or densenet265")
     parser.add_argument("--output", required=True, type=path, metavar="FOLDER")
     parser.add_argument("--license", metavar="ID", help="SPDX identifier of the weights' licence, for the card")
     parser.set_defaults(run=_run_convert)
 
 
 def _run_convert(args: argparse.Namespace) -> None:
+    from ..hub.convert import convert
+
     folder = convert(args.file, args.arch, args.output, license=args.license)
     print(f"timm.create_model('local-dir:{folder}', pretrained=True)")

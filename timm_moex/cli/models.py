@@ -1,16 +1,14 @@
 """`timm-moex list` and `sites`: which models there are, and where they exchange."""
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import timm
-
-from ..insertion.presets import PRESETS
-from ..models.describe import ModelFacts, SiteFacts, describe_model, describe_sites
-from ..training.recipe import packaged_recipes
 from ..utils.messages import nearest
-from ..utils.names import check_model_name
 from .options import add_command
+
+if TYPE_CHECKING:
+    from ..models.describe import ModelFacts, SiteFacts
 
 __all__ = ["add_list", "add_sites"]
 
@@ -30,14 +28,21 @@ def add_list(commands: Any) -> None:
         action="store_true",
         help="add millions of parameters, input size, and the tags with weights, with top-1 where it is known",
     )
-    parser.add_argument("--recipes", action="store_true", help="list the recipes and their files instead")
+    parser.add_argument("--recipes", action="store_true", help="list the recipes instead, each with a line about it")
     parser.add_argument("--presets", action="store_true", help="list the augmentations of moex_preset instead")
     parser.set_defaults(run=_run_list)
 
 
 def _run_list(args: argparse.Namespace) -> None:
+    import timm
+
+    from ..insertion.presets import PRESETS
+    from ..models.describe import describe_model
+    from ..training.recipe import packaged_recipes
+
     if args.recipes:
-        print("\n".join(f"{name:24} {path}" for name, path in packaged_recipes().items()))
+        width = max(map(len, packaged_recipes()))
+        print("\n".join(f"{name:{width}}  {_first_line(path)}" for name, path in packaged_recipes().items()))
         return
     if args.presets:
         print("\n\n".join(f"{preset.name}: {preset.summary}\n  {preset.source}" for preset in PRESETS.values()))
@@ -55,7 +60,11 @@ def _run_list(args: argparse.Namespace) -> None:
         print(_details(describe_model(name), width), flush=True)
 
 
-def _details(facts: ModelFacts, width: int) -> str:
+def _first_line(recipe: Path) -> str:
+    return recipe.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
+def _details(facts: "ModelFacts", width: int) -> str:
     tags = ", ".join(tag if top1 is None else f"{tag} ({top1:.2f})" for tag, top1 in facts.top1.items())
     size = "x".join(map(str, facts.input_size))
     return f"{facts.name:{width}}  {facts.parameters / 1e6:>10.2f}  {size:<13}  {tags}".rstrip()
@@ -76,6 +85,9 @@ def add_sites(commands: Any) -> None:
 
 
 def _run_sites(args: argparse.Namespace) -> None:
+    from ..models.describe import describe_sites
+    from ..utils.names import check_model_name
+
     check_model_name(args.model)
     rows = [_site_row(facts) for facts in describe_sites(args.model)]
     if not rows:
@@ -85,7 +97,7 @@ def _run_sites(args: argparse.Namespace) -> None:
         print("  ".join(f"{word:{width}}" for word, width in zip(row, widths)).rstrip())
 
 
-def _site_row(facts: SiteFacts) -> tuple[str, ...]:
+def _site_row(facts: "SiteFacts") -> tuple[str, ...]:
     site = facts.site
     shapes = " ".join(f"({', '.join(map(str, ('B', *shape)))})" for shape in facts.shapes)
     if site.prefix_tokens:

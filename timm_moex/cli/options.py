@@ -3,10 +3,11 @@
 import argparse
 import math
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..training.evaluate import evaluate
-from ..training.inference import Inference, open_inference
+if TYPE_CHECKING:
+    from ..training.inference import Inference
+
 
 __all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "add_val_fraction"]
 __all__ += ["evaluate_opened", "metrics_in_words", "natural", "open_model_and_data", "percent", "positive", "share"]
@@ -113,8 +114,10 @@ def percent(text: str) -> float:
     return value
 
 
-def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference:
+def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> "Inference":
     """Open the model and the data of the options that `add_model_and_data` added."""
+    from ..training.inference import open_inference
+
     keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
     chosen = {key: getattr(args, key) for key in (*keys, "group_folders", "ignore_label_names")}
     chosen["val_fraction"] = args.val_fraction or 0.0
@@ -126,12 +129,14 @@ def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> Inference
     return opened
 
 
-def evaluate_opened(opened: Inference, **kwargs: Any) -> dict[str, Any]:
+def evaluate_opened(opened: "Inference", **kwargs: Any) -> dict[str, Any]:
     """Evaluate what `open_model_and_data` opened.
 
     Raises:
         FloatingPointError: The loss is not finite, so that top-1 means nothing.
     """
+    from ..training.evaluate import evaluate
+
     metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups, **kwargs)
     if not math.isfinite(metrics["loss"]):
         raise FloatingPointError(f"{opened.name}: the loss is {metrics['loss']}; weights or images are not finite")

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..pictures.figure import check_picture_path, is_picture_by
-
 __all__ = ["add_output", "check_output", "check_picture", "path"]
 
 
@@ -59,5 +57,7 @@ def check_picture(args: argparse.Namespace, command: str, inputs: Iterable[str |
         ImportError, ValueError, FileNotFoundError: See `check_picture_path`.
         ValueError, FileExistsError: See `check_output`.
     """
+    from ..pictures.figure import check_picture_path, is_picture_by
+
     check_picture_path(args.output)
     check_output(args, "--output", args.output, inputs, lambda file: is_picture_by(file, f"timm-moex {command}"))

@@ -3,17 +3,6 @@
 import argparse
 from typing import Any
 
-import torch
-from timm.data import resolve_data_config
-
-from ..hub.folder import load_model
-from ..insertion.find import find_moex
-from ..insertion.insert import insert_moex, remove_moex
-from ..pictures.curves import draw_curves, read_curves
-from ..pictures.exchange import draw_exchange
-from ..pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
-from ..pictures.pair import exchange_pair
-from ..training.inference import timm_name
 from .options import add_command
 from .outputs import add_output, check_picture
 
@@ -48,6 +37,17 @@ def add_show(commands: Any) -> None:
 
 
 def _run_show(args: argparse.Namespace) -> None:
+    import torch
+    from timm.data import resolve_data_config
+
+    from ..hub.folder import load_model
+    from ..insertion.find import find_moex
+    from ..insertion.insert import insert_moex, remove_moex
+    from ..pictures.exchange import draw_exchange
+    from ..pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
+    from ..pictures.pair import exchange_pair
+    from ..training.inference import timm_name
+
     check_picture(args, "show", [args.image_a, args.image_b, args.model])
     if args.image_a == args.image_b:
         raise ValueError(f"IMAGE_A and IMAGE_B are both {args.image_a}: an exchange with itself changes nothing")
@@ -77,5 +77,7 @@ def add_curves(commands: Any) -> None:
 
 
 def _run_curves(args: argparse.Namespace) -> None:
+    from ..pictures.curves import draw_curves, read_curves
+
     check_picture(args, "curves")
     print(draw_curves(read_curves(args.runs), args.output))

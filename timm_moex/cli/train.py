@@ -4,10 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..training.datasets import sample_dir
-from ..training.loop import train
-from ..training.processes import is_first_process
-from ..training.recipe import load_recipe
 from ..utils.messages import say
 from .options import add_command, add_skip_unreadable, add_val_fraction, metrics_in_words
 from .outputs import path
@@ -27,6 +23,8 @@ def add_sample(commands: Any) -> None:
 
 
 def _run_sample(args: argparse.Namespace) -> None:
+    from ..training.datasets import sample_dir
+
     print(sample_dir())
 
 
@@ -74,6 +72,10 @@ def add_train(commands: Any) -> None:
 
 
 def _run_train(args: argparse.Namespace) -> None:
+    from ..training.loop import train
+    from ..training.processes import is_first_process
+    from ..training.recipe import load_recipe
+
     for option in ("resume", "output"):
         if getattr(args, option) == "":  # a shell variable that is not set
             raise ValueError(f"--{option} '': expected a path")

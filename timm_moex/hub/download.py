@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import timm
@@ -31,7 +32,8 @@ from .address import Address, hidden_model, parse_address
 
 __all__ = ["MISLEADING", "WEIGHTS", "HubError", "Unreachable", "download_weights", "endpoint", "translate_errors"]
 
-_NETWORK = ("TransportError", "ConnectionError")  # of httpx and httpx2, and Python's own
+# of httpx and httpx2, of Python, and of requests, which huggingface_hub uses before 1.0
+_NETWORK = ("TransportError", "ConnectionError", "Timeout", "ChunkedEncodingError")
 _PASSING = (409, 412, 429)  # conflicts and rate limits end by themselves, as do the server's own errors from 500 on
 
 
@@ -147,15 +149,19 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
     if "ProxyError" in names:
         return f"the proxy of HTTPS_PROXY or HTTP_PROXY refused the connection to {endpoint()} for {what}"
     return (
-        f"{endpoint()} did not answer, or the connection broke, at {what}. No partial file was kept, so try again; on "
-        "a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
+        f"{endpoint()} did not answer, or the connection broke, at {what}. Nothing incomplete is used, so try "
+        "again; on a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
     )
 
 
 def _bare_status(error: BaseException, address: Address) -> str | None:
     if not isinstance(error, HfHubHTTPError) or type(error) not in (HfHubHTTPError, BadRequestError):
         return None
-    status, said = error.response.status_code, error.server_message or error.response.reason_phrase
+    response: Any = error.response  # of httpx, or of requests before huggingface_hub 1.0, where it can be missing
+    if response is None:
+        return None
+    reason = getattr(response, "reason_phrase", None) or getattr(response, "reason", "")
+    status, said = response.status_code, error.server_message or reason
     remedy = "; try again later" if status in _PASSING or status >= 500 else ""
     remedy = "; log in (`hf auth login`, or HF_TOKEN) or unset HF_TOKEN" if status == 401 else remedy
     return f"{endpoint()} answered {status} for {address.weights_address().place}: {one_line(Exception(said))}{remedy}"

@@ -1,8 +1,7 @@
-"""What the CIFAR backbones share: a 3x3 stem, stages of blocks, an optional final norm, timm's methods.
+"""The CIFAR backbones' common class: a 3x3 stem, stages of blocks, an optional final norm, and timm's methods.
 
-A family brings its block and its widths; stem, stages, head and everything timm asks of a model come from here.
-Modules: `conv1`, `bn1`, `act1` (as far as the family has them), `layer1..N` (`nn.Sequential` of blocks), `norm`, `act`
-(identities in families that end with an activation already), `global_pool`, `fc`.
+Modules: `conv1`, `bn1`, `act1` (identities if the family has none), `layer1..N` (`nn.Sequential` of blocks), `norm`,
+`act` (identities in families that end with an activation already), `global_pool`, `fc`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,52 +9,41 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerType, calculate_drop_path_rates, create_classifier, get_act_layer, get_norm_layer
-from timm.models import build_model_with_cfg, checkpoint_seq
+from timm.layers import LayerType, create_classifier, get_act_layer, get_norm_layer
+from timm.models import checkpoint_seq
 from torch import nn
 
-from .registry import resolve_verified_cfg
+__all__ = ["CifarNet", "Stage", "Trunk"]
 
 STEM_ENDS = ("conv1", "bn1", "act1")
 
 
 class Stage(NamedTuple):
-    """Blocks of one stage, the channels its last block puts out, and the stride of its first block."""
+    """Blocks of one stage, the output channels of its last block, and the stride of its first block."""
 
     blocks: list[nn.Module]
     num_chs: int
     stride: int
 
 
-def make_stages(
-    block: Callable[..., nn.Module],
-    depths: Sequence[int],
-    widths: Sequence[int],
-    in_chs: int,
-    drop_path_rate: float = 0.0,
-) -> list[Stage]:
-    """Stages of residual blocks; all but the first start with stride 2.
+class Trunk(NamedTuple):
+    """The part of a net that depends on its family.
 
-    Args:
-        block: Called as `block(in_chs, out_chs, stride=, drop_path=)`.
-        depths: Blocks per stage.
-        widths: Output channels per stage.
-        in_chs: Channels the stem puts out.
-        drop_path_rate: Probability of dropping the last residual branch; grows linearly from 0 over the depth.
+    Attributes:
+        stem_chs: Output channels of the stem.
+        stages: The stages, in order.
+        stem_end: Last module of the stem, whose output enters `layer1`: `conv1`, `bn1` or `act1`.
+        final_norm: Put a norm and an activation between the last stage and the pooling (pre-activation nets).
     """
-    rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
-    stages = []
-    for i, (depth, width) in enumerate(zip(depths, widths)):
-        stride = 1 if i == 0 else 2
-        blocks = [block(in_chs, width, stride=stride, drop_path=next(rates))]
-        blocks += [block(width, width, stride=1, drop_path=next(rates)) for _ in range(depth - 1)]
-        stages.append(Stage(blocks, width, stride))
-        in_chs = width
-    return stages
+
+    stem_chs: int
+    stages: list[Stage]
+    stem_end: str = "act1"
+    final_norm: bool = False
 
 
 def _take_indices(num_features: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
-    """Outputs wanted (the last n, the listed ones, all for None) counted from the first, and the largest of them."""
+    """Resolve `indices` (the last n, those listed, or all if None) to positions; return them and the largest one."""
     if indices is None:
         indices = num_features
     if isinstance(indices, int):
@@ -69,15 +57,12 @@ def _take_indices(num_features: int, indices: int | Sequence[int] | None) -> tup
 
 
 class CifarNet(nn.Module):
-    """Base of the CIFAR backbones: features of (B, C, H, W) images at strides 1, 2, 4, …, pooled and classified.
+    """Features of (B, C, H, W) images at strides 1, 2, 4, …, pooled and classified.
 
-    The shape of the input is free: nothing in the network knows its size.
+    The images may have any size: nothing in the network depends on it.
 
     Args:
-        stem_chs: Channels the stem puts out.
-        stages: The stages, in order.
-        stem_end: Last module of the stem, whose output enters `layer1`: `conv1`, `bn1` or `act1`.
-        final_norm: Put a norm and an activation between the last stage and the pooling (pre-activation nets).
+        make_trunk: Builds the stages; called with `**kwargs`, `act_layer`, `norm_layer`, `device` and `dtype`.
         num_classes: Classes; 0 for no classifier.
         in_chans: Channels of the input image.
         global_pool: Pooling before the classifier, by timm's name.
@@ -86,15 +71,13 @@ class CifarNet(nn.Module):
         norm_layer: Norm, by timm's name or as a class.
         device: Device of the parameters.
         dtype: Type of the parameters.
+        **kwargs: Arguments of `make_trunk`, such as `depth`.
     """
 
     def __init__(
         self,
-        stem_chs: int,
-        stages: Sequence[Stage],
+        make_trunk: Callable[..., Trunk],
         *,
-        stem_end: str = "act1",
-        final_norm: bool = False,
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -103,6 +86,7 @@ class CifarNet(nn.Module):
         norm_layer: LayerType = nn.BatchNorm2d,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -113,6 +97,7 @@ class CifarNet(nn.Module):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
 
+        stem_chs, stages, stem_end, final_norm = make_trunk(**kwargs, act_layer=act, norm_layer=norm, **dd)
         stem_len = STEM_ENDS.index(stem_end) + 1
         self.conv1 = nn.Conv2d(in_chans, stem_chs, 3, padding=1, bias=False, **dd)
         self.bn1 = norm(stem_chs, **dd) if stem_len > 1 else nn.Identity()
@@ -142,7 +127,7 @@ class CifarNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into stem, stages (`coarse`) or blocks, and what follows the stages."""
+        """Patterns that sort parameters into stem, stages (`coarse`) or blocks, and the final norm."""
         return dict(
             stem=r"^conv1|^bn1",
             blocks=[(r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)", None), (r"^norm", (99999,))],
@@ -155,16 +140,16 @@ class CifarNet(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The classifier, an `nn.Linear`, or an identity where `num_classes` is 0."""
+        """The classifier: an `nn.Linear`, or an identity if `num_classes` is 0."""
         return self.fc
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh classifier on, in place.
+        """Replace the classifier, in place.
 
         Args:
             num_classes: Classes; 0 for no classifier.
-            global_pool: Pooling before the classifier, by timm's name; None keeps the present one.
+            global_pool: Pooling before the classifier, by timm's name; None keeps the current one.
         """
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
@@ -190,18 +175,18 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Final features and the wanted outputs on the way to them.
+        """Final features and the requested intermediate outputs.
 
         Args:
             x: (B, in_chans, H, W) images.
             indices: The last n outputs if an int, all if None, those listed otherwise; 0 is the stem's, i stage i's.
             norm: Apply the final norm and activation to the last stage's output too.
-            stop_early: Leave out the stages after the last one wanted.
+            stop_early: Leave out the stages after the last one requested.
             output_fmt: Only `NCHW`.
-            intermediates_only: Return the list alone.
+            intermediates_only: Return only the list.
 
         Raises:
-            ValueError: Indices out of range, or another `output_fmt` than `NCHW`.
+            ValueError: Indices are out of range, or `output_fmt` is not `NCHW`.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
@@ -226,15 +211,15 @@ class CifarNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Empty the stages after the last wanted one, in place; returns the indices kept.
+        """Empty the stages after the last requested one, in place; return the indices kept.
 
         Args:
-            indices: Wanted outputs, as in `forward_intermediates`.
-            prune_norm: Remove the final norm and activation too; done anyway where the last stage goes.
-            prune_head: Remove the classifier too; done anyway where the last stage goes.
+            indices: Requested outputs, as in `forward_intermediates`.
+            prune_norm: Remove the final norm and activation too; always done if the last stage is removed.
+            prune_head: Remove the classifier too; always done if the last stage is removed.
 
         Raises:
-            ValueError: Indices out of range.
+            ValueError: Indices are out of range.
         """
         take_indices, max_index = _take_indices(len(self.feature_info), indices)
         prune_end = max_index < len(self.feature_info) - 1
@@ -263,7 +248,7 @@ class CifarNet(nn.Module):
         return self.act(self.norm(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features to logits (B, num_classes), or with `pre_logits` to what the classifier would get."""
+        """Features to logits (B, num_classes), or with `pre_logits` to the classifier's input."""
         x = self.global_pool(x)
         if self.drop_rate:
             x = F.dropout(x, p=float(self.drop_rate), training=self.training)
@@ -272,26 +257,3 @@ class CifarNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) images to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
-
-
-def cifar_cfg(**kwargs: Any) -> dict[str, Any]:
-    """timm's pretrained-cfg entries of a CIFAR backbone without weights; mean and std are those of CIFAR-10."""
-    cfg = dict(num_classes=10, input_size=(3, 32, 32), pool_size=(8, 8), fixed_input_size=False)
-    cfg.update(crop_pct=1.0, interpolation="bilinear", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-    cfg.update(first_conv="conv1", classifier="fc", license="apache-2.0")
-    return dict(cfg, **kwargs)
-
-
-def build_cifar_net(
-    model_cls: type[CifarNet],
-    variant: str,
-    pretrained: bool,
-    num_stages: int = 3,
-    feature_cfg: dict[str, Any] | None = None,
-    **kwargs: Any,
-) -> Any:
-    """timm's `build_model_with_cfg`, with the stem and every stage as the default of `features_only`."""
-    feature_cfg = dict(dict(out_indices=tuple(range(num_stages + 1))), **(feature_cfg or {}))
-    if pretrained:
-        kwargs["pretrained_cfg"] = resolve_verified_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("cache_dir"))
-    return build_model_with_cfg(model_cls, variant, pretrained, feature_cfg=feature_cfg, **kwargs)

@@ -11,7 +11,7 @@ __all__ = ["fill_in", "find_device"]
 
 
 def find_device(recipe: Recipe) -> str:
-    """The recipe's device, or without one the GPU if there is one, else the CPU. (train.py would insist on a GPU.)
+    """Return the recipe's device, by default the GPU if there is one; train.py would insist on a GPU.
 
     Example:
         >>> find_device(Recipe("mine", {"device": "cuda:1"}))

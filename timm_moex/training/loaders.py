@@ -45,7 +45,7 @@ class GroupedLoader:
         return len(self._ungrouped)
 
     def __getattr__(self, name: str) -> Any:
-        """The loader's: dataset, sampler, generator, mean, std, …"""
+        """Look up what the wrapped loader has: dataset, sampler, generator, mean, std."""
         return getattr(self._ungrouped, name)
 
 

@@ -55,10 +55,10 @@ def short_repr(value: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Put the message of an error on one line; for an error of a data loader's worker, the worker's own message.
+    r"""Put the message of an error on one line; for an error of a data loader's worker, the worker's own message.
 
     Example:
-        >>> one_line(ValueError("first\\nsecond"))
+        >>> one_line(ValueError("first\nsecond"))
         'first second'
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,0 +1,31 @@
+"""`timm-moex recipe`: a packaged recipe to start your own from."""
+
+import argparse
+from typing import Any
+
+from ..utils.messages import nearest
+from .options import add_command
+
+__all__ = ["add_recipe"]
+
+
+def add_recipe(commands: Any) -> None:
+    """Add `recipe`."""
+    parser = add_command(
+        commands,
+        "recipe",
+        "print a packaged recipe, to start your own from",
+        "timm-moex recipe finetune > my_recipe.yaml",
+    )
+    parser.add_argument("name", metavar="NAME", help="see timm-moex list --recipes")
+    parser.set_defaults(run=_run_recipe)
+
+
+def _run_recipe(args: argparse.Namespace) -> None:
+    from ..training.recipe import packaged_recipes
+
+    recipes = packaged_recipes()
+    if args.name not in recipes:
+        names = ", ".join(recipes) + nearest(args.name, recipes)
+        raise ValueError(f"recipe {args.name!r}: expected one of {names}")
+    print(recipes[args.name].read_text(encoding="utf-8"), end="")
