@@ -5,19 +5,16 @@ A site that the coin spares has itself as the donor, so one graph serves every o
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .request import Exchange
 
-if TYPE_CHECKING:
-    from .moex import MoEx
-
 __all__ = ["begin_trace", "donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "times_noted"]
 
-_by_token: "weakref.WeakValueDictionary[int, MoEx]" = weakref.WeakValueDictionary()
+_by_token: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # each value a MoEx
 _tokens = itertools.count()
 _TAGS = [getattr(torch.Tag, n) for n in ("nondeterministic_seeded", "cudagraph_unsafe") if hasattr(torch.Tag, n)]
 
@@ -49,7 +46,7 @@ def times_noted(token: int, site: str) -> int:
     return _noted.get(token, {}).get(site, 0)
 
 
-def new_token(moex: "MoEx") -> int:
+def new_token(moex: Any) -> int:
     """Return a number by which a graph finds this MoEx when it runs."""
     token = next(_tokens)
     _by_token[token] = moex
@@ -75,7 +72,7 @@ def _(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Tensor,
     return x.new_empty(sites, x.shape[0], dtype=torch.int64), x.new_empty(sites, x.shape[0], dtype=torch.float32)
 
 
-def draw_in_graph(moex: "MoEx", x: Tensor, groups: Tensor | None) -> dict[str, Exchange]:
+def draw_in_graph(moex: Any, x: Tensor, groups: Tensor | None) -> dict[str, Exchange]:
     """Draw for a training forward that `torch.compile` traces; every site is among the exchanges."""
     donors, shares = torch.ops.timm_moex.draw(x.detach(), groups, moex.token, len(moex.sites))
     alpha = moex.settings.alpha
@@ -93,6 +90,6 @@ def _(output: Tensor, token: int) -> Tensor:
     return output.new_empty(output.shape[0], dtype=torch.int64)
 
 
-def donors_in_graph(moex: "MoEx", output: Tensor) -> Tensor:
+def donors_in_graph(moex: Any, output: Tensor) -> Tensor:
     """Return the donors of the forward that computed `output`, in a graph that holds model and loss."""
     return torch.ops.timm_moex.donors(output.detach(), moex.token)
