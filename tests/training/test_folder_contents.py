@@ -145,6 +145,25 @@ def test_a_folder_that_may_not_be_read_is_an_error(folder, monkeypatch):
         open_dataset("", folder, "train")
 
 
+@pytest.mark.parametrize("target", ["train", "train/cat", ""])
+def test_a_link_to_a_folder_above_is_an_error(folder, target):
+    try:
+        (folder / "train" / "cat" / "again").symlink_to(folder / target, target_is_directory=True)
+    except OSError:
+        pytest.skip("no symbolic links here")
+    with pytest.raises(DataError, match="again: a link to a folder that it is in"):
+        open_dataset("", folder, "train")
+
+
+def test_a_class_folder_may_be_a_link(folder, tmp_path):
+    write_pictures(tmp_path / "elsewhere", {"fox": GREEN}, count=2)
+    try:
+        (folder / "train" / "fox").symlink_to(tmp_path / "elsewhere" / "fox", target_is_directory=True)
+    except OSError:
+        pytest.skip("no symbolic links here")
+    assert [int(y) for _, y in open_dataset("", folder, "train")] == [0] * 4 + [1] * 4 + [2] * 2
+
+
 @pytest.mark.parametrize("names", [["$1 bill", "$\\bad$"], ["a$b", "c_{"]])
 def test_predict_draws_class_names_as_they_are(tmp_path, names):
     path = tmp_path / "grid.png"

@@ -119,6 +119,7 @@ class FolderReader(Reader):
         found = []
         for parent, folders, names in os.walk(self.root, followlinks=True, onerror=_raise):
             folders[:] = [name for name in folders if not is_hidden(name)]
+            _check_links(parent, folders)
             where = Path(parent).relative_to(self.root)
             folder, label, group, inside = str(where), where.name, where.parent.name, []
             for name in names:
@@ -147,6 +148,13 @@ def _raise(error: OSError) -> Any:
     raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
+def _check_links(parent: str, folders: Sequence[str]) -> None:
+    """Refuse a link to a folder that it is in: following it would never end."""
+    for path in (os.path.join(parent, name) for name in folders):
+        if os.path.islink(path) and Path(path).resolve() in (*Path(parent).resolve().parents, Path(parent).resolve()):
+            raise DataError(f"{path}: a link to a folder that it is in")
+
+
 def _check_folder(where: Path, first: _File, root: Path) -> None:
     if not where.name:
         raise DataError(f"{root / first.path}: this image is in no class folder; move it into one, or away")
@@ -168,7 +176,7 @@ def _check_leaves(files: Sequence[_File], root: Path) -> None:
         if (other := parents.setdefault(file.label, folder)) != folder:
             raise DataError(
                 f"{root}: the folders {other} and {folder} would be one class, {file.label!r}; rename one of "
-                "them, or give group_folders: true if the folders above are groups (GROUP/CLASS/picture)"
+                "them, or give group_folders: true (--group-folders) if the folders above are groups"
             )
 
 
