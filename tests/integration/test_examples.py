@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 4
 HEAVY = {  # example → the library it needs, in the extra [examples]
     "accelerate_loop": "accelerate",
-    "fastai_callback": "fastai",
+    "fastai_learner": "fastai",
     "huggingface_trainer": "transformers",
     "lightning_module": "lightning",
 }
