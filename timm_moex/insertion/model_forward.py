@@ -162,8 +162,8 @@ class ModelForward:
                 )
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Switch the mode of the model, and in training count its forwards from 0."""
-        if mode:
+        """Switch the mode of the model; training that begins, or resumes after an evaluation, is counted from 0."""
+        if mode and not self.model.training:  # some trainers call train() in every step
             self.moex.reset_counts()
         return type(self.model).train(self.model, mode)
 
