@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from .draw import take_generator
 from .forwards import Forward, close, drawn_from, is_recomputation, open_, recomputed, running
 from .moex import UNKNOWN_ORIGIN, MoEx
-from .request import Exchange
+from .request import DRAW, Exchange
 from .traced import draw_in_graph
 
 __all__ = ["ModelForward"]
-
-_DRAW: Any = object()  # the call leaves the draw to the model
 
 
 class ModelForward:
@@ -48,7 +46,7 @@ class ModelForward:
     def __call__(
         self,
         *args: Any,
-        swap_index: Any = _DRAW,
+        swap_index: Any = DRAW,
         swap_layer: str | None = None,
         own_share: Any = None,
         groups: Tensor | None = None,
@@ -65,7 +63,7 @@ class ModelForward:
             groups: Group of each sample, (B,): the model draws donors from other groups.
             **kwargs: The model's own.
         """
-        if swap_index is _DRAW:
+        if swap_index is DRAW:
             if swap_layer is not None or own_share is not None:
                 self.moex.plan(None, swap_layer, own_share)  # raises
             forward = self._begin(args, kwargs, groups)
