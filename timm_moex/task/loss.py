@@ -87,7 +87,7 @@ class MoExLoss(nn.Module):
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
         if not callable(criterion):
             raise TypeError(f"criterion must be callable, got {type(criterion).__name__}")
-        self.criterion = criterion
+        self.criterion: Any = criterion
         self.moex = moex
         moex.mixes_labels = True
 
