@@ -42,13 +42,13 @@ def main(folder: Path | None = None, steps: int = 20) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses: list[float] = []
     while len(losses) < steps:
-        for x, y in loader:
+        for _, (x, y) in zip(range(steps - len(losses)), loader):
             loss = criterion(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    return losses[:steps]
+    return losses
 
 
 if __name__ == "__main__":

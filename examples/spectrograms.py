@@ -67,7 +67,9 @@ def main(folder: Path | None = None, steps: int = 40) -> list[float]:
     waves, labels, speakers = draw_tones() if folder is None else read_digits(folder)
     images, classes = log_mel(waves), int(labels.max()) + 1
     images = (images - images.mean()) / images.std()
-    model = timm.create_model("moex_resnet8_cifar", in_chans=1, num_classes=classes, moex_preset="freq_mixstyle").train()
+    model = timm.create_model(
+        "moex_resnet8_cifar", in_chans=1, num_classes=classes, moex_preset="freq_mixstyle"
+    ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _, (x, y, speaker) in zip(range(steps), batches((images, labels, speakers), 32)):

@@ -79,6 +79,7 @@ class MoExLoss(nn.Module):
     """
 
     moex: MoEx
+    criterion: Any
 
     def __init__(self, model: nn.Module, criterion: Callable[..., Tensor]) -> None:
         super().__init__()
