@@ -227,7 +227,8 @@ def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSite
 
 def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str | list[str]:
     if known.default_layer is None:
-        raise ValueError(f"{type(model).__name__} is unknown to timm_moex; give layer= and channel_dim={_twin_hint(model)}")
+        name = type(model).__name__
+        raise ValueError(f"{name} is unknown to timm_moex; give layer= and channel_dim={_twin_hint(model)}")
     names = list(known.by_name)
     if preset.layers == "default":
         return known.default_layer
