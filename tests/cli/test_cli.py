@@ -136,3 +136,11 @@ def test_interrupt_exits_with_130(trained, monkeypatch, capsys):
 def test_python_m_is_the_same_program():
     done = subprocess.run([sys.executable, "-m", "timm_moex", "sample"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == str(sample_dir())
+
+
+@pytest.mark.parametrize("model, ending", [("resnet8_cifar", " after `import timm_moex`"), ("test_resnet", "")])
+def test_last_line_of_train_says_what_must_be_imported(model, ending, trained, capsys, tmp_path):
+    data, recipe, _ = trained
+    where = ["--data-dir", data, "--output", tmp_path / "run", "--in-memory"]
+    code, out, _ = run(capsys, "train", recipe, *where, "--set", "epochs=1", f"model={model}", "model_kwargs={}")
+    assert code == 0 and out.splitlines()[-1].endswith(f"pretrained=True){ending}")

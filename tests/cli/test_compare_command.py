@@ -1,6 +1,7 @@
 """`timm-moex compare`: its options reach the comparison, and wrong ones end in one line."""
 
 import pytest
+from PIL import Image
 from tinydata import write_tiny
 
 from timm_moex.cli import main
@@ -57,3 +58,11 @@ def test_a_wrong_command_ends_in_one_line_and_writes_nothing(words, message, tmp
     error = capsys.readouterr().err
     assert code == 2 and message in error and error.startswith("timm-moex: error: ") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_leaving_groups_out_of_a_folder_read_without_groups_names_the_key(tmp_path, capsys):
+    for place in ("photo/dog", "sketch/dog"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / place / "0.png")
+    assert main(["compare", "finetune", "--data-dir", str(tmp_path), "--leave-one-out"]) == 2
+    assert "--set group_folders=true" in capsys.readouterr().err

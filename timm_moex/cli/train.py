@@ -72,6 +72,7 @@ def add_train(commands: Any) -> None:
 
 
 def _run_train(args: argparse.Namespace) -> None:
+    from ..hub.card import is_ours
     from ..training.loop import train
     from ..training.processes import is_first_process
     from ..training.recipe import load_recipe
@@ -96,4 +97,5 @@ def _run_train(args: argparse.Namespace) -> None:
     if is_first_process():
         hub = result.folder / "hub"
         say(f"last epoch: {metrics_in_words(result.metrics)}")
-        say(f"{hub} loads as timm.create_model('local-dir:{hub}', pretrained=True)")
+        imported = " after `import timm_moex`" if is_ours(result.model.pretrained_cfg["architecture"]) else ""
+        say(f"{hub} loads as timm.create_model('local-dir:{hub}', pretrained=True){imported}")

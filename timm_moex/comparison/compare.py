@@ -96,6 +96,8 @@ def compare(
     whole = whole.override(settings, data_dir=None if data_dir is None else str(data_dir), device=device)
     whole.arguments()
     whole, held_out = hold_out_images(whole)
+    if leave_one_out and not whole.settings.get("group_folders"):
+        raise RecipeError("leave_one_out needs the groups: --set group_folders=true reads GROUP/CLASS/picture")
     whole, notes = fill_in(whole)
     for note in [*held_out, *notes]:
         log(note)
@@ -139,8 +141,6 @@ def _make_plan(
 ) -> Plan:
     if leave_one_out and test:
         raise ValueError(f"test_split={test!r} with leave_one_out: the held-out groups are the test")
-    if leave_one_out and not recipe.settings.get("group_folders"):
-        raise RecipeError("leave_one_out needs the groups: --set group_folders=true reads GROUP/CLASS/picture")
     if recipe.settings.get("held_out_group"):
         raise RecipeError("held_out_group is given; leave_one_out holds out each group in turn")
     parsed = parse_methods(recipe, methods)

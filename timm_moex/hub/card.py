@@ -16,7 +16,7 @@ from ..utils.names import is_twin_name
 from .download import HubError, Unreachable, translate_errors
 from .provenance import Provenance
 
-__all__ = ["LOCAL_SOURCE", "check_front_matter", "model_card", "parse_card", "portable_recipe"]
+__all__ = ["LOCAL_SOURCE", "check_front_matter", "is_ours", "model_card", "parse_card", "portable_recipe"]
 
 # The model's name in a card's code until it is published
 LOCAL_SOURCE = "local-dir:path/to/this/folder"
@@ -85,7 +85,7 @@ def _card_data(config: Mapping[str, Any], facts: Provenance) -> ModelCardData:
             )
         ]
     # transformers loads timm's own architectures through its TimmWrapper
-    tags = ["image-classification", "timm", "moex"] + ([] if _is_ours(architecture) else ["transformers"])
+    tags = ["image-classification", "timm", "moex"] + ([] if is_ours(architecture) else ["transformers"])
     return ModelCardData(
         license=facts.license,
         library_name="timm",
@@ -105,7 +105,8 @@ def _hub_dataset(name: str | None) -> tuple[str | None, str]:
     return _HUB_DATASETS.get(name.rpartition("/")[2].lower(), (None, name or "unknown"))
 
 
-def _is_ours(architecture: str) -> bool:
+def is_ours(architecture: str) -> bool:
+    """Return whether timm lacks an architecture, so that its weights load after `import timm_moex`."""
     return is_model(architecture) and model_entrypoint(architecture).__module__.startswith("timm_moex")
 
 
@@ -148,7 +149,7 @@ def _summary(config: Mapping[str, Any], facts: Provenance, preset: Preset) -> st
     who = facts.origin or "Saved by timm_moex."
     if _was_exchanged(facts):
         who = f"Trained with [{preset.title}]({preset.url}) by timm_moex. {preset.title} adds no weights:"
-    loads = "timm loads it after `import timm_moex`." if _is_ours(config["architecture"]) else "timm loads it."
+    loads = "timm loads it after `import timm_moex`." if is_ours(config["architecture"]) else "timm loads it."
     intro = f"{who} {loads}"
     return f"# {config['architecture']}\n\n{intro}\n\n{lines}{_comparison(facts, preset)}"
 
@@ -174,7 +175,7 @@ def _percent(top1: Mapping[str, float], several: bool) -> str:
 
 def _usage(architecture: str, source: str, preset: Preset) -> str:
     settings = "prob=0.5" if preset.name == "moex" else f'preset="{preset.name}"'
-    extra = "\nimport timm_moex  # registers the architecture, which timm lacks" if _is_ours(architecture) else ""
+    extra = "\nimport timm_moex  # registers the architecture, which timm lacks" if is_ours(architecture) else ""
     return f"""## Use
 
 ```python

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.models import FeatureInfo
 from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -53,8 +54,8 @@ def _find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int
     modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     if layer not in modules:
         raise ValueError(
-            f"layer={layer!r} is no site of {type(model).__name__}: expected one of {', '.join(known.by_name)}, "
-            f"or the dotted path of a module{nearest(layer, [*known.by_name, *modules])}"
+            f"layer={layer!r} is no site of {type(model).__name__}: expected {_sites_or(known)} of "
+            f"a module{nearest(layer, [*known.by_name, *modules])}{_twin_hint(model)}"
         )
     if inner := _site_of_inner_model(model, layer, channel_dim):
         return inner
@@ -67,10 +68,21 @@ def _find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int
     if layout is None:
         raise ValueError(
             f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
-            f"give channel_dim=1 or -1, or one of its sites: {', '.join(known.by_name)}"
+            "give channel_dim=1 or -1" + (f", or one of its sites: {', '.join(known.by_name)}" if known.by_name else "")
         )
     norm = known.by_name[known.family.layer].norm if known.family else "pono"
     return _with_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels, strict=False), channel_dim)
+
+
+def _sites_or(known: KnownSites) -> str:
+    return (f"one of {', '.join(known.by_name)}, or " if known.by_name else "") + "the dotted path"
+
+
+def _twin_hint(model: nn.Module) -> str:
+    """Say how a feature extractor gets the named sites of its architecture."""
+    if not isinstance(getattr(model, "feature_info", None), FeatureInfo):
+        return ""
+    return "; for stem and stages create the extractor as a twin: timm.create_model('moex_…', features_only=True)"
 
 
 def _site_of_inner_model(model: nn.Module, layer: str, channel_dim: int | None) -> Site | None:
@@ -215,7 +227,8 @@ def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSite
 
 def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str | list[str]:
     if known.default_layer is None:
-        raise ValueError(f"{type(model).__name__} is unknown to timm_moex; give layer= and channel_dim=")
+        name = type(model).__name__
+        raise ValueError(f"{name} is unknown to timm_moex; give layer= and channel_dim={_twin_hint(model)}")
     names = list(known.by_name)
     if preset.layers == "default":
         return known.default_layer

@@ -99,7 +99,10 @@ class SiteExchange(MomentExchange):
         if not isinstance(x, Tensor):
             raise TypeError(f"{where} is a {type(x).__name__}, not a tensor; choose another layer")
         if "..." not in site.layout and x.ndim != len(site.layout):
-            raise ValueError(f"{where} has shape {tuple(x.shape)}, which is not {site.layout}; choose another layer")
+            raise ValueError(
+                f"{where} has shape {tuple(x.shape)}, which is not {site.layout}; choose another layer"
+                + (", or give channel_dim=1 or -1" if site.channels else "")
+            )
         # A layout that timm_moex could only presume must agree with the number of channels, and strictly no other may.
         fitting = [dim for dim in (1, -1) if x.shape[dim] == site.channels]
         if site.channels and (site.channel_dim not in fitting or site.strict and len(fitting) > 1):

@@ -7,6 +7,7 @@ guessed from a shape.
 import re
 from dataclasses import dataclass
 
+from timm.models import FeatureInfo as ExtractorInfo
 from torch import nn
 
 from ..utils.checks import check_model
@@ -172,6 +173,8 @@ def _site(model: nn.Module, family: Family, number: int, hook: Hook) -> Site:
 
 def _sites_from_feature_info(model: nn.Module) -> list[Site]:
     """Best known sites of a class that is not in the table, e.g. of a later timm; the channels are checked in use."""
+    if isinstance(getattr(model, "feature_info", None), ExtractorInfo):
+        return []  # an extractor lists the layers that it returns, which are not the stages of its architecture
     layout = getattr(model, "output_fmt", "NLC" if hasattr(model, "num_prefix_tokens") else "NCHW")
     layout = getattr(layout, "value", layout)
     if layout not in CHANNEL_DIM:

@@ -1,9 +1,11 @@
 """Loaders of the built-in trainer: timm's, with train.py's arguments, or a small set kept on the device."""
 
 import argparse
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from timm.data import create_loader
 from timm.data.loader import PrefetchLoader
@@ -47,6 +49,59 @@ class GroupedLoader:
     def __getattr__(self, name: str) -> Any:
         """Look up what the wrapped loader has: dataset, sampler, generator, mean, std."""
         return getattr(self._ungrouped, name)
+
+
+class SeededLoader:
+    """A loader that augments from its own states of Python's, NumPy's and torch's CPU generators.
+
+    Without workers the transforms run in this process, and random erasing always does. They would draw from the
+    generators that an exchange, dropout and Mixup draw from, and two methods with one seed would see other crops.
+    The states start anew in each epoch from the loader's generator, which is only looked at and not advanced.
+
+    Args:
+        loader: Has a `generator` of its own.
+    """
+
+    def __init__(self, loader: Any):
+        self._shared = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        start = torch.Generator()
+        start.set_state(self.generator.get_state())
+        seed = int(torch.randint(2**31, (), generator=start))
+        own = (
+            random.Random(seed).getstate(), np.random.RandomState(seed).get_state(),
+            torch.Generator().manual_seed(seed).get_state(),
+        )  # fmt: skip
+        batches = iter(self._shared)
+        while True:
+            outside = _random_states()
+            _set_random_states(own)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                own = _random_states()
+                _set_random_states(outside)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._shared)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up what the wrapped loader has: dataset, sampler, generator, mean, std."""
+        return getattr(self._shared, name)
+
+
+def _random_states() -> tuple[Any, Any, Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_random_states(states: tuple[Any, Any, Tensor]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
 
 
 def _take_groups_apart(loader: Any) -> Any:
@@ -228,7 +283,7 @@ def _augmenting_loader(
             worker_seeding=args.worker_seeding,
             distributed=distributed,
         )
-    return _with_own_generator(loader, args.seed, torch.distributed.get_rank() if distributed else 0)
+    return SeededLoader(_with_own_generator(loader, args.seed, torch.distributed.get_rank() if distributed else 0))
 
 
 def _with_own_generator(loader: Any, seed: int, rank: int) -> Any:
