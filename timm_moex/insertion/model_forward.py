@@ -15,6 +15,7 @@ from .traced import draw_in_graph
 
 __all__ = ["ModelForward"]
 
+_CALLING_THE_SAME = ("_orig_mod", "_checkpoint_wrapped_module")  # in torch.compile's and checkpointing's wrappers
 _DRAW: Any = object()  # the call leaves the draw to the model
 
 
@@ -78,11 +79,14 @@ class ModelForward:
         if forward.exchanges:
             self._check_call(args, kwargs)
         open_(forward)
-        output = None
+        output, finished = None, False
         try:
             output = type(self.model).forward(self.model, *args, **kwargs)
+            finished = True
         finally:
             close(forward, output)
+            if not finished and forward.seed is not None:
+                self.moex.pending = None  # no loss can follow; whoever catches the error may call the model again
         forward.check_exchanged_once()
         return output
 
@@ -163,6 +167,7 @@ class ModelForward:
 
     def train(self, mode: bool = True) -> nn.Module:
         """Switch the mode of the model, and in training count its forwards from 0."""
+        self.moex.evaluating = not mode
         if mode:
             self.moex.reset_counts()
         return type(self.model).train(self.model, mode)
@@ -202,4 +207,6 @@ def _at(model: nn.Module, path: str) -> nn.Module | None:
         module = module._modules.get(name)
         if module is None:
             return None
+        for inner in _CALLING_THE_SAME:
+            module = module._modules.get(inner, module)
     return module
