@@ -159,6 +159,16 @@ def test_own_donors_stay_with_their_forward():
     torch.testing.assert_close(loss(plain, Y), nn.functional.cross_entropy(plain, Y))
 
 
+def test_a_compiled_models_own_donors_reach_the_loss():
+    torch._dynamo.reset()
+    model, loss = bound()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for index in (IDX, IDX.flip(0)):
+        output = compiled(X, swap_index=index)
+        expected = mix_loss(nn.functional.cross_entropy, output, Y, index, 0.7)
+        torch.testing.assert_close(loss(output, Y), expected)
+
+
 def test_logging_the_loss_of_a_detached_output_takes_no_draw():
     model, loss = bound()
     output = model(X)

@@ -167,6 +167,8 @@ def close(forward: Forward, output: Any = None) -> None:
     if not forward.traced:
         forward.end_node = torch.autograd._get_sequence_nr()
         keep_with(forward, output)
+        if output is None and forward.seed is not None:
+            forward.moex.pending = None  # it failed, so no loss follows; whoever catches the error may call again
 
 
 def keep_with(forward: Forward, output: Any) -> None:

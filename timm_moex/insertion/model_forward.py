@@ -11,7 +11,7 @@ from .draw import take_generator
 from .forwards import Forward, close, drawn_from, is_recomputation, open_, recomputed, running
 from .moex import UNKNOWN_ORIGIN, MoEx
 from .request import Exchange
-from .traced import draw_in_graph
+from .traced import draw_in_graph, own_in_graph
 
 __all__ = ["ModelForward"]
 
@@ -74,27 +74,26 @@ class ModelForward:
             if groups is not None:
                 raise ValueError("groups with swap_index: the donors are given already; leave one of them out")
             exchanges = self.moex.plan(swap_index, swap_layer, own_share)
-            self._note_own(exchanges)
+            if torch.compiler.is_compiling():
+                mixed = self.moex.mixes_labels and self.moex.settings.lam < 1 and self.model.training
+                exchanges = own_in_graph(self.moex, exchanges) if mixed and exchanges else exchanges
+            else:
+                self._note_own(exchanges)
             forward = Forward(self.moex, exchanges)
         if forward.exchanges:
             self._check_call(args, kwargs)
         open_(forward)
-        output, finished = None, False
+        output = None
         try:
             output = type(self.model).forward(self.model, *args, **kwargs)
-            finished = True
         finally:
             close(forward, output)
-            if not finished and forward.seed is not None:
-                self.moex.pending = None  # no loss can follow; whoever catches the error may call the model again
         forward.check_exchanged_once()
         return output
 
     def _note_own(self, exchanges: dict[str, Exchange]) -> None:
         """Note a call that says itself what is exchanged; it takes the place of a draw that no loss has used yet."""
         moex = self.moex
-        if torch.compiler.is_compiling():
-            return
         moex.ever_asked = True
         moex.ever_exchanged = moex.ever_exchanged or bool(exchanges)
         if self.model.training and torch.is_grad_enabled():
