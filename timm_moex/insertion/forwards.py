@@ -75,7 +75,6 @@ class Forward:
         self.is_direct = is_direct
         self.met: set[str] = set()  # of a direct pass: the sites so far, the first of them, and the node at the last
         self.first_site = ""
-        self.consumed = False  # a loss has mixed the labels of its draw
         self.last_node = 0
         self.times_exchanged = dict.fromkeys(exchanges, 0)
         self.traced = torch.compiler.is_compiling()
@@ -87,6 +86,7 @@ class Forward:
             self.first_node = torch.autograd._get_sequence_nr() if first_node is None else first_node
             self.end_node: int | None = None
             self.thread = _this_thread()
+            self.consumed = False  # a loss has mixed the labels of its draw
 
     def note_exchange(self, name: str) -> None:
         """Count an exchange at a site."""
