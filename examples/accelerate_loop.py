@@ -1,4 +1,4 @@
-"""MoEx with Accelerate: prepare the task in place of the model. `accelerate launch examples/accelerate_loop.py`."""
+"""MoEx with Accelerate: `accelerate launch examples/accelerate_loop.py`."""
 
 import timm
 import torch
@@ -6,22 +6,21 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from timm_moex import create_task
+from timm_moex import MoExLoss
 from timm_moex.training.datasets import sample_dir
 
 
 def main(steps: int = 20) -> list[float]:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
+    model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5).train()
+    criterion = MoExLoss(model, torch.nn.CrossEntropyLoss())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)
-    model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)
-    task = create_task(model, torch.nn.CrossEntropyLoss(), verbose=False)
-    optimizer = torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9)
-    task, optimizer, loader = accelerator.prepare(task, optimizer, loader)
-    task.train()
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     losses = []
     for _, (x, y) in zip(range(steps), loader):
-        loss = task(x, y)["loss"]
+        loss = criterion(model(x), y)
         optimizer.zero_grad()
         accelerator.backward(loss)
         optimizer.step()

@@ -12,28 +12,26 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 from torchvision import datasets, transforms
 
-from timm_moex import create_task
+from timm_moex import MoExLoss, find_moex
 from timm_moex.training.datasets import sample_dir
 
 
 def train(steps: int) -> list[float]:
-    rank = dist.get_rank()
-    torch.manual_seed(rank)  # other permutations in each process; DDP broadcasts the weights of rank 0
+    torch.manual_seed(0)  # the rank is part of each draw, so the processes still draw differently
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
     loader = DataLoader(data, batch_size=64, sampler=DistributedSampler(data), drop_last=True)
-    model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5).train()
-    task = create_task(DistributedDataParallel(model), torch.nn.CrossEntropyLoss(), verbose=False)
-    optimizer = torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9)
-    losses, exchanged = [], 0
+    model = DistributedDataParallel(timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)).train()
+    criterion = MoExLoss(model, torch.nn.CrossEntropyLoss())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    losses = []
     for _, (x, y) in zip(range(steps), loader):
-        result = task(x, y)
+        loss = criterion(model(x), y)
         optimizer.zero_grad()
-        result["loss"].backward()
+        loss.backward()
         optimizer.step()
-        losses.append(result["loss"].item())
-        exchanged += result["exchanged"]
-    counts = f"{exchanged} of {len(losses)} batches exchanged"
-    print(f"rank {rank}: {counts}, loss of the last step {losses[-1]:.3f}\n", end="")
+        losses.append(loss.item())
+    counts = f"{find_moex(model).exchanged} of {len(losses)} batches exchanged"
+    print(f"rank {dist.get_rank()}: {counts}, loss of the last step {losses[-1]:.3f}\n", end="")
     return losses
 
 

@@ -14,7 +14,7 @@ from timm.data import create_dataset, create_transform, resolve_data_config
 from torch.utils.data import DataLoader
 from torchvision import datasets
 
-from timm_moex import create_task
+from timm_moex import MoExLoss
 from timm_moex.training.datasets import sample_dir
 
 
@@ -38,17 +38,17 @@ def main(folder: Path | None = None, steps: int = 20) -> list[float]:
     model = timm.create_model("moex_resnet20_cifar.fmnist_sample", pretrained=True, num_classes=classes, moex_prob=0.5)
     data.transform = create_transform(**resolve_data_config({}, model=model), is_training=True)
     loader = DataLoader(data, batch_size=32, shuffle=True, drop_last=True)
-    task = create_task(model.train(), torch.nn.CrossEntropyLoss(), verbose=False)
+    criterion = MoExLoss(model.train(), torch.nn.CrossEntropyLoss())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses: list[float] = []
     while len(losses) < steps:
-        for x, y in loader:
-            loss = task(x, y)["loss"]
+        for _, (x, y) in zip(range(steps - len(losses)), loader):
+            loss = criterion(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    return losses[:steps]
+    return losses
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Donors from another group (drawing style, device, hospital), in a loop of your own: `python examples/groups.py`.
 
-MixStyle's "crossdomain": every sample takes its share of foreign moments from a sample of another group. The sampler
+MixStyle's "crossdomain": every sample takes its share of a donor's moments from a sample of another group. The sampler
 keeps the batches mixed, so that there is such a sample. The data are generated: squares and discs, drawn by three
 "cameras" of different gain and offset; the camera is the group.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-import timm_moex
+import timm_moex  # noqa: F401  registers the twins
 
 
 class MixedBatches(Sampler[list[int]]):
@@ -50,15 +50,11 @@ def main(steps: int = 40) -> list[float]:
     torch.manual_seed(0)
     images, labels, groups = shapes(960)
     model = timm.create_model("moex_test_resnet", num_classes=2, moex_preset="mixstyle").train()
-    moex = timm_moex.find_moex(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     loader = DataLoader(TensorDataset(images, labels, groups), batch_sampler=MixedBatches(groups, 24))
     losses = []
     for _, (x, y, group) in zip(range(steps), loader):
-        donors = {site: timm_moex.draw_swap_index(len(x), moex.prob, groups=group) for site in moex.site_names}
-        donors = {site: index for site, index in donors.items() if index is not None}
-        shares = {site: timm_moex.draw_own_share(len(x), moex.alpha) for site in donors}
-        output = model(x, swap_index=donors, own_share=shares)
+        output = model(x, groups=group)
         loss = torch.nn.functional.cross_entropy(output, y)  # own labels: style says nothing about the class
         optimizer.zero_grad()
         loss.backward()

@@ -1,4 +1,4 @@
-"""MoEx in a LightningModule. One line differs from any other module: the step calls a task of timm_moex."""
+"""MoEx in a LightningModule. One line differs from any other module: the criterion is a MoExLoss."""
 
 import lightning
 import timm
@@ -7,22 +7,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from timm_moex import create_task
+from timm_moex import MoExLoss
 from timm_moex.training.datasets import sample_dir
 
 
 class Classifier(lightning.LightningModule):
-    """A twin and its task; the task draws, exchanges and mixes the labels while the model is in training mode."""
-
     def __init__(self) -> None:
         super().__init__()
-        model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)
-        self.task = create_task(model, torch.nn.CrossEntropyLoss(), verbose=False)
+        self.model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)
+        self.criterion = MoExLoss(self.model, torch.nn.CrossEntropyLoss())
         self.losses: list[float] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        loss = self.task(x, y)["loss"]
+        loss = self.criterion(self.model(x), y)
         self.losses.append(loss.item())
         return loss
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-import timm_moex
+from timm_moex import MoExLoss
 from timm_moex.training.datasets import sample_dir
 
 
@@ -13,12 +13,11 @@ def main(steps: int = 20) -> list[float]:
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
     loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)
     model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5).train()
+    criterion = MoExLoss(model, torch.nn.CrossEntropyLoss())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for _, (x, y) in zip(range(steps), loader):
-        swap_index = timm_moex.draw_swap_index(len(x), prob=model.moex.prob)  # None: no exchange
-        output = model(x, swap_index=swap_index)
-        loss = timm_moex.mix_loss(torch.nn.functional.cross_entropy, output, y, swap_index, model.moex.lam)
+        loss = criterion(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

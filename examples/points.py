@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from timm_moex import create_task, insert_moex
+from timm_moex import MoExLoss, insert_moex
 
 
 class PointNet(nn.Module):
@@ -31,11 +31,12 @@ def draw_points(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 def main(steps: int = 60) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     model = insert_moex(PointNet(classes=3), "first", norm="in", channel_dim=-1, prob=0.5, lam=0.9)
-    task = create_task(model.train(), nn.CrossEntropyLoss(), verbose=False)
+    criterion = MoExLoss(model.train(), nn.CrossEntropyLoss())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(steps):
-        loss = task(*draw_points(64, generator))["loss"]
+        points, label = draw_points(64, generator)
+        loss = criterion(model(points), label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

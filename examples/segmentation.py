@@ -1,15 +1,15 @@
 """Semantic segmentation with MixStyle in the encoder, a features_only twin: `python examples/segmentation.py`.
 
-A mask belongs to positions, and the donor's objects lie elsewhere. So the exchange changes the features' style alone:
-moments of one pair per channel carry no positions, and each image keeps its own mask. segmentation_models_pytorch takes
-such an encoder by its name, `encoder_name="tu-moex_resnet18"`, and `create_task` finds the exchange inside its models.
+The donor's objects are at other positions than a sample's own. So the exchange changes only the style: one pair of
+moments per channel carries no positions, and each image keeps its own mask. The encoder exchanges while it trains, and
+the loop is unchanged. In segmentation_models_pytorch it is `encoder_name="tu-moex_resnet18", moex_preset="mixstyle"`.
 """
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from timm_moex import create_task
+import timm_moex  # noqa: F401  registers the twins
 
 
 class Segmenter(nn.Module):
@@ -40,11 +40,11 @@ def draw_discs(count: int, generator: torch.Generator, size: int = 64) -> tuple[
 def main(steps: int = 100) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     model = Segmenter(classes=2).train()
-    task = create_task(model, nn.CrossEntropyLoss(), verbose=False)
-    optimizer = torch.optim.AdamW(task.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(steps):
-        loss = task(*draw_discs(16, generator))["loss"]
+        images, masks = draw_discs(16, generator)
+        loss = nn.functional.cross_entropy(model(images), masks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

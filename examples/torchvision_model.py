@@ -5,7 +5,7 @@ import torchvision
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from timm_moex import create_task, insert_moex
+from timm_moex import MoExLoss, insert_moex
 from timm_moex.training.datasets import sample_dir
 
 
@@ -13,11 +13,11 @@ def main(steps: int = 20) -> list[float]:
     to_rgb = transforms.Compose([transforms.ToTensor(), transforms.Lambda(lambda x: x.expand(3, -1, -1))])
     data = datasets.FashionMNIST(str(sample_dir()), transform=to_rgb)
     model = insert_moex(torchvision.models.resnet18(num_classes=10), "layer1", norm="pono", prob=0.5)
-    task = create_task(model.train(), torch.nn.CrossEntropyLoss(), verbose=False)
+    criterion = MoExLoss(model.train(), torch.nn.CrossEntropyLoss())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _, (x, y) in zip(range(steps), DataLoader(data, batch_size=32, shuffle=True)):
-        loss = task(x, y)["loss"]
+        loss = criterion(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

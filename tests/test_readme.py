@@ -36,7 +36,8 @@ SUBSTITUTIONS = {  # what is printed → what is run here
     "--epochs 300": "--epochs 1 --img-size 32 --batch-size 4 --workers 1 --device cpu --output output/stock",
 }
 NOT_RUN = {"make test": "it starts this test"}  # a line of a block → why it is left out
-HEAVY = ("accelerate", "fastai", "lightning", "transformers")  # the extra [examples], absent from the test environment
+# the extra [examples], absent from the test environment
+HEAVY = ("accelerate", "fastai", "lightning", "segmentation_models_pytorch", "transformers")
 
 
 @dataclass(frozen=True)

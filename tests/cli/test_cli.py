@@ -92,7 +92,7 @@ TROUBLE = {
 @pytest.mark.parametrize("case", TROUBLE)
 def test_trouble_of_the_machine_is_no_defect(case, monkeypatch, capsys):
     error, words = TROUBLE[case]
-    monkeypatch.setattr("timm_moex.cli.train.sample_dir", lambda: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("timm_moex.training.datasets.sample_dir", lambda: (_ for _ in ()).throw(error))
     assert_error(run(capsys, "sample"), words)
 
 
@@ -120,7 +120,7 @@ def test_errors_are_one_line_and_exit_with_2(trained, tmp_path, capsys):
     assert_error(run(capsys, *train, "--set", "lr=[1"), "--set lr=.* not readable as YAML")
     assert_error(run(capsys, "train", recipe, "--data-dir", tmp_path / "no"), "does not exist")
     assert_error(run(capsys, *train, "--set", "lr=1e9", "--in-memory"), r"not finite|loss is (nan|inf)")
-    assert_error(run(capsys, *train[:4], "--output", recipe / "x"), "Not a directory")
+    assert_error(run(capsys, *train[:4], "--output", recipe / "x"), "Not a directory|File exists")
     assert_error(run(capsys, *train[:4], "--output", folder), "holds a run already")
     assert_error(run(capsys, "eval", folder, "--data-dir", data), "no config.json.*did you mean .*hub")
     assert_error(run(capsys, "eval", "moex_restnet18", "--data-dir", data), "did you mean 'moex_resnet18'")

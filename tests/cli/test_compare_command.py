@@ -3,7 +3,6 @@
 import pytest
 from tinydata import write_tiny
 
-from timm_moex.cli import compare as command
 from timm_moex.cli import main
 from timm_moex.comparison.compare import Comparison
 
@@ -17,7 +16,7 @@ def called(monkeypatch, tmp_path):
         calls.append((args, kwargs))
         return Comparison(tmp_path, "", {}, failed=len(calls) - 1)
 
-    monkeypatch.setattr(command, "compare", compare)
+    monkeypatch.setattr("timm_moex.comparison.compare.compare", compare)
     return calls
 
 

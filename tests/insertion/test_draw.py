@@ -110,3 +110,35 @@ def test_the_built_in_trainer_stops_the_exchange_at_its_epoch(tmp_path):
     rows = [line.split(",") for line in (result.folder / "summary.csv").read_text().splitlines()]
     shares = [row[rows[0].index("train_exchanged")] for row in rows[1:]]
     assert [float(share) for share in shares] == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("alpha", [0.005, 1e-4])
+def test_a_small_alpha_gives_shares_near_0_or_1(alpha):
+    share = draw_own_share(4000, alpha)
+    assert ((share < 0.01) | (share > 0.99)).float().mean() > 0.95 and (share == 0.5).sum() == 0
+    assert share.round().mean().item() == pytest.approx(0.5, abs=0.04)
+
+
+def test_draws_do_not_follow_the_default_device_and_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            index, share = draw_swap_index(4), draw_own_share(4, 0.1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert index.device.type == share.device.type == "cpu"
+    assert (index.dtype, share.dtype) == (torch.int64, torch.float32)
+
+
+def test_groups_with_more_than_half_of_the_batch_use_their_donors_evenly():
+    groups = torch.tensor([0, 0, 0, 0, 1, 1])
+    donors = draw_swap_index(6, groups=groups)
+    assert (groups[donors] != groups).all() and donors[:4].bincount(minlength=6)[4:].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("groups", [[0, 0, 1, 1, 2, 2], [0, 1, 2, 2, 2, 0, 1], [7, -3, 7, -3]])
+def test_donors_by_group_are_a_permutation_wherever_one_exists(groups):
+    groups = torch.tensor(groups)
+    for _ in range(50):
+        donors = draw_swap_index(len(groups), groups=groups)
+        assert (groups[donors] != groups).all() and donors.sort().values.equal(torch.arange(len(groups)))

@@ -97,6 +97,9 @@ def test_the_share_is_counted_since_the_last_train():
     assert moex.forwards == 40
     model.train()
     assert moex.forwards == 0
+    for _ in range(3):  # the Trainer of Hugging Face calls train() in every step
+        model.train()(images("resnet10t").double())
+    assert moex.forwards == 3
 
 
 def test_the_generator_moves_alike_whatever_the_coin_says():

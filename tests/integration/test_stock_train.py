@@ -34,6 +34,16 @@ MoExTask.forward = counted
 atexit.register(lambda: print(f"COUNTED {sum(steps)} exchanges in {len(steps)} steps, {timm.__file__}", flush=True))
 """
 
+MOMENTS = """
+import atexit
+import torch
+from timm_moex import MomentExchange
+seen = []
+hook = lambda module, args, output: seen.append(1) if isinstance(module, MomentExchange) else None
+torch.nn.modules.module.register_module_forward_hook(hook)
+atexit.register(lambda: print(f"EXCHANGED {len(seen)} times", flush=True))
+"""
+
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
@@ -125,6 +135,24 @@ def test_preset_exchanges_at_its_sites_and_keeps_the_labels(workplace):
     with (output / "summary.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert 0 < float(row["train_loss"]) < 20
+
+
+def test_labels_kept_need_no_plugin(workplace):
+    (workplace / "count_moments.py").write_text(MOMENTS)
+    modules = ("--device-modules", "timm_moex", "count_moments")
+    printed, _ = train(workplace, "kept", *modules, "--model-kwargs", "moex_preset=mixstyle", "moex_prob=1.0")
+    assert "EXCHANGED 12 times" in printed and "no moments are exchanged" not in printed
+
+
+def test_probability_0_trains_as_plain_timm_to_the_digit(workplace):
+    weights = []
+    for model, args in (("resnet10t", ()), ("moex_resnet10t", (*PLUGIN, "--model-kwargs", "moex_prob=0.0"))):
+        _, output = train(workplace, f"digit-{model}", *args, model=model)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(output / "last.pth.tar", weights_only=True)
+        weights.append((checkpoint["state_dict"], (output / "summary.csv").read_text()))
+    assert weights[0][1] == weights[1][1]
+    assert all(torch.equal(weights[0][0][name], weights[1][0][name]) for name in weights[0][0])
 
 
 def test_preset_that_changes_with_the_epoch_is_refused(workplace):

@@ -59,7 +59,7 @@ def test_settings_reach_the_model_and_show_in_its_repr():
     )
     moex = find_moex(twin)
     assert (moex.prob, moex.lam, moex.site_names) == (0.25, 0.5, ("stem", "stage1"))
-    shown = repr(twin)
+    shown = repr(moex)
     for text in ("prob=0.25", "lam=0.5", "norm='gn-d4'", "eps=0.001", "positive_only=True", "moments='mean'"):
         assert text in shown
 

@@ -30,7 +30,7 @@ def runs(tmp_path):
 
 def test_curves_are_the_columns_of_the_tables(runs, monkeypatch):
     figures = []
-    monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path, **_: figures.append(figure))
     draw_curves(read_curves(runs), "p.png")
     panels = {axis.get_title(): [list(line.get_ydata()) for line in axis.lines] for axis in figures[0].axes}
     assert panels == {
@@ -44,7 +44,7 @@ def test_curves_are_the_columns_of_the_tables(runs, monkeypatch):
 
 def test_a_panel_without_data_is_left_out(runs, monkeypatch):
     figures = []
-    monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path, **_: figures.append(figure))
     draw_curves(read_curves(runs[1:]), "p.png")
     assert [axis.get_title() for axis in figures[0].axes] == ["loss", "top-1, %"]
 
@@ -84,7 +84,7 @@ def test_methods_have_a_colour_each_and_a_band_over_their_seeds_and_the_loss_on_
         text = f"epoch,train_loss,train_loss_own,eval_loss\n0,9.0{own},0.5\n"
         (tmp_path / name / "summary.csv").write_text(text if name.startswith("moex") else "epoch,train_loss\n0,2.0\n")
     figures = []
-    monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path, **_: figures.append(figure))
     draw_curves(read_curves([tmp_path / name for name in ("moex/0", "moex/1", "baseline/0")]), "p.png")
     axis = figures[0].axes[0]
     assert [list(line.get_ydata()) for line in axis.lines] == [[2.0], [0.5], [2.0]]

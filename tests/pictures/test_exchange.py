@@ -20,7 +20,7 @@ pytest.importorskip("matplotlib")
 def drawn(monkeypatch):
     """The figures that were drawn instead of written."""
     figures = []
-    monkeypatch.setattr("timm_moex.pictures.exchange.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("timm_moex.pictures.exchange.save_figure", lambda figure, path, **_: figures.append(figure))
     return figures
 
 

@@ -112,14 +112,10 @@ def test_a_copy_of_the_model_does_not_draw_and_a_copy_of_both_does():
 
 
 def test_the_trainer_of_hugging_face_normalises_by_the_items_of_the_step():
-    class Output:
-        def __init__(self, logits):
-            self.logits = logits
-
     for criterion in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")):
         model, loss = bound(criterion, moex_lam=1.0)
         output = model(X, swap_index=None)
-        halves = [loss(Output(o), y, num_items_in_batch=4) for o, y in zip(output.split(2), Y.split(2))]
+        halves = [loss({"logits": o}, y, num_items_in_batch=4) for o, y in zip(output.split(2), Y.split(2))]
         torch.testing.assert_close(sum(halves), nn.functional.cross_entropy(output, Y))
 
 
@@ -195,6 +191,20 @@ def test_a_criterion_may_take_several_outputs():
     model, loss = bound(lambda outputs, target: sum(nn.functional.cross_entropy(o, target) for o in outputs))
     output = model(X)
     assert not torch.equal(loss((output, output), Y), 2 * nn.functional.cross_entropy(output, Y))
+
+
+def test_the_loss_has_what_its_criterion_has():
+    class Criterion(nn.CrossEntropyLoss):
+        def activation(self, output):
+            return output.softmax(-1)
+
+    model, loss = bound(Criterion())
+    assert loss.reduction == "mean" and torch.equal(loss.activation(X), X.softmax(-1))
+    loss.reduction = "none"  # as fastai does for the loss of each sample
+    assert loss(model(X), Y).shape == (4,) and copy.deepcopy(loss).criterion.reduction == "none"
+    with pytest.raises(AttributeError, match="no attribute 'decodes'"):
+        loss.decodes  # noqa: B018
+    assert not hasattr(MoExLoss(model, torch.nn.functional.cross_entropy), "reduction")
 
 
 def test_refusals():

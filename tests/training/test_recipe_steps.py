@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from tinydata import write_tiny
 
 from timm_moex.cli import main
-from timm_moex.training import draw, setup
+from timm_moex.insertion import moex as draw
+from timm_moex.training import setup
 from timm_moex.training.datasets import DataError, open_dataset
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import load_recipe, packaged_recipes
@@ -43,9 +44,9 @@ BATCH, STEPS = 2, 3
 def alternating(draw, asked):
     """`draw_swap_index` whose coin, where it is one, falls on either side in turn; notes the probability in `asked`."""
 
-    def draw_in_turn(batch_size, prob):
+    def draw_in_turn(batch_size, prob, generator, *, groups):
         asked.append(prob)
-        return draw(batch_size, float(prob == 1 or len(asked) % 2))
+        return draw(batch_size, float(prob == 1 or len(asked) % 2), generator, groups=groups)
 
     return draw_in_turn
 
@@ -56,14 +57,15 @@ COINS = (
     + """
 import atexit
 import json
-from timm_moex.training import draw, task
+from timm_moex.insertion import moex as draw
+from timm_moex.task import task
 
 asked = []
 draw.draw_swap_index = alternating(draw.draw_swap_index, asked)
 steps, forward = [], task.MoExTask.forward
 
-def counted(self, input, target):
-    result = forward(self, input, target)
+def counted(self, *args, **kwargs):
+    result = forward(self, *args, **kwargs)
     steps.append(result["exchanged"])
     return result
 
@@ -177,7 +179,8 @@ def exchanges(asked):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_trains_in_the_built_in_trainer(name, data, folder, asked):
     tiny = tiny_settings(name, data, folder)
-    command = ["train", *header_command(name, "timm-moex train"), "--output", str(folder / "run")]
+    words = [word for word in header_command(name, "timm-moex train") if word.partition("=")[0] not in tiny]
+    command = ["train", *words, "--output", str(folder / "run")]
     overrides = [f"{key}={value!r}" for key, value in tiny.items()]
     assert main([*command, "--data-dir", str(data), "--set", *overrides]) == 0
 

@@ -87,7 +87,7 @@ def do(run: Run, threads: int, say: Callable[..., None]) -> None:
 
 def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
     timing = run.folder / "timing.json"  # wall and processor time of each epoch, over all attempts
-    epochs = json.loads(timing.read_text()) if timing.is_file() and run.epochs_done else []
+    epochs = json.loads(timing.read_text(encoding="utf-8")) if timing.is_file() and run.epochs_done else []
     mark = [time.perf_counter(), time.process_time()]
 
     def listen(line: str) -> None:
@@ -98,7 +98,7 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
         now = [time.perf_counter(), time.process_time()]
         epochs.append([after - before for before, after in zip(mark, now)])
         mark[:] = now
-        timing.write_text(json.dumps(epochs))
+        timing.write_text(json.dumps(epochs), encoding="utf-8")
         say(epoch=int(found[1]), epochs=int(found[2]), seconds=epochs[-1][0])
 
     _wait_for_orphans(run.folder)

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import OfflineModeIsEnabled
 from timm.data import resolve_data_config
 from timm.models import is_model, model_entrypoint
 
@@ -12,7 +13,7 @@ from ..insertion.presets import Preset, find_preset
 from ..utils.blaming import blaming
 from ..utils.messages import one_line
 from ..utils.names import is_twin_name
-from .download import HubError, translate_errors
+from .download import HubError, Unreachable, translate_errors
 from .provenance import Provenance
 
 __all__ = ["LOCAL_SOURCE", "check_front_matter", "model_card", "parse_card", "portable_recipe"]
@@ -217,6 +218,8 @@ def check_front_matter(text: str) -> None:
     with translate_errors("hf-hub:api/validate-yaml"):
         try:
             ModelCard(f"---\n{data.to_yaml()}\n---\n").validate()
+        except OfflineModeIsEnabled as error:
+            raise Unreachable("HF_HUB_OFFLINE is set, so the Hub cannot check the card") from error
         except ValueError as error:
             reason = one_line(error)
             raise HubError(f"README.md: the Hub refuses the card (license: {data.get('license')}): {reason}") from error

@@ -4,16 +4,14 @@ import inspect
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from torch import Tensor, nn
 
 from .find import find_moex
 from .forwards import Forward, close, open_
+from .request import DRAW
 
 __all__ = ["exchanging"]
-
-_DRAW: Any = object()
 
 
 class exchanging:
@@ -54,7 +52,7 @@ class exchanging:
     def __init__(
         self,
         model: nn.Module,
-        swap_index: Tensor | Mapping[str, Tensor | None] | None = _DRAW,
+        swap_index: Tensor | Mapping[str, Tensor | None] | None = DRAW,
         swap_layer: str | None = None,
         own_share: Tensor | Mapping[str, Tensor] | None = None,
         *,
@@ -63,7 +61,7 @@ class exchanging:
         moex = find_moex(model)
         if moex is None:
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
-        if swap_index is _DRAW:
+        if swap_index is DRAW:
             if swap_layer is not None or own_share is not None:
                 moex.plan(None, swap_layer, own_share)  # raises
             self._forward = Forward(moex, {}, is_body=True, groups=groups, draws=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .request import Exchange
-from .traced import begin_trace, note_exchange, times_noted
+from .traced import note_exchange, times_noted
 
 __all__ = [
     "Forward",
@@ -78,9 +78,7 @@ class Forward:
         self.last_node = 0
         self.times_exchanged = dict.fromkeys(exchanges, 0)
         self.traced = torch.compiler.is_compiling()
-        if self.traced:
-            begin_trace(moex.token)
-        else:
+        if not self.traced:
             self.without_grad = not torch.is_grad_enabled()
             self.graph_task = torch._C._current_graph_task_id()
             self.first_node = torch.autograd._get_sequence_nr() if first_node is None else first_node
@@ -95,11 +93,14 @@ class Forward:
         else:
             self.times_exchanged[name] += 1
 
+    def times_at(self, name: str) -> int:
+        """Return how often a site exchanged."""
+        return times_noted(self.moex.token, name) if self.traced else self.times_exchanged[name]
+
     def check_exchanged_once(self) -> None:
         """Raise RuntimeError unless every exchange of this forward happened exactly once."""
-        for name, times in self.times_exchanged.items():
-            times = times_noted(self.moex.token, name) if self.traced else times
-            if times != 1:
+        for name in self.times_exchanged:
+            if (times := self.times_at(name)) != 1:
                 raise RuntimeError(
                     f"site {name!r} exchanged {times} times in this forward instead of once; choose another layer"
                 )
@@ -162,8 +163,8 @@ def close(forward: Forward, output: Any = None) -> None:
     if forward in stack:
         _local.stack = stack[: stack.index(forward)]
     if forward.outer is not None:
-        for name, times in forward.times_exchanged.items():
-            forward.outer.times_exchanged[name] = forward.outer.times_exchanged.get(name, 0) + times
+        for name in forward.times_exchanged:
+            forward.outer.times_exchanged[name] += forward.times_at(name)
     if not forward.traced:
         forward.end_node = torch.autograd._get_sequence_nr()
         keep_with(forward, output)

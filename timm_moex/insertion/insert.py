@@ -26,10 +26,10 @@ _LAYERS_2D = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.Av
 
 def _check_model(model: nn.Module) -> None:
     check_model(model)
-    compiled = type(model).__name__ == "OptimizedModule" or model._compiled_call_impl is not None
-    if isinstance(model, _WRAPPERS) or compiled:
-        how = f"{type(model).__name__}, " + ("which is compiled" if compiled else "a wrapper")
-        raise TypeError(f"model is a {how}; insert MoEx into the bare model, then wrap or compile it")
+    in_place = model._compiled_call_impl is not None
+    if isinstance(model, _WRAPPERS) or type(model).__name__ == "OptimizedModule" or in_place:
+        how = "compiled by model.compile()" if in_place else f"wrapped in {type(model).__name__}"
+        raise TypeError(f"model is {how}; insert MoEx into the bare model, then wrap or compile it")
     if type(model).__name__.startswith("TimmWrapper") and isinstance(getattr(model, "timm_model", None), nn.Module):
         raise TypeError(
             f"model is a {type(model).__name__} of transformers, which has no site; insert MoEx into model.timm_model"
@@ -90,7 +90,7 @@ def _with_layout(site: Site, channel_dim: int | None) -> Site:
     if channel_dim in (None, site.channel_dim):
         return site
     raise ValueError(
-        f"channel_dim={channel_dim}: the {site.hook_on} of {site.module} is {site.layout}, with "
+        f"channel_dim={channel_dim}: the {site.hook_on} of {site.module} (layer={site.name!r}) is {site.layout}, with "
         f"channel_dim={site.channel_dim}; leave channel_dim out"
     )
 

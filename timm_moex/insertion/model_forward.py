@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from .draw import take_generator
 from .forwards import Forward, close, drawn_from, is_recomputation, open_, recomputed, running
 from .moex import UNKNOWN_ORIGIN, MoEx
-from .request import Exchange
+from .request import DRAW, Exchange
 from .traced import draw_in_graph, own_in_graph
 
 __all__ = ["ModelForward"]
 
 _CALLING_THE_SAME = ("_orig_mod", "_checkpoint_wrapped_module")  # in torch.compile's and checkpointing's wrappers
-_DRAW: Any = object()  # the call leaves the draw to the model
 
 
 class ModelForward:
@@ -49,7 +48,7 @@ class ModelForward:
     def __call__(
         self,
         *args: Any,
-        swap_index: Any = _DRAW,
+        swap_index: Any = DRAW,
         swap_layer: str | None = None,
         own_share: Any = None,
         groups: Tensor | None = None,
@@ -66,7 +65,7 @@ class ModelForward:
             groups: Group of each sample, (B,): the model draws donors from other groups.
             **kwargs: The model's own.
         """
-        if swap_index is _DRAW:
+        if swap_index is DRAW:
             if swap_layer is not None or own_share is not None:
                 self.moex.plan(None, swap_layer, own_share)  # raises
             forward = self._begin(args, kwargs, groups)
@@ -165,9 +164,9 @@ class ModelForward:
                 )
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Switch the mode of the model, and in training count its forwards from 0."""
+        """Switch the mode of the model; training that begins, or resumes after an evaluation, is counted from 0."""
         self.moex.evaluating = not mode
-        if mode:
+        if mode and not self.model.training:  # some trainers call train() in every step
             self.moex.reset_counts()
         return type(self.model).train(self.model, mode)
 

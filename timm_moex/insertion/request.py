@@ -7,7 +7,15 @@ from torch import Tensor
 
 from ..utils.messages import nearest
 
-__all__ = ["Exchange", "requested_exchanges"]
+__all__ = ["DRAW", "Exchange", "requested_exchanges"]
+
+
+class _Draw:
+    def __repr__(self) -> str:
+        return "DRAW"
+
+
+DRAW: Any = _Draw()  # in place of `swap_index`: the model draws
 
 
 class Exchange(NamedTuple):

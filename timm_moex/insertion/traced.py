@@ -12,38 +12,30 @@ from torch import Tensor
 
 from .request import Exchange
 
-__all__ = ["begin_trace", "donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "own_in_graph", "times_noted"]
+__all__ = ["donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "own_in_graph", "times_noted"]
 
 _by_token: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # each value a MoEx
 _tokens = itertools.count()
 _TAGS = [getattr(torch.Tag, n) for n in ("nondeterministic_seeded", "cudagraph_unsafe") if hasattr(torch.Tag, n)]
 
 
-_noted: dict[int, dict[str, int]] = {}  # while Dynamo traces a forward: how often each site exchanged, by token
-
-
-@torch._dynamo.assume_constant_result
-def begin_trace(token: int) -> bool:
-    """Begin to count the exchanges of a forward that Dynamo traces. Run while it traces, and not by the graph.
-
-    A counter in the forward itself would be a side effect, which Dynamo refuses inside of a checkpointed segment.
-    """
-    _noted[token] = {}
-    return True
+_noted: set[tuple[int, str]] = set()  # the sites that exchanged in any forward that Dynamo has traced, with the token
 
 
 @torch._dynamo.assume_constant_result
 def note_exchange(token: int, site: str) -> bool:
-    """Count an exchange in the forward that Dynamo traces."""
-    counts = _noted.setdefault(token, {})
-    counts[site] = counts.get(site, 0) + 1
+    """Note that a site exchanges in a graph. Run while Dynamo traces, and not by the graph.
+
+    A counter in the forward would be a side effect, which Dynamo refuses inside of a checkpointed segment.
+    """
+    _noted.add((token, site))
     return True
 
 
 @torch._dynamo.assume_constant_result
 def times_noted(token: int, site: str) -> int:
-    """Return how often a site exchanged in the forward that Dynamo traces."""
-    return _noted.get(token, {}).get(site, 0)
+    """Return 1 if a site exchanges in a graph, else 0. Dynamo may trace a part again, so nothing is counted."""
+    return int((token, site) in _noted)
 
 
 def new_token(moex: Any) -> int:

@@ -1,6 +1,6 @@
 """The loss of MoEx: each sample's own label and that of its moments' donor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -80,6 +80,7 @@ class MoExLoss(nn.Module):
     """
 
     moex: MoEx
+    criterion: Any
 
     def __init__(self, model: nn.Module, criterion: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -90,9 +91,28 @@ class MoExLoss(nn.Module):
             raise TypeError(f"criterion must be callable, got {type(criterion).__name__}")
         if isinstance(criterion, MoExLoss):
             raise TypeError("criterion is a MoExLoss already, which mixes the labels; give the criterion inside it")
-        self.criterion = criterion
+        self.criterion: Any = criterion
         self.moex = moex
         moex.mixes_labels = True
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only the criterion has, such as fastai's `activation` and `decodes`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            criterion = self.__dict__.get("criterion") or self.__dict__.get("_modules", {}).get("criterion")
+            if criterion is None or not hasattr(criterion, name):
+                raise
+            return getattr(criterion, name)
+
+    @property
+    def reduction(self) -> str:
+        """The criterion's; fastai sets it to "none" for the loss of each sample."""
+        return self.criterion.reduction
+
+    @reduction.setter
+    def reduction(self, value: str) -> None:
+        self.criterion.reduction = value
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -102,7 +122,7 @@ class MoExLoss(nn.Module):
         """Compute the loss of a forward.
 
         Args:
-            output: Logits, (B, classes), or an output of transformers with `logits`.
+            output: Logits, (B, classes), or a mapping with an entry "logits", such as an output of transformers.
             target: Class indices, (B,), or soft targets, (B, classes); anything indexed by sample that `criterion`
                 accepts.
             num_items_in_batch: Number of labels in all the batches that are accumulated for one step, as the Hugging
@@ -112,7 +132,7 @@ class MoExLoss(nn.Module):
             RuntimeError: It is called twice for one forward.
             ValueError: `target` has another length than the batch that was exchanged.
         """
-        logits = output.logits if hasattr(output, "logits") else output
+        logits = output["logits"] if isinstance(output, Mapping) else output
         loss = self._mixed(logits, target)
         if num_items_in_batch is None:
             return loss
