@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..exchange.layer import MomentExchange
 from .draw import draw_own_share, draw_swap_index, take_generator
-from .forwards import Forward, keep_with, recomputed, remember, running
+from .forwards import Forward, forwards_behind, keep_with, recomputed, remember, running
 from .presets import SETTING_NAMES, MoExSettings
 from .request import Exchange, requested_exchanges
 from .sites import Site
@@ -142,6 +142,7 @@ class MoEx:
         self.mixes_labels = False  # a MoExLoss is bound to it
         self.pending: tuple[Tensor | None, bool] | None = None  # the donors of a forward, and whether they were drawn
         self.consumed = False  # a loss has used the last donors
+        self.evaluating = False
         self.ever_asked = False
         self.ever_exchanged = False
         self.direct_passes: dict[int, Forward] = {}  # by thread
@@ -280,6 +281,31 @@ class MoEx:
                 "draw is model(x, swap_index=index)"
             )
 
+    def donors_of(self, output: Any) -> Tensor | None:
+        """Hand the donors of the forward that computed `output` to the loss; None if it exchanged nothing.
+
+        The autograd graph of the output names the forward. A compiled model's does not: its last forward is meant.
+
+        Raises:
+            RuntimeError: A loss had them already.
+        """
+        forward = None
+        for forward in forwards_behind(output):
+            if forward.moex is self:
+                break
+        if forward is None:
+            return None if self.evaluating else self.take_donors()
+        if forward.moex is not self:  # an EMA's, for example
+            return None
+        donors = next((exchange.swap_index for exchange in forward.exchanges.values()), None)
+        if forward.seed is None:
+            return donors
+        if forward.consumed:
+            raise RuntimeError(_TWICE)
+        forward.consumed = self.consumed = True
+        self.pending = None
+        return donors
+
     def take_donors(self) -> Tensor | None:
         """Hand the donors of the last forward to the loss; None if it exchanged nothing.
 
@@ -288,10 +314,7 @@ class MoEx:
         """
         if self.pending is None:
             if self.consumed:
-                raise RuntimeError(
-                    "MoExLoss was called twice for one forward; call it once, and mix further terms with "
-                    "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
-                )
+                raise RuntimeError(_TWICE)
             return None
         donors, self.pending, self.consumed = self.pending[0], None, True
         return donors
@@ -379,6 +402,10 @@ class MoEx:
         return f"MoEx({self.extra_repr()}{sites}\n  {share}\n)"
 
 
+_TWICE = (
+    "MoExLoss was called twice for one forward; call it once, and mix further terms with "
+    "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
+)
 UNKNOWN_ORIGIN = (
     "gradient checkpointing computes a segment again, but timm_moex does not know in which forward it was computed "
     "first, so it cannot repeat the exchange; use use_reentrant=False (use_reentrant=True runs the segment without "
