@@ -34,6 +34,7 @@ class SiteExchange(MomentExchange):
             match=settings.match,
         )
         self.moex = moex
+        self.tried = False
         self.site = site
 
     def output_hook(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -63,6 +64,8 @@ class SiteExchange(MomentExchange):
         if asked is None:
             if forward.is_direct:
                 keep_with(forward, value)
+            if forward.seed is not None and not self.tried:
+                self._try(first)
             return None
         if chosen is not None:
             entries = list(value)
@@ -72,6 +75,14 @@ class SiteExchange(MomentExchange):
             exchanged = self._exchange_tensor(value, asked)
         keep_with(forward, exchanged)
         return exchanged
+
+    def _try(self, x: Any) -> None:
+        """Exchange one sample with itself, so that what cannot work fails in the first draw and not at the first coin."""
+        self.tried = True
+        if isinstance(x, Tensor):
+            with torch.no_grad():
+                index = torch.zeros(1, dtype=torch.int64, device=x.device)
+                self._exchange_tensor(x[:1].detach(), Exchange(index, None))
 
     def _exchange_tensor(self, x: Any, asked: Exchange) -> Tensor:
         self._check_tensor(x)
