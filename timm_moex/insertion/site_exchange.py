@@ -77,7 +77,7 @@ class SiteExchange(MomentExchange):
         return exchanged
 
     def _try(self, x: Any) -> None:
-        """Exchange one sample with itself, so that what cannot work fails in the first draw and not at the first coin."""
+        """Exchange one sample with itself, so that what cannot work fails in the first forward that draws."""
         self.tried = True
         if isinstance(x, Tensor):
             with torch.no_grad():
