@@ -179,9 +179,10 @@ def exchanges(asked):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_trains_in_the_built_in_trainer(name, data, folder, asked):
     tiny = tiny_settings(name, data, folder)
-    words = [word for word in header_command(name, "timm-moex train") if word.partition("=")[0] not in tiny]
-    command = ["train", *words, "--output", str(folder / "run")]
-    overrides = [f"{key}={value!r}" for key, value in tiny.items()]
+    words = [word for word in header_command(name, "timm-moex train") if word != "--set"]
+    command = ["train", *(word for word in words if "=" not in word), "--output", str(folder / "run")]
+    overrides = [word for word in words if "=" in word and word.partition("=")[0] not in tiny]
+    overrides += [f"{key}={value!r}" for key, value in tiny.items()]
     assert main([*command, "--data-dir", str(data), "--set", *overrides]) == 0
 
     args = torch.load(folder / "run" / "last.pth.tar", weights_only=True)["args"]

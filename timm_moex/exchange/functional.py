@@ -5,7 +5,7 @@ from torch import Tensor
 from .arguments import Formula, check_features, check_own_share, check_settings, check_swap_index, parse_norm
 from .backend import check_backend, default_backend
 
-__all__ = ["moment_exchange"]
+__all__ = ["moment_exchange", "moment_view"]
 
 
 def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> int:
@@ -35,6 +35,24 @@ def _moment_dims(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, tuple[
     if kind == "gpono":
         return view, (within,)
     return view, tuple(d for d in range(1, view.ndim) if d != channel_dim)
+
+
+def moment_view(x: Tensor, norm: str, positive_only: bool, channel_dim: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Return `x` viewed so that the moments are plain reductions, and the axes they are taken over.
+
+    Raises:
+        ValueError: The channels do not divide into the groups, or a moment is taken over a single element.
+    """
+    view, dims = _moment_dims(x, norm, channel_dim % x.ndim)
+    count = 1
+    for dim in dims:
+        count *= view.shape[dim]
+    if count < 2 and not positive_only:
+        raise ValueError(
+            f"norm={norm!r} takes its moments over {count} element(s) of x with shape {tuple(x.shape)}; "
+            "the variance of a single element does not exist. Choose another norm or another site."
+        )
+    return view, dims
 
 
 def moment_exchange(
@@ -113,14 +131,6 @@ def moment_exchange(
     swap_index = check_swap_index(swap_index, x.shape[0], "x")
     if swap_index.device != x.device:
         raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
-    view, dims = _moment_dims(x, norm, channel_dim % x.ndim)
-    count = 1
-    for dim in dims:
-        count *= view.shape[dim]
-    if count < 2 and not positive_only:
-        raise ValueError(
-            f"norm={norm!r} takes its moments over {count} element(s) of x with shape {tuple(x.shape)}; "
-            "the variance of a single element does not exist. Choose another norm or another site."
-        )
+    view, dims = moment_view(x, norm, positive_only, channel_dim)
     formula = Formula(dims, eps, positive_only, moments, detach)
     return exchange(view, swap_index, own_share, formula).reshape(x.shape)

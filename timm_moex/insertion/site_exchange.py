@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..exchange.functional import moment_view
 from ..exchange.layer import MomentExchange
 from .forwards import keep_with
 from .presets import MoExSettings
@@ -77,12 +78,11 @@ class SiteExchange(MomentExchange):
         return exchanged
 
     def _try(self, x: Any) -> None:
-        """Exchange one sample with itself, so that what cannot work fails in the first forward that draws."""
+        """Fail in the first forward that draws if an exchange could not work here, and not when the coin says yes."""
         self.tried = True
-        if isinstance(x, Tensor):
-            with torch.no_grad():
-                index = torch.zeros(1, dtype=torch.int64, device=x.device)
-                self._exchange_tensor(x[:1].detach(), Exchange(index, None))
+        self._check_tensor(x)
+        if self.match == "moments":
+            moment_view(x[:, self.site.prefix_tokens :], self.norm, self.positive_only, self.channel_dim)
 
     def _exchange_tensor(self, x: Any, asked: Exchange) -> Tensor:
         self._check_tensor(x)
