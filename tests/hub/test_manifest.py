@@ -60,7 +60,7 @@ def test_a_manifest_reads_back(tmp_path):
         (dict(seeds=...), "has missing or unknown keys: seeds"),
         (dict(tag="v2"), "name='test_resnet.v1': expected 'test_resnet.v2'"),
         (dict(hub_id="ORG/NAME"), "hub_id='ORG/NAME', revision=None: expected both or neither"),
-        (dict(top1={"value": 3}), "top1=.'value': 3., .*: expected value, mean and std"),
+        (dict(top1={"value": 3}), "top1=.'value': 3., .*: expected value, mean, std"),
         (dict(seeds=[]), r"seeds=\[\]: expected .* at least one seed"),
     ],
 )

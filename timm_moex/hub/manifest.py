@@ -61,7 +61,7 @@ class ReleasedWeights(Provenance):
             )
         if set(self.top1) != {"value", "mean", "std"} or not self.seeds:
             raise ValueError(
-                f"{self.name}: top1={self.top1}, seeds={self.seeds}: expected value, mean and std, and at least one seed"
+                f"{self.name}: top1={self.top1}, seeds={self.seeds}: expected value, mean, std and at least one seed"
             )
 
     @property
