@@ -78,7 +78,7 @@ def test_initial_checkpoint_of_lightning_loads_and_others_are_told_in_a_line(tmp
     ours = timm.create_model("moex_test_resnet", num_classes=10)
     load_checkpoint(ours, str(tmp_path / "model.ckpt"), filter_fn=without_common_prefix)
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
-    with pytest.raises(ValueError, match="none of its keys is the model's: it has fconv1.*; the model has conv1"):
+    with pytest.raises(ValueError, match="none of its keys match the model: it has fconv1.*; the model has conv1"):
         load_checkpoint(ours, str(tmp_path / "fckpt"), filter_fn=without_common_prefix)
 
 
@@ -101,17 +101,17 @@ class Surprise:
 
 
 WRONG = {
-    "foreign_key": (lambda c: c | {"amp": {}}, "holds amp besides epoch, arch"),
-    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"holds a pickled \S*print, which is refused"),
-    "foreign_tensor": (lambda c: with_state(c, extra=torch.zeros(2)), "resnet50 has no place for extra$"),
+    "foreign_key": (lambda c: c | {"amp": {}}, "contains unexpected amp; expected only epoch, arch"),
+    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"contains a pickled \S*print; loading it would run code"),
+    "foreign_tensor": (lambda c: with_state(c, extra=torch.zeros(2)), "does not fit resnet50: unexpected extra$"),
     "not_a_tensor": (lambda c: with_state(c, note="hello"), r"state_dict\['note'\] is a str, not a tensor"),
-    "missing": (lambda c: without(c, "module.bn1.bias"), "it lacks bn1.bias$"),
-    "shape": (lambda c: with_state(c, **{"module.bn1.bias": torch.zeros(3)}), "another shape of bn1.bias$"),
+    "missing": (lambda c: without(c, "module.bn1.bias"), "does not fit resnet50: missing bn1.bias$"),
+    "shape": (lambda c: with_state(c, **{"module.bn1.bias": torch.zeros(3)}), "wrong shape for bn1.bias$"),
     "twice": (lambda c: with_state(c, **{"bn1.bias": torch.zeros(64)}), "has 'bn1.bias' twice"),
     "nan": (lambda c: with_state(c, **{"module.bn1.bias": torch.full((64,), torch.nan)}), "bn1.bias'. is not finite"),
     "other_arch": (lambda c: c | {"arch": "moex_densenet_265"}, "not 'moex_resnet50'; give --arch densenet265"),
-    "bare_state_dict": (lambda c: c["state_dict"], "it has no 'state_dict', but module.conv1.weight,"),
-    "no_dict": (lambda c: [c["state_dict"]], "it has no 'state_dict', but list"),
+    "bare_state_dict": (lambda c: c["state_dict"], "expected 'state_dict', found module.conv1.weight,"),
+    "no_dict": (lambda c: [c["state_dict"]], "expected 'state_dict', found list"),
 }
 
 
@@ -139,5 +139,5 @@ def test_a_cut_file_and_wrong_arguments_are_told(resnet, tmp_path):
         convert(tmp_path / "cut.pt", "resnet50", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert(tmp_path / "b.pt", "resnet50", tmp_path / "out")
-    with pytest.raises(ConvertError, match="arch='resnet18': one of resnet50, densenet265"):
+    with pytest.raises(ConvertError, match="arch='resnet18': expected one of resnet50, densenet265"):
         convert(tmp_path / "a.pt", "resnet18", tmp_path / "out")

@@ -133,7 +133,7 @@ def test_connection_cut_for_good_leaves_no_partial_file(hub, child, files):
     hub.fail("GET /ORG/cut/resolve/main/model.safetensors", "cut")
     hub.fail("GET /ORG/cut/resolve/main/model.safetensors bytes=", "drop")
     told = message(child("load", "hf-hub:ORG/cut"))
-    assert "the connection broke, at ORG/cut" in told and "Nothing incomplete is used, so try again" in told
+    assert "dropped the connection for ORG/cut" in told and "Incomplete files are never used, so try again" in told
     assert [name for name in cached(home(child), "ORG/cut") if not name.endswith(".incomplete")] == []
     hub.faults.clear()
     assert child("load", "hf-hub:ORG/cut")["result"]["class"] == "ResNet"
@@ -159,7 +159,7 @@ def test_truncated_weights_in_the_repo_itself(hub, child, files):
     [
         (dict(config_json=b"{not json"), r"config.json is not JSON \(.*line 1 column 2"),
         (dict(config_json=b"\x80\x04\x95"), "config.json is not JSON"),
-        (dict(config_json=b'{"model_type": "bert"}'), "config.json is not a config of timm's"),
+        (dict(config_json=b'{"model_type": "bert"}'), "config.json is not a timm config"),
     ],
     ids=["broken", "binary", "foreign"],
 )
@@ -215,20 +215,20 @@ def test_a_proxy_that_refuses_is_named(files, tmp_path):
         with Child("https://hub.invalid", tmp_path / "home", HTTPS_PROXY=proxy.url) as child:
             told = message(child("load", "hf-hub:ORG/any"))
     assert (
-        "the proxy of HTTPS_PROXY or HTTP_PROXY refused the connection to https://hub.invalid" in told and "407" in told
+        "the proxy in HTTPS_PROXY or HTTP_PROXY refused the connection to https://hub.invalid" in told and "407" in told
     )
 
 
 def test_only_these_messages_are_replaced():
     assert list(MISLEADING) == [
-        "set 'local_files_only' to False, which timm does not have",
-        "no pytorch_model.bin, although model.safetensors is what is missing",
-        "only the system's words for a connection, without the Hub or the variables to set",
-        "the name of the status and a page about statuses, before the server's own words",
-        "a line and a column, or a key, without the file",
-        "a header that is too large, without the file",
-        "Unknown model, although an import would add it",
-        "Invalid pretrained tag, without the tags there are",
+        "suggests 'local_files_only', which timm does not have",
+        "names pytorch_model.bin, but model.safetensors is missing",
+        "gives the system's connection error, but neither the Hub's address nor the variables to set",
+        "puts the status and a link about statuses before the server's message",
+        "gives a line and column, or a key, but not the file",
+        "reports a header that is too large, but not the file",
+        "says unknown model, although an import would register it",
+        "says invalid pretrained tag, but not which tags exist",
     ]
 
 
@@ -258,7 +258,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path):
     process, pipe = save_elsewhere(folder, [1], file_size=100_000)
     [told] = pipe.recv()
     process.join()
-    assert str(folder) in told and "what was there before is still there" in told
+    assert str(folder) in told and "the previous contents are unchanged" in told
     assert os.strerror(errno.EFBIG) in told
     assert files_of(folder) == old and [path.name for path in tmp_path.iterdir()] == ["hub"]
 

@@ -157,7 +157,7 @@ FOREIGN = {
 def test_a_folder_with_anything_that_is_not_ours_is_left_alone(case, saved, tmp_path):
     for name, text in FOREIGN[case]:
         (tmp_path / name).write_text(text)
-    with pytest.raises(FileExistsError, match=f"is not replaced, because it holds .*{FOREIGN[case][-1][0]}"):
+    with pytest.raises(FileExistsError, match=f"is not replaced because it contains .*{FOREIGN[case][-1][0]}"):
         save_folder(saved[0], tmp_path, CONFIG)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(FOREIGN[case])
 
@@ -169,7 +169,7 @@ def test_a_saved_folder_to_which_something_was_added_is_left_alone(name, saved, 
         (folder / name).write_text("years of work")
     else:
         (folder / name).mkdir()
-    with pytest.raises(FileExistsError, match=f"because it holds {name}, which"):
+    with pytest.raises(FileExistsError, match=f"because it contains {name}, which"):
         save_folder(saved[0], folder, CONFIG)
     assert (folder / name).exists()
 
@@ -177,7 +177,7 @@ def test_a_saved_folder_to_which_something_was_added_is_left_alone(name, saved, 
 def test_weights_that_are_not_finite_are_refused_by_name(saved, tmp_path):
     model = timm.create_model("test_resnet", num_classes=10)
     model.fc.bias.data[3] = torch.nan
-    with pytest.raises(ValueError, match="fc.bias holds values that are not finite"):
+    with pytest.raises(ValueError, match="fc.bias contains values that are not finite"):
         save_folder(model, tmp_path / "hub", CONFIG)
     assert not (tmp_path / "hub").exists()
 

@@ -56,12 +56,12 @@ def test_a_manifest_reads_back(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(topp1=3), "'test_resnet.v1' lacks, or has without reason: topp1"),
-        (dict(seeds=...), "lacks, or has without reason: seeds"),
-        (dict(tag="v2"), "'architecture.tag' is test_resnet.v2"),
-        (dict(hub_id="ORG/NAME"), "hub_id='ORG/NAME' and revision=None go together"),
-        (dict(top1={"value": 3}), "top1 has value, mean and std"),
-        (dict(seeds=[]), "over the seeds"),
+        (dict(topp1=3), "'test_resnet.v1' has missing or unknown keys: topp1"),
+        (dict(seeds=...), "has missing or unknown keys: seeds"),
+        (dict(tag="v2"), "name='test_resnet.v1': expected 'test_resnet.v2'"),
+        (dict(hub_id="ORG/NAME"), "hub_id='ORG/NAME', revision=None: expected both or neither"),
+        (dict(top1={"value": 3}), "top1=.'value': 3., .*: expected value, mean, std"),
+        (dict(seeds=[]), r"seeds=\[\]: expected .* at least one seed"),
     ],
 )
 def test_a_wrong_manifest_is_told(changes, message, tmp_path):
@@ -71,7 +71,7 @@ def test_a_wrong_manifest_is_told(changes, message, tmp_path):
 
 def test_a_file_that_is_no_manifest_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("[")
-    with pytest.raises(ValueError, match="is no manifest"):
+    with pytest.raises(ValueError, match="is not a manifest"):
         read_manifest(tmp_path / "manifest.json")
 
 
@@ -136,7 +136,7 @@ def test_card_leaves_out_paths_of_one_machine():
 
 def test_card_names_what_is_not_known():
     card = model_card(CONFIG, dict(top1=TOP1, seeds=[0], recipe={"model": "moex_resnet18"})).text
-    assert "not run: the figure above does not show what MoEx adds" in card and "±" not in card
+    assert "not run, so the effect of MoEx is unknown" in card and "±" not in card
     other = model_card(CONFIG, dict(top1={"value": 81.5}, seeds=[0], origin="Trained without an exchange.")).text
     assert "| these weights | 81.50 |" in other and "without MoEx |" not in other
     unknown = model_card(CONFIG, dict(top1=TOP1, seeds=[0])).text

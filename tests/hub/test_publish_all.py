@@ -88,7 +88,7 @@ def test_a_checkpoint_pinned_elsewhere_is_not_moved(root):
     rows = json.loads((root / "manifest.json").read_text())["checkpoints"]
     rows[1] |= {"hub_id": f"OTHER/{NAMES[1]}", "revision": "0" * 40}
     (root / "manifest.json").write_text(json.dumps({"checkpoints": rows}))
-    with pytest.raises(HubError, match=f"{NAMES[1]} is published as OTHER/{NAMES[1]} already"):
+    with pytest.raises(HubError, match=f"{NAMES[1]} is already published as OTHER/{NAMES[1]}"):
         plan_all("ORG", root)
 
 

@@ -30,12 +30,12 @@ def other_channels(model):
 
 
 CHANGES = {
-    "classifier": (wide, r"fc.weight has shape \(5, 512\), where the saved model is built with \(10, 512\)"),
-    "stem": (other_stem, r"conv1.weight has shape \(64, 3, 5, 5\), where .* \(64, 3, 7, 7\)"),
-    "channels": (other_channels, r"model does not take images of input_size \(3, 32, 32\)"),
-    "no_pool": (lambda m: setattr(m, "maxpool", nn.Identity()), r"layer 'maxpool' is Identity\(\), where .* MaxPool2d"),
-    "activation": (lambda m: setattr(m, "act1", nn.SiLU()), r"layer 'act1' is SiLU\(\), where .* ReLU"),
-    "added": (lambda m: setattr(m, "extra", nn.Linear(2, 2)), "extra.weight is a weight of a layer that"),
+    "classifier": (wide, r"fc.weight has shape \(5, 512\), but the rebuilt model has \(10, 512\)"),
+    "stem": (other_stem, r"conv1.weight has shape \(64, 3, 5, 5\), but .* \(64, 3, 7, 7\)"),
+    "channels": (other_channels, r"model does not accept images of input_size \(3, 32, 32\)"),
+    "no_pool": (lambda m: setattr(m, "maxpool", nn.Identity()), r"layer 'maxpool' is Identity\(\), but .* MaxPool2d"),
+    "activation": (lambda m: setattr(m, "act1", nn.SiLU()), r"layer 'act1' is SiLU\(\), but .* ReLU"),
+    "added": (lambda m: setattr(m, "extra", nn.Linear(2, 2)), "extra.weight belongs to a layer that"),
 }
 
 
@@ -72,7 +72,7 @@ def test_model_args_reach_timms_save(tmp_path):
     folder = save_folder(model, tmp_path / "hub", CONFIG, model_args={"act_layer": "silu", "moex_prob": 0.5})
     arguments = json.loads((folder / "config.json").read_text())["model_args"]
     assert arguments["act_layer"] == "silu" and "moex_prob" not in arguments
-    with pytest.raises(ValueError, match="model_args: the saved model cannot be built again: .*'widht'"):
+    with pytest.raises(ValueError, match="model_args: the model cannot be rebuilt: .*'widht'"):
         save_folder(model, tmp_path / "hub", CONFIG, model_args={"act_layer": "silu", "widht": 3})
 
 

@@ -71,7 +71,7 @@ def test_a_file_that_appears_meanwhile_is_kept_with_the_old_folder(way, tmp_path
     if way == "rename":
         monkeypatch.setattr(files, "_exchange", lambda a, b: False)
     monkeypatch.setattr("timm_moex.hub.folder.replace_folder", with_a_late_file)
-    with pytest.raises(FileExistsError, match="is not replaced, because it holds notes.txt"):
+    with pytest.raises(FileExistsError, match="is not replaced because it contains notes.txt"):
         write_folder(folder, seed=1)
     assert files_of(folder) == old | {"notes.txt": b"mine"} and [path.name for path in tmp_path.iterdir()] == ["hub"]
 

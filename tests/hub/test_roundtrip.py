@@ -102,7 +102,9 @@ def test_a_tag_does_not_move(hub, author, published, tmp_path):
     other = str(write_folder(tmp_path / "other", STOCK, seed=4))
     told = author("publish", other, f"ORG/{STOCK}")
     assert told["error"] == "HubError"
-    assert "tag 'v1' exists already, with another model.safetensors. A published tag never changes" in told["message"]
+    assert (
+        "tag 'v1' already exists with a different model.safetensors. A published tag never changes" in told["message"]
+    )
     assert len(hub.repos[f"ORG/{STOCK}"].commits) == 2
     second = author("publish", other, f"ORG/{STOCK}", tag="v2")["result"]
     refs = hub.repos[f"ORG/{STOCK}"].refs

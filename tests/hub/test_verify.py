@@ -66,15 +66,15 @@ def negative(weights):
     weights[name] = -weights[name]
 
 
-FLOATS = "not of torch.float32 or torch.float16 or torch.bfloat16 or torch.float64"
+FLOATS = "not torch.float32 or torch.float16 or torch.bfloat16 or torch.float64"
 TYPES = {
-    str(dtype): (as_type(dtype), f"fc.weight is of {dtype}, {FLOATS}")
+    str(dtype): (as_type(dtype), f"fc.weight has dtype {dtype}, {FLOATS}")
     for dtype in (torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)
 }
 WRONG = TYPES | {
     "counter": (
         lambda f: change_weights(f, lambda w: w.update({k: v.float() for k, v in w.items() if "num_batches" in k})),
-        "num_batches_tracked is of torch.float32, not of torch.int64",
+        "num_batches_tracked has dtype torch.float32, not torch.int64",
     ),
     "variance": (lambda f: change_weights(f, negative), "running_var is negative"),
     "names": (lambda f: change_config(f, label_names=["a", "b", "c"]), "label_names is .'a', 'b', 'c'., not 10 names"),
@@ -85,19 +85,25 @@ WRONG = TYPES | {
     "architecture": (lambda f: change_config(f, architecture="test_resnett"), "did you mean 'test_resnet'"),
     "twin": (lambda f: change_config(f, architecture="moex_test_resnet"), "config.json names a twin"),
     "moex_args": (lambda f: change_config(f, model_args={"moex_prob": 1.0}), "names a twin or MoEx settings"),
-    "odd_args": (lambda f: change_config(f, model_args={"width": 3}), "timm cannot build it: .*width"),
+    "odd_args": (lambda f: change_config(f, model_args={"width": 3}), "timm cannot build the model: .*width"),
     "no_json": (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
     "foreign": (lambda f: (f / "config.json").write_text("{}"), "config.json: architecture is None, not a str"),
     "classes": (lambda f: change_config(f, num_classes=7), "num_classes is 7, but 10 in pretrained_cfg"),
     "missing": (lambda f: change_weights(f, lambda w: w.pop("fc.bias")), "model.safetensors lacks fc.bias"),
-    "extra": (lambda f: change_weights(f, lambda w: w.update(x=w["fc.bias"].clone())), "has x, for which the model"),
-    "changed": (lambda f: change_weights(f, lambda w: w["fc.bias"].add_(1)), "has .* sha256 .*, the manifest has"),
+    "extra": (
+        lambda f: change_weights(f, lambda w: w.update(x=w["fc.bias"].clone())),
+        "has x, which the model does not have",
+    ),
+    "changed": (
+        lambda f: change_weights(f, lambda w: w["fc.bias"].add_(1)),
+        "has .* sha256 .*, but the manifest states",
+    ),
     "cut": (lambda f: (f / "model.safetensors").write_bytes(b"1234567890"), "truncated or corrupt"),
     "no_front": (lambda f: (f / "README.md").write_text("hello"), "README.md: no front matter"),
     "library": (lambda f: replace(f, "README.md", "_name: timm", "_name: x"), "library_name is 'x', not 'timm'"),
-    "number": (lambda f: replace(f, "README.md", "value: 81.5", "value: 99"), "model-index has .99., .* 81.5"),
+    "number": (lambda f: replace(f, "README.md", "value: 81.5", "value: 99"), "model-index states .99., .* 81.5"),
     "license": (lambda f: replace(f, "README.md", "license: mit", "license: gpl"), "license is 'gpl', not 'mit'"),
-    "untagged": (lambda f: replace(f, "README.md", "- moex\n", ""), "moex is not among the tags"),
+    "untagged": (lambda f: replace(f, "README.md", "- moex\n", ""), "the tag moex is missing"),
     "unlisted": (lambda f: (f / "LICENSE").write_text(""), "LICENSE is not in the manifest"),
 }
 

@@ -129,8 +129,8 @@ def test_a_site_that_is_not_reached_is_an_error():
         (dict(ramp_epochs=1.5), "ramp_epochs=1.5: expected a whole number"),
         (dict(detach="all"), "detach='all': expected one of"),
         (dict(match="values"), "match='values': expected one of"),
-        (dict(match="distribution"), "match='distribution' takes whole channels"),
-        (dict(preset="efdmix", norm="pono"), "match='distribution' takes whole channels.*norm='pono'"),
+        (dict(match="distribution"), "match='distribution' requires norm='in'"),
+        (dict(preset="efdmix", norm="pono"), "match='distribution' requires norm='in'.*norm='pono'"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(settings, words):

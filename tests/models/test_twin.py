@@ -181,7 +181,7 @@ def test_register_twin_serves_a_users_own_architecture():
 def test_register_twin_refuses_what_is_no_architecture():
     with pytest.raises(ValueError, match="not a registered.*did you mean"):
         register_twin("resnet51")
-    with pytest.raises(ValueError, match="twin already"):
+    with pytest.raises(ValueError, match="already a twin"):
         register_twin("moex_resnet50")
 
 

@@ -66,7 +66,7 @@ def test_missing_value_is_a_gap(runs):
     [
         (None, "no such file"),
         ("epoch,train_loss\n", "no epoch yet"),
-        ("a,b\n1,2\n", "no table"),
+        ("a,b\n1,2\n", "not a table"),
         ("epoch,x\n0,1\n", "none of"),
     ],
 )

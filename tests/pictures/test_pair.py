@@ -51,15 +51,15 @@ def test_tokens_without_a_grid_are_refused():
     assert as_maps(torch.zeros(2, 12, 5), site, (30, 40)).shape == (2, 5, 3, 4)
     with pytest.raises(ValueError, match="no height and width"):
         as_maps(torch.zeros(2, 11, 5), site, (30, 40))
-    with pytest.raises(ValueError, match="do not lie row by row"):
+    with pytest.raises(ValueError, match="are not ordered row by row"):
         exchange_pair(timm.create_model("moex_hiera_tiny_224", stages=(1, 1, 1, 1)), torch.zeros(2, 3, 224, 224))
 
 
 def test_models_that_cannot_be_shown_are_refused():
     images = torch.randn(2, 3, 32, 32)
-    with pytest.raises(ValueError, match="must hold MoEx at one site"):
+    with pytest.raises(ValueError, match="must have MoEx at one site"):
         exchange_pair(timm.create_model("test_resnet"), images)
-    with pytest.raises(ValueError, match="must hold MoEx at one site"):
+    with pytest.raises(ValueError, match="must have MoEx at one site"):
         exchange_pair(timm.create_model("moex_test_resnet", moex_layer=["stem", "stage1"]), images)
     with pytest.raises(ValueError, match="classifier's logits"):
         exchange_pair(timm.create_model("moex_test_resnet", num_classes=0, global_pool=""), images)

@@ -110,7 +110,7 @@ def _publish_without_token(tmp_path: Path) -> None:
         publish(write_folder(tmp_path / "hub"), "org/name")
 
 
-LIGHTNING = ("official.pt is a checkpoint of Lightning", "save_folder")
+LIGHTNING = ("official.pt is a Lightning checkpoint", "save_folder")
 
 CASES: list[Case] = [
     ("save over a file", _save(lambda n, folder: folder.write_text("x")), FileExistsError, ("hub", "not replaced")),
@@ -121,8 +121,8 @@ CASES: list[Case] = [
     ("save with a text for labels", _save(label_names="abcdefghij"), ValueError, ("label_names='abcdefghij'", "str")),
     ("save with a set of labels", _save(label_names=set("abcdefghij")), ValueError, ("label_names=", "got set")),
     ("save with None for labels", _save(label_names=None), ValueError, ("label_names=None", "expected a list")),
-    ("save with a label twice", _save(label_names=list("abcdefghia")), ValueError, ("'a' is there 2 times",)),
-    ("save with numbers for labels", _save(label_names=list(range(10))), ValueError, ("0 is a int, not a text",)),
+    ("save with a label twice", _save(label_names=list("abcdefghia")), ValueError, ("'a' occurs 2 times",)),
+    ("save with numbers for labels", _save(label_names=list(range(10))), ValueError, ("0 has type int, not str",)),
     ("save with a label too far", _save(label_names={"a": 0, "b": 2}), ValueError, ("'b': 2", "labels 0 to 1")),
     ("save with two labels of one", _save(label_names={"a": 0, "b": 0}), ValueError, ("'b': 0", "each once")),
     ("save with a std of 0", _save(data_config={"std": (0, 1, 1)}), ValueError, ("data_config: std is", "above 0")),
@@ -158,12 +158,12 @@ CASES: list[Case] = [
     ("twin with a typo", _load(lambda f: None, lambda f: load_twin(f, lamb=1)), TypeError, ("lamb",)),
     ("card without front matter", lambda t: parse_card("# Hello"), ValueError, ("front matter",)),
     ("card of no YAML", lambda t: parse_card("---\na: [\n---\n"), ValueError, ("front matter",)),
-    ("manifest of null", _manifest("null"), ValueError, ("manifest.json", "no manifest")),
-    ("manifest of a list", _manifest("[]"), ValueError, ("manifest.json", "no manifest")),
-    ("manifest of brackets", _manifest("[" * 99999), ValueError, ("manifest.json", "no manifest")),
+    ("manifest of null", _manifest("null"), ValueError, ("manifest.json", "not a manifest")),
+    ("manifest of a list", _manifest("[]"), ValueError, ("manifest.json", "not a manifest")),
+    ("manifest of brackets", _manifest("[" * 99999), ValueError, ("manifest.json", "not a manifest")),
     ("manifest of a number", _manifest({"checkpoints": 3}), ValueError, ("manifest.json", "checkpoints is 3")),
     ("manifest of numbers", _manifest({"checkpoints": [3]}), ValueError, ("entry 3", "mapping")),
-    ("manifest with a key", _manifest(thing=1), ValueError, ("thing", "without reason")),
+    ("manifest with a key", _manifest(thing=1), ValueError, ("thing", "missing or unknown keys")),
     ("manifest with files", _manifest(files=None), ValueError, ("files is None",)),
     ("manifest with seeds", _manifest(seeds=["a"]), ValueError, ("seeds", "'a'")),
     ("manifest with top-1", _manifest(top1={"value": "x"}), ValueError, ("top1", "'x'")),

@@ -159,7 +159,12 @@ CASES: list[Case] = [
         ValueError,
         ("layer='stage4'", "FeatureListNet", "out_indices"),
     ),
-    ("twin of a twin", lambda tmp_path: register_twin("moex_resnet18"), ValueError, ("moex_resnet18", "twin already")),
+    (
+        "twin of a twin",
+        lambda tmp_path: register_twin("moex_resnet18"),
+        ValueError,
+        ("moex_resnet18", "already a twin"),
+    ),
     ("twin of nothing", lambda tmp_path: register_twin("resnet181"), ValueError, ("resnet181", "did you mean")),
     # Calls
     ("call with a list", _call(swap_index=[1, 2, 0]), TypeError, ("swap_index", "int64", "list")),

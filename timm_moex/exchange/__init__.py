@@ -1,1 +1,1 @@
-"""The exchange of moments: a function, a module, and the backends between which `functional` chooses."""
+"""Moment Exchange as a function and as a module, with several backends."""

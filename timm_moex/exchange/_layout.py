@@ -1,4 +1,4 @@
-"""How a dense tensor lies in memory, seen from the axes of its moments."""
+"""Memory layout of a dense tensor relative to the axes of its moments."""
 
 import math
 import re
@@ -10,17 +10,17 @@ __all__ = ["Layout", "dense_layout"]
 
 
 class Layout(NamedTuple):
-    """A dense tensor as rows of (reduced, inner) elements, moments being taken over `reduced`."""
+    """A dense tensor as rows of (reduced, inner) elements, with moments over `reduced`."""
 
-    order: tuple[int, ...]  # axes by falling stride
-    shape: tuple[int, ...]  # of the moments, in that order; 1 for a reduced axis
+    order: tuple[int, ...]  # axes by decreasing stride
+    shape: tuple[int, ...]  # shape of the moments in that order; 1 for a reduced axis
     rows: int
     reduced: int
     inner: int
 
 
 def dense_layout(x: Tensor, dims: tuple[int, ...]) -> Layout | None:
-    """`x` as rows of (reduced, inner) elements; None if it is not dense or its moments run over split axes."""
+    """View `x` as rows of (reduced, inner) elements; None if it is not dense or the reduced axes are not adjacent."""
     strides = x.stride()
     order = (0, *sorted(range(1, x.ndim), key=lambda d: -strides[d]))
     expected = 1

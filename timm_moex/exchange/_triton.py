@@ -1,10 +1,10 @@
-"""Moment Exchange in Triton, the same closed form as closed_form.py in four kernels; the only file that imports triton.
+"""Moment Exchange in Triton: the closed form of closed_form.py in four kernels. No other file imports triton.
 
-A tensor is seen as rows of (R, K) elements lying one after the other, moments running over R: R is contiguous for `in`
-over NCHW and `pono` over channels_last, and strided (K > 1) the other way round. A position is one place of a moment:
-position p belongs to row p // K. Forward: `_moments` and `_exchange`; backward: `_sums` and `_grad`, with an
-`index_add` between them that brings what each donor's moments did elsewhere. Where all moments count as constants, the
-backward is `_grad` alone and reads the gradient only. Offsets are 64 bits wide throughout.
+A tensor is viewed as consecutive rows of (R, K) elements, with moments over R. R is contiguous for `in` over NCHW and
+`pono` over channels_last, and strided (K > 1) for the opposite layouts. Each moment has a position p, which belongs to
+row p // K. The forward pass runs `_moments` and `_exchange`. The backward pass runs `_sums` and `_grad`, with an
+`index_add` in between that sums the gradients of each donor's moments over its receivers. If all moments count as
+constants, the backward pass runs only `_grad`, which then reads only the gradient. All offsets are 64 bits wide.
 """
 
 import os
@@ -20,14 +20,14 @@ from ._layout import Layout, dense_layout
 from .arguments import TRITON_DTYPES, Formula, is_plain
 from .reference import moment_exchange_ref
 
-# Triton decides at import, too: kernels defined under this variable run on the CPU, in NumPy.
+# Triton also reads this variable at import: if set, kernels run on the CPU, in NumPy.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 _TILE = 4096  # elements of x a program holds at a time
 
 
 @triton.jit
 def _positions(P, R, K, BLOCK_P: tl.constexpr, STRIDED: tl.constexpr):
-    """This program's positions, where their elements start in x, and which of them exist."""
+    """Return this program's positions, the start of each position's elements in x, and which positions exist."""
     if STRIDED:
         blocks = tl.cdiv(K, BLOCK_P)
         row = (tl.program_id(0) // blocks).to(tl.int64)
@@ -40,7 +40,7 @@ def _positions(P, R, K, BLOCK_P: tl.constexpr, STRIDED: tl.constexpr):
 
 @triton.jit
 def _donor(p, exists, swap_index, P, per_sample):
-    """Each position's donor and whether there is one: an index out of range reads nothing and gives NaN."""
+    """Return each position's donor and whether it is valid: an index out of range reads nothing and gives NaN."""
     sample = p // per_sample
     donor = tl.load(swap_index + sample, mask=exists, other=0)
     return p + (donor - sample) * per_sample, exists & (donor >= 0) & (donor < P // per_sample)
@@ -48,7 +48,7 @@ def _donor(p, exists, swap_index, P, per_sample):
 
 @triton.jit
 def _new(moment, own, p, exists, donor, known, own_share, per_sample, SHARED: tl.constexpr):
-    """What takes the place of each position's own moment: its donor's, or a mixture of the two."""
+    """Return the new moment of each position: its donor's, or a mixture of the two."""
     donated = tl.load(moment + donor, mask=known, other=float("nan"))
     if SHARED:
         share = tl.load(own_share + p // per_sample, mask=exists, other=1.0)
@@ -99,7 +99,7 @@ def _exchange(
 
 @triton.jit
 def _sums(x, grad, mean, std, sums, P, R, K, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr):
-    """sum(grad), then sum(grad * (x - mean)) / std."""
+    """Compute sum(grad), then sum(grad * (x - mean)) / std."""
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     m = tl.load(mean + p, mask=exists, other=0.0)
     total = tl.zeros([BLOCK_P, BLOCK_R], tl.float32)
@@ -121,7 +121,7 @@ def _grad(
     MOMENTS: tl.constexpr, SHARED: tl.constexpr, CONSTANT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
 ):  # fmt: skip
-    """`CONSTANT`: all moments count as constants, and x, sums and received are not read."""
+    """Compute the gradient of x. With `CONSTANT` all moments are constants, and x, sums and received are not read."""
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     donor, known = _donor(p, exists, swap_index, P, per_sample)
     s = tl.load(std + p, mask=exists, other=1.0)
@@ -169,7 +169,7 @@ class _Plan:
 
 
 def _plan(x: Tensor, dims: tuple[int, ...]) -> _Plan | None:
-    """The plan for a tensor of this shape and these strides; None where the kernels do not know its layout."""
+    """Return the plan for this shape and these strides; None if the kernels do not support the layout."""
     return _plan_of(x.shape, x.stride(), dims)
 
 
@@ -182,7 +182,7 @@ def _plan_of(shape: torch.Size, strides: tuple[int, ...], dims: tuple[int, ...])
 def _forward(
     x: Tensor, swap_index: Tensor, own_share: Tensor | None, dims: Sequence[int], eps: float, moments: str, detach: str
 ) -> tuple[Tensor, Tensor]:
-    """Returns y and the moments, (2, P) float32: means, then standard deviations, in the order of x's memory."""
+    """Return y and the moments, (2, P) float32: means, then standard deviations, in x's memory order."""
     plan = _plan(x, tuple(dims))
     assert plan is not None, "moment_exchange_triton refuses what is not dense"
     y = torch.empty_like(x)
@@ -223,7 +223,7 @@ def _backward(
 
 
 def _received(sums: Tensor, swap_index: Tensor, own_share: Tensor | None, detach: str) -> Tensor:
-    """What reaches each sample's moments from all samples whose new moments they are a part of, (2, B, per sample)."""
+    """Sum the gradients that reach each sample's moments from all samples that use them, (2, B, per sample)."""
     share = None if own_share is None else own_share[:, None]
     own = torch.zeros_like(sums) if share is None else share * sums
     if detach == "donor":
@@ -231,7 +231,7 @@ def _received(sums: Tensor, swap_index: Tensor, own_share: Tensor | None, detach
     return own.index_add_(1, swap_index, sums if share is None else (1 - share) * sums)
 
 
-_NO_GRADIENTS = (None,) * 6  # of every input but the features
+_NO_GRADIENTS = (None,) * 6  # for all inputs except the features
 
 
 def _setup_context(ctx, inputs, output):
@@ -243,7 +243,7 @@ def _setup_context(ctx, inputs, output):
 def _differentiate(ctx, grad: Tensor, backward: Callable[..., Tensor]) -> tuple:
     x, mean_std, swap_index, own_share = ctx.saved_tensors
     dims, eps, moments, detach = ctx.dims, ctx.eps, ctx.moments, ctx.detach
-    if torch.is_grad_enabled():  # someone asks for a differentiable gradient (create_graph)
+    if torch.is_grad_enabled():  # a differentiable gradient is requested (create_graph)
         formula = Formula(dims, eps, False, moments, detach)
         pull_back = torch.func.vjp(lambda features: moment_exchange_ref(features, swap_index, own_share, formula), x)[1]
         return *pull_back(grad), *_NO_GRADIENTS
@@ -251,14 +251,14 @@ def _differentiate(ctx, grad: Tensor, backward: Callable[..., Tensor]) -> tuple:
 
 
 class _Eager(torch.autograd.Function):
-    """The kernels where they are called at once, with less than half of an operator's overhead.
+    """The kernels in eager mode, with less than half the overhead of an operator.
 
-    A `setup_context` of its own would cost as much again: PyTorch then binds the arguments to their names by `inspect`.
+    A separate `setup_context` would double this overhead: PyTorch would then bind the arguments with `inspect`.
     """
 
     @staticmethod
     def forward(ctx, *inputs):
-        ctx.set_materialize_grads(False)  # no zeros for the moments, whose gradient nobody reads
+        ctx.set_materialize_grads(False)  # the moments' gradient is unused, so allocate no zeros for it
         output = _forward(*inputs)
         _setup_context(ctx, inputs, output)
         return output
@@ -268,7 +268,7 @@ class _Eager(torch.autograd.Function):
         return _differentiate(ctx, grad, _backward)
 
 
-# The kernels as operators, for graphs
+# The kernels as operators, for compiled graphs
 _forward_op = torch.library.custom_op("timm_moex::exchange", _forward, mutates_args=())
 _backward_op = torch.library.custom_op("timm_moex::exchange_backward", _backward, mutates_args=())
 
@@ -292,29 +292,32 @@ _forward_op.register_autograd(
 
 
 def moment_exchange_triton(x: Tensor, swap_index: Tensor, own_share: Tensor | None, formula: Formula) -> Tensor:
-    """`moment_exchange_ref` on a CUDA device; arguments and result are the same.
+    """Compute `moment_exchange_ref` on a CUDA device; arguments and result are the same.
 
-    A tensor whose layout the kernels do not know (not dense, or channels-last with `gn`) is copied into one they do.
-    A differentiable gradient (`create_graph=True`) is taken through `moment_exchange_ref`.
+    A tensor whose layout the kernels do not support (not dense, or channels-last with `gn`) is copied to one they do.
+    A differentiable gradient (`create_graph=True`) is computed by `moment_exchange_ref`.
 
     Raises:
-        ValueError: `positive_only`, a dtype other than float32, float16 and bfloat16, or `x` not on a CUDA device.
+        ValueError: `positive_only` is set, the dtype is not float32, float16 or bfloat16, or `x` is not on a CUDA
+            device.
     """
     dims, eps, positive_only, moments, detach = formula
     if positive_only:
-        raise ValueError("backend='triton' has no positive_only; use backend='closed_form'")
+        raise ValueError("backend='triton' does not support positive_only=True; use backend='closed_form'")
     if x.dtype not in TRITON_DTYPES:
         raise ValueError(
-            f"backend='triton' takes float32, float16 and bfloat16, got {x.dtype}; use backend='closed_form'"
+            f"backend='triton' supports float32, float16 and bfloat16, got {x.dtype}; use backend='closed_form'"
         )
     if x.device.type != "cuda" and not _INTERPRETED:
-        raise ValueError(f"backend='triton' runs on CUDA devices, x is on {x.device}; use backend='closed_form'")
+        raise ValueError(f"backend='triton' needs a CUDA device, but x is on {x.device}; use backend='closed_form'")
     swap_index = swap_index.contiguous()
     if own_share is not None:
         own_share = own_share.float().contiguous()
     in_graph = torch.compiler.is_compiling() or not is_plain(x)
     exchange = _forward_op if in_graph else _Eager.apply
-    known = dense_layout(x, dims) if in_graph else _plan(x, dims)  # the same; a graph has no cache to look it up in
+    known = (
+        dense_layout(x, dims) if in_graph else _plan(x, dims)
+    )  # both give the same answer; Dynamo cannot trace the cache
     if known is not None:
         return exchange(x, swap_index, own_share, dims, eps, moments, detach)[0]
     order = [d for d in range(x.ndim) if d not in dims] + list(dims)

@@ -1,4 +1,4 @@
-"""The arguments of an exchange: what they may be, and the errors that name them."""
+"""Checks of an exchange's arguments, with errors that name argument and value."""
 
 import math
 import re
@@ -26,21 +26,21 @@ __all__ = [
 NORMS = ("pono", "in", "ln", "freq", "gn{G}", "gn-d{D}", "gpono{G}", "gpono-d{D}")
 MOMENTS = ("both", "mean", "std")
 DETACH = ("none", "donor", "both")
-TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the kernels
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # supported by the kernels
 _OUT_OF_EVERY_RANGE = 2**62
 
 _GROUPED = re.compile(r"(gn|gpono)(-d)?([1-9][0-9]*)")
 
 
 class Formula(NamedTuple):
-    """How a backend computes an exchange.
+    """Axes and settings with which a backend computes an exchange.
 
     Attributes:
         dims: Axes of the features over which the moments are taken; never 0.
         eps: Added to the variance before the square root.
-        positive_only: Moments of only the positive entries.
-        moments: "both", "mean" or "std": what comes from the donor.
-        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
+        positive_only: Take the moments of only the positive entries.
+        moments: Moments that come from the donor: "both", "mean" or "std".
+        detach: Moments that count as constants for the gradient: "none", "donor" or "both".
     """
 
     dims: tuple[int, ...]
@@ -54,7 +54,7 @@ def parse_norm(norm: str) -> tuple[str, int, bool]:
     """Parse the name of a norm.
 
     Args:
-        norm: `pono`, `in`, `ln`, or a grouped one: `gn4` and `gpono4` have 4 groups of channels, `gn-d4` and
+        norm: `pono`, `in`, `ln`, `freq`, or a grouped norm: `gn4` and `gpono4` have 4 groups of channels, `gn-d4` and
             `gpono-d4` have groups of 4 channels.
 
     Returns:
@@ -70,7 +70,7 @@ def parse_norm(norm: str) -> tuple[str, int, bool]:
     if norm in ("bn", "batch_norm", "batchnorm"):
         raise ValueError(
             f"norm={norm!r}: batch normalisation shares its moments among all samples, so there is nothing "
-            "to exchange. Use 'pono', 'in', 'ln' or a grouped norm."
+            "to exchange; use 'pono', 'in', 'ln' or a grouped norm"
         )
     spellings = ["pono", "in", "ln", "freq", "gn4", "gn-d4", "gpono4", "gpono-d4"]
     hint = nearest(str(norm).lower(), spellings, 0.3)
@@ -78,10 +78,10 @@ def parse_norm(norm: str) -> tuple[str, int, bool]:
 
 
 def check_settings(*, norm: str, eps: float, positive_only: bool, moments: str, detach: str = "none") -> None:
-    """Check that `moment_exchange` takes these settings.
+    """Check the settings of `moment_exchange`.
 
     Raises:
-        ValueError: One of them is not; the message names it and its value.
+        ValueError: A setting is invalid; the message names it and its value.
     """
     parse_norm(norm)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
@@ -95,33 +95,33 @@ def check_settings(*, norm: str, eps: float, positive_only: bool, moments: str, 
 
 
 def check_features(x: Tensor, channel_dim: int) -> None:
-    """Check that `x` can be features with this axis of channels.
+    """Check the features and their channel axis.
 
     Raises:
         TypeError: `x` is not floating point.
-        ValueError: `x` has too few or too many dimensions, or `channel_dim` is neither 1 nor the last.
+        ValueError: `x` has too few or too many dimensions, or `channel_dim` is neither 1 nor the last axis.
     """
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating point tensor, got {x.dtype}")
     if not 2 <= x.ndim <= 5:
         raise ValueError(f"x must have 2 to 5 dimensions, got shape {tuple(x.shape)}")
     if channel_dim not in (1, -1, x.ndim - 1):
-        raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1 (the last axis) for x of {x.ndim} dimensions")
+        raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1 (the last axis) for x with {x.ndim} dimensions")
 
 
 def check_own_share(own_share: Tensor | None, x: Tensor) -> Tensor | None:
-    """Check the shares of a sample's own moments, as far as that is possible without waiting for a GPU.
+    """Check the shares of the samples' own moments, as far as possible without waiting for a GPU.
 
     Args:
         own_share: (B,), floating point, in [0, 1]; None passes.
         x: The features, (B, ...).
 
     Returns:
-        `own_share`, or one whose values outside of [0, 1] are nan where they cannot be read.
+        `own_share`. If its values cannot be read (see `check_swap_index`), those outside of [0, 1] become nan.
 
     Raises:
-        TypeError: It is no floating point tensor.
-        ValueError: It has another shape or device, needs a gradient, or holds values outside of [0, 1].
+        TypeError: `own_share` is not a floating point tensor.
+        ValueError: `own_share` has the wrong shape or device, requires a gradient, or has values outside of [0, 1].
     """
     if own_share is None:
         return None
@@ -134,7 +134,7 @@ def check_own_share(own_share: Tensor | None, x: Tensor) -> Tensor | None:
             f"{own_share.device}"
         )
     if own_share.requires_grad:
-        raise ValueError("own_share requires a gradient, and none is computed for it; pass own_share.detach()")
+        raise ValueError("own_share requires a gradient, which is not computed; pass own_share.detach()")
     inside = (own_share >= 0) & (own_share <= 1)
     if torch.compiler.is_compiling() or own_share.device.type != "cpu" or not is_plain(own_share):
         return own_share.where(inside, math.nan)
@@ -144,23 +144,24 @@ def check_own_share(own_share: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
-    """Check that a `swap_index` names one donor for each sample, as far as that is possible without waiting for a GPU.
+    """Check that `swap_index` names one donor for each sample, as far as possible without waiting for a GPU.
 
-    Where the values cannot be read (on a GPU, in a compiled graph, under vmap), indexing would wrap a negative one
-    around, and vmap would read another batch. There they are made so large that indexing itself refuses them.
+    The values cannot be read on a GPU, in a compiled graph or under vmap. Indexing would then wrap negative values
+    around, and vmap would read from another batch. Values outside of [0, B) are therefore replaced by a number so large
+    that indexing raises.
 
     Args:
         swap_index: Donor of each sample, (B,), int64.
         batch_size: B.
-        of: What has the samples, for the message.
+        of: Name of the argument that has the samples, for the message.
 
     Returns:
-        `swap_index`, or one whose values outside of [0, B) are out of every range.
+        `swap_index`. If its values cannot be read, those outside of [0, B) are replaced.
 
     Raises:
-        TypeError: It is no tensor of dtype int64.
-        ValueError: It has another shape.
-        IndexError: Values outside of [0, B), where they can be read.
+        TypeError: `swap_index` is not a tensor of dtype int64.
+        ValueError: `swap_index` has the wrong shape.
+        IndexError: A value that can be read is outside of [0, B).
     """
     if not isinstance(swap_index, Tensor) or swap_index.dtype != torch.int64:
         found = swap_index.dtype if isinstance(swap_index, Tensor) else type(swap_index).__name__
@@ -175,10 +176,10 @@ def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
         return swap_index.where((swap_index >= 0) & (swap_index < batch_size), _OUT_OF_EVERY_RANGE)
     low, high = torch.aminmax(swap_index)
     if low < 0 or high >= batch_size:
-        raise IndexError(f"swap_index holds {int(low)}..{int(high)}, expected values in [0, {batch_size})")
+        raise IndexError(f"swap_index has values {int(low)}..{int(high)}, expected values in [0, {batch_size})")
     return swap_index
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether a tensor is neither of a subclass nor wrapped by one of torch.func's transforms."""
+    """Return whether `x` is an ordinary tensor, without a subclass or a wrapper from a torch.func transform."""
     return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)

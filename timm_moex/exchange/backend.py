@@ -1,4 +1,4 @@
-"""The ways to compute an exchange, by name, and which one is taken where none is asked for."""
+"""Backends of an exchange by name, and the choice of the default."""
 
 import warnings
 from collections.abc import Callable
@@ -17,7 +17,7 @@ __all__ = ["BACKENDS", "check_backend", "default_backend"]
 
 
 def _triton(*args) -> Tensor:
-    from ._triton import moment_exchange_triton  # imported when it is used: triton is not everywhere
+    from ._triton import moment_exchange_triton  # imported on use: triton is not available everywhere
 
     return moment_exchange_triton(*args)
 
@@ -26,10 +26,10 @@ BACKENDS = {"reference": moment_exchange_ref, "closed_form": moment_exchange_clo
 
 
 def check_backend(backend: str) -> Callable[..., Tensor]:
-    """Return the function of this name.
+    """Return the backend with this name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: `backend` is unknown.
     """
     if backend not in BACKENDS:
         hint = nearest(str(backend).lower(), BACKENDS, 0.3)
@@ -38,11 +38,12 @@ def check_backend(backend: str) -> Callable[..., Tensor]:
 
 
 def default_backend(x: Tensor, positive_only: bool) -> str:
-    """Choose what is fastest: the Triton kernels in eager mode on an NVIDIA GPU, otherwise the closed form.
+    """Choose the fastest backend: the Triton kernels in eager mode on an NVIDIA GPU, otherwise the closed form.
 
-    On an H200 Triton took 0.12 to 0.77 of the closed form's time in every eager case of benchmarks/results/op.csv and
-    scaling.csv; compiled, it took 1.12 to 1.23 of the time of the closed form, which torch.compile fuses (compile.csv).
-    The kernels know plain tensors of three dtypes and exchanges without `positive_only`.
+    On an H200 in eager mode, Triton took 0.12 to 0.77 of the closed form's time in every case of
+    benchmarks/results/op.csv and scaling.csv. Compiled, it took 1.12 to 1.23 of the closed form's time, because
+    torch.compile fuses the closed form (compile.csv). The kernels support ordinary tensors of three dtypes, and do not
+    support `positive_only`.
     """
     if x.device.type != "cuda" or torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_plain(x):
         return "closed_form"
@@ -53,21 +54,21 @@ def default_backend(x: Tensor, positive_only: bool) -> str:
 
 @cache
 def _triton_runs(gpu: int) -> bool:
-    """Try the kernels once on a GPU: they need Triton, an NVIDIA card that it knows, and a C compiler for its launcher.
+    """Try the kernels once on a GPU: they need Triton, an NVIDIA card that it supports, and a C compiler.
 
-    Where Triton is installed and fails, a warning gives the reason.
+    If Triton is installed but fails, a warning gives the reason.
     """
     if torch.version.hip or find_spec("triton") is None:
         return False
     try:
-        with torch.inference_mode(False), torch.enable_grad():  # the first exchange may be under no_grad
+        with torch.inference_mode(False), torch.enable_grad():  # the first exchange may run under no_grad
             x = torch.ones(2, 2, 2, device=f"cuda:{gpu}", requires_grad=True)
             y = _triton(x, torch.tensor([1, 0], device=x.device), None, Formula((1,)))
             torch.autograd.grad(y.sum(), x)
-    except Exception as error:  # Triton's own, the compiler's or the driver's
+    except Exception as error:  # from Triton, the compiler or the driver
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         warnings.warn(
-            f"Triton does not run on cuda:{gpu}; moment_exchange takes its slower closed form there. {reason}",
+            f"Triton does not run on cuda:{gpu}; moment_exchange uses the slower closed form there. {reason}",
             RuntimeWarning,
             stacklevel=2,
         )

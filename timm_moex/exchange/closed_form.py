@@ -1,20 +1,20 @@
-"""Moment Exchange with a closed-form backward: it keeps the features and their moments, nothing else.
+"""Moment Exchange with a closed-form backward that keeps only the features and their moments.
 
-With d = x - mean, a = new_std / std, n the number of elements under a moment and n' = n - 1 (n with `positive_only`,
-whose variance is biased), the forward is y = a * d + new_mean. Every element reaches the loss in three ways: directly,
+Let d = x - mean, a = new_std / std, n the number of elements per moment, and n' = n - 1 (or n with `positive_only`,
+whose variance is biased). The forward is y = a * d + new_mean. Each element reaches the loss in three ways: directly,
 through the moments of its own sample, and through the moments that its sample donated. With S = sum(grad) and
 T = sum(grad * d) / std over the axes of the moments,
 
     grad_x = a * grad + (D_std - a * T) / (n' * std) * d + (D_mean - a * S) / n
 
-where D_mean and D_std add up the S and the T of all samples the donor gave to (`index_add`: a donor may be asked twice
-or never). Where a moment is not exchanged, a sample's own sum takes the place of the donated ones. A new moment that is
-a sample's own by a share l, and the donor's by 1 - l, sends l S to itself and (1 - l) S to the donor. What goes to a
-moment that counts as constant is left out; where all of them do, grad_x = a * grad.
+D_mean and D_std sum the S and T of all samples that received the donor's moments (`index_add`, since a donor may be
+used twice or never). A moment that is not exchanged uses the sample's own sum instead. If a new moment mixes a share l
+of the sample's own with 1 - l of the donor's, l S goes to the sample and (1 - l) S to the donor. Terms of moments that
+count as constants are left out; if all moments do, grad_x = a * grad.
 
-Three passes over the features do it all: `_moments`, `_sums` and `_combine` (forward and backward). On a CPU they run
-block by block, so that a block stays in the cache between operators. On other devices and under torch.compile they are
-whole-tensor operators.
+The work takes three kinds of passes over the features: `_moments`, `_sums` and `_combine` (forward and backward). On a
+CPU they run block by block, so that a block stays in the cache between operators. On other devices and under
+torch.compile they are whole-tensor operators.
 """
 
 import math
@@ -26,9 +26,9 @@ from torch import Tensor
 from .arguments import Formula
 from .reference import moment_exchange_ref
 
-# Where Tensor.var over a strided axis costs twenty copies of the tensor, a sum of squares takes its place.
+# Devices on which Tensor.var over a strided axis costs as much as twenty copies; a sum of squares replaces it.
 _SLOW_VAR = {"cpu"}
-# Elements of a block per thread: a float32 block, and one temporary beside it, stay in a core's level 2 cache.
+# Elements of a block per thread: a float32 block and one temporary fit into a core's level 2 cache.
 _BLOCK = 2**17
 
 
@@ -37,7 +37,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor, *tensors: Tensor) -> zip:
-    """Walk `x` (B, ...) and tensors of the same B: at once on an accelerator and in a graph, on a CPU by cache-fuls."""
+    """Split `x` (B, ...) and tensors of the same B into cache-sized blocks on a CPU; elsewhere yield one block."""
     size = max(1, x.shape[0])
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         size = max(1, _BLOCK * torch.get_num_threads() // max(1, math.prod(x.shape[1:])))
@@ -66,7 +66,7 @@ def _moments(x: Tensor, dims: tuple[int, ...], positive_only: bool) -> tuple[Ten
 
 
 def _sums(x: Tensor, grad: Tensor, mean: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """sum(grad) and sum(grad * (x - mean))."""
+    """Return sum(grad) and sum(grad * (x - mean))."""
     totals, alongs = [], []
     for features, g, m in _blocks(x, grad, mean):
         g = _wide(g)
@@ -76,14 +76,14 @@ def _sums(x: Tensor, grad: Tensor, mean: Tensor, dims: tuple[int, ...]) -> tuple
 
 
 def _add_into(out: Tensor, a: Tensor, b: Tensor) -> None:
-    if torch.compiler.is_compiling():  # dynamo refuses an `out` that is not contiguous, such as a ViT's patch tokens
+    if torch.compiler.is_compiling():  # Dynamo rejects a non-contiguous `out`, such as a ViT's patch tokens
         out.copy_(a + b)
     else:
         torch.add(a, b, out=out)
 
 
 def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """(x - mean) * a + b. Centred first: x * a + (b - mean * a) would cancel where |mean| >> std."""
+    """Return (x - mean) * a + b. Centring first avoids the cancellation in x * a + (b - mean * a) if |mean| >> std."""
     y = torch.empty_like(x)
     for features, out, m, slope, constant in _blocks(x, y, mean, a, b):
         _add_into(out, (_wide(features) - m).mul_(slope), constant)
@@ -93,7 +93,7 @@ def _combine(x: Tensor, mean: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _combine_grad(
     x: Tensor, grad: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, positive_only: bool
 ) -> Tensor:
-    """(x - mean) * a + b + grad * c; with `positive_only` the moments, hence a and b, know the positive x alone."""
+    """Return (x - mean) * a + b + grad * c; with `positive_only`, a and b apply only to positive x."""
     grad_x = torch.empty_like(x)
     for features, out, g, m, slope, constant, direct in _blocks(x, grad_x, grad, mean, a, b, c):
         through_moments = (_wide(features) - m).mul_(slope).add_(constant)
@@ -108,7 +108,7 @@ def _as_moment(own_share: Tensor, moment: Tensor) -> Tensor:
 
 
 def _new(moment: Tensor, swap_index: Tensor, own_share: Tensor | None) -> Tensor:
-    """What takes the place of a moment: the donor's, or its mixture with the sample's own."""
+    """Return the new moment: the donor's, or its mixture with the sample's own."""
     if own_share is None:
         return moment[swap_index]
     share = _as_moment(own_share, moment)
@@ -116,7 +116,7 @@ def _new(moment: Tensor, swap_index: Tensor, own_share: Tensor | None) -> Tensor
 
 
 def _received(sums: Tensor, swap_index: Tensor, own_share: Tensor | None, detach: str) -> Tensor:
-    """The gradient that reaches each sample's moment from all samples whose new moment it is a part of."""
+    """Sum the gradients that reach each sample's moment from all samples that use it."""
     own = torch.zeros_like(sums) if own_share is None else _as_moment(own_share, sums) * sums
     if detach == "donor":
         return own
@@ -142,11 +142,11 @@ def _exchange_grad(grad, x, swap_index, own_share, mean, std, formula) -> Tensor
     return _combine_grad(x, grad, mean, slope, constant, scale, positive_only)
 
 
-_NO_GRADIENTS = (None,) * 3  # of every input but the features
+_NO_GRADIENTS = (None,) * 3  # for all inputs except the features
 
 
 def _reference(swap_index: Tensor, own_share: Tensor | None, formula: Formula) -> Callable[[Tensor], Tensor]:
-    """Return the formula under autograd, as a function of the features only."""
+    """Return the reference formula as a function of only the features."""
     return lambda x: moment_exchange_ref(x, swap_index, own_share, formula)
 
 
@@ -172,7 +172,7 @@ class _MomentExchange(torch.autograd.Function):
     def backward(ctx, grad, *_):
         x, swap_index, own_share, mean, std = ctx.saved_tensors
         moments = ctx.formula.moments
-        # someone asks for a differentiable gradient (create_graph, torch.func.grad), or for a batch of them
+        # a differentiable gradient (create_graph, torch.func.grad) or a batch of gradients is requested
         if torch.is_grad_enabled() or (
             not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(grad)
         ):
@@ -186,7 +186,7 @@ class _MomentExchange(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, x, swap_index, own_share, formula):
-        """Batches of batches are one batch in which sample i of batch b is sample b * B + i."""
+        """Flatten the batches into one, in which sample i of batch b is sample b * B + i."""
         x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
         if in_dims[1] is None:
             swap_index = swap_index.expand(info.batch_size, *swap_index.shape)
@@ -202,7 +202,7 @@ class _MomentExchange(torch.autograd.Function):
 
 
 class _WithForwardMode(_MomentExchange):
-    """The same with forward-mode gradients, for which Dynamo has no rule."""
+    """`_MomentExchange` with forward-mode gradients, which Dynamo does not support."""
 
     @staticmethod
     def jvp(ctx, tangent, *_):
@@ -212,10 +212,10 @@ class _WithForwardMode(_MomentExchange):
 
 
 def moment_exchange_closed_form(x: Tensor, swap_index: Tensor, own_share: Tensor | None, formula: Formula) -> Tensor:
-    """`moment_exchange_ref` with a closed-form backward; arguments and result are the same.
+    """Compute `moment_exchange_ref` with a closed-form backward; arguments and result are the same.
 
-    A differentiable gradient (`create_graph=True`, `torch.func.grad`), a batch of gradients and a forward-mode gradient
-    are taken through `moment_exchange_ref`.
+    Differentiable gradients (`create_graph=True`, `torch.func.grad`), batches of gradients and forward-mode gradients
+    are computed by `moment_exchange_ref`.
     """
     function = _MomentExchange if torch.compiler.is_compiling() else _WithForwardMode
     return function.apply(x, swap_index, own_share, formula)[0]

@@ -1,4 +1,4 @@
-"""Exact distribution matching: a sample's sorted values, and not only their moments, become those of its donor.
+"""Exact distribution matching: a sample takes on its donor's sorted values, not only their moments.
 
 Source: Zhang et al., "Exact Feature Distribution Matching for Arbitrary Style Transfer and Domain Generalization",
 CVPR 2022 (arXiv 2203.07740), section 3.
@@ -14,14 +14,14 @@ __all__ = ["match_distribution"]
 def match_distribution(
     x: Tensor, swap_index: Tensor, *, own_share: Tensor | None = None, channel_dim: int = 1
 ) -> Tensor:
-    """Move the values of each channel towards those of another sample's channel, rank by rank.
+    """Move the values of each channel towards the values in another sample's channel, rank by rank.
 
-    With m the donor's sorted values in the order of the ranks of x, per channel, and l the own share,
+    Let m be the donor's values, reordered per channel to the ranks of x, and l the own share. Then
 
         y = x + (1 - l) * (m - constant(x))
 
-    so that l = 0 gives every channel the values of the donor's, up to rounding. The gradient reaches x through
-    the first term and the donor through m. A matching of moments (`moment_exchange`) is its first-order approximation.
+    With l = 0 every channel gets the donor's values, up to rounding. The gradient reaches x through the first term and
+    the donor through m. Exchanging moments (`moment_exchange`) is a first-order approximation.
 
     Args:
         x: Features, (B, C, *spatial) or, with `channel_dim=-1`, (B, *spatial, C); 2 to 5 dimensions, floating point.
@@ -34,11 +34,11 @@ def match_distribution(
 
     Raises:
         TypeError: See `moment_exchange`.
-        ValueError: Shapes or devices that do not fit, or `own_share` out of range.
-        IndexError: `swap_index` out of range, see `moment_exchange`.
+        ValueError: Shapes or devices do not fit, or `own_share` is out of range.
+        IndexError: `swap_index` is out of range, see `moment_exchange`.
 
     Example:
-        The values of sample 1, in the order of sample 0's:
+        The values of sample 1 in the order of sample 0:
 
         >>> import torch
         >>> x = torch.tensor([[[3.0, 1.0, 2.0]], [[10.0, 30.0, 20.0]]])  # (2, 1, 3): B, C, N
@@ -48,12 +48,12 @@ def match_distribution(
     check_features(x, channel_dim)
     swap_index = check_swap_index(swap_index, x.shape[0], "x")
     if swap_index.device != x.device:
-        raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
+        raise ValueError(f"swap_index is on {swap_index.device}, but x is on {x.device}; use swap_index.to(x.device)")
     own_share = check_own_share(own_share, x)
     channels_first = x.movedim(channel_dim, 1)
     flat = channels_first.flatten(2) if x.ndim > 2 else channels_first[:, :, None]  # (B, C, N)
     values, order = flat.sort(dim=-1, stable=True)
-    matched = flat.detach().scatter(-1, order, values[swap_index])  # to where the ranks of x are: one sort is enough
+    matched = flat.detach().scatter(-1, order, values[swap_index])  # by the ranks of x: one sort is enough
     change = matched - flat.detach()
     if own_share is not None:
         change = change * (1 - own_share.to(change.dtype))[:, None, None]

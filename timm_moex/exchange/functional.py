@@ -16,7 +16,7 @@ def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> 
 
 
 def _moment_dims(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, tuple[int, ...]]:
-    """View `x` so that the moments are plain reductions: (view, axes); groups split the channel axis in two."""
+    """Return a view of `x` and the axes over which it is reduced; groups split the channel axis in two."""
     kind, number, is_group_size = parse_norm(norm)
     spatial = tuple(d for d in range(1, x.ndim) if d != channel_dim)
     if kind == "pono":
@@ -49,8 +49,8 @@ def moment_view(x: Tensor, norm: str, positive_only: bool, channel_dim: int) -> 
         count *= view.shape[dim]
     if count < 2 and not positive_only:
         raise ValueError(
-            f"norm={norm!r} takes its moments over {count} element(s) of x with shape {tuple(x.shape)}; "
-            "the variance of a single element does not exist. Choose another norm or another site."
+            f"norm={norm!r} takes moments over {count} element(s) of x with shape {tuple(x.shape)}, but a "
+            "single element has no variance; choose another norm or another site"
         )
     return view, dims
 
@@ -68,17 +68,17 @@ def moment_exchange(
     channel_dim: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Give each sample of a batch the feature moments of another one.
+    """Give each sample of a batch the feature moments of another sample.
 
-    Sample i is normalised by its own mean and standard deviation and takes on those of sample `swap_index[i]`.
-    Statistics are computed in float32 (float64 for float64 input); the gradient flows through both samples' moments.
-    With the default settings the result equals
+    Sample i is normalised with its own mean and standard deviation, then gets the mean and standard deviation of sample
+    `swap_index[i]`. Statistics are computed in float32 (float64 for float64 input), and the gradient flows through the
+    moments of both samples. With the default settings the result equals
 
         mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True)
         std = (var + eps).sqrt()
         y = (x - mean) / std * std[swap_index] + mean[swap_index]
 
-    With an `own_share` l, the new mean is `l * mean + (1 - l) * mean[swap_index]`, and likewise the new std.
+    With an `own_share` l, the new mean is `l * mean + (1 - l) * mean[swap_index]`; the new std is mixed the same way.
 
     Source: Li et al., CVPR 2021 (arXiv 2002.11102), section 3; `own_share` and `detach`: MixStyle, Zhou et al., ICLR
     2021 (arXiv 2104.02008), and permuted AdaIN, Nuriel et al., CVPR 2021 (arXiv 2010.05785).
@@ -86,37 +86,37 @@ def moment_exchange(
     Args:
         x: Features, (B, C, *spatial) or, with `channel_dim=-1`, (B, *spatial, C); 2 to 5 dimensions, floating point.
         swap_index: Donor of each sample, (B,), int64, on the device of `x`; usually a permutation.
-        norm: Axes of the moments. `pono` over C, one pair of moments per position; `in` over the spatial axes, one pair
-            per channel; `ln` over C and space; `gn4` over 4 channel groups and space, `gn-d4` likewise with groups of
-            4 channels; `gpono4`, `gpono-d4` over the channels of each group; `freq` over C and the last spatial axis,
-            for spectrograms (B, C, frequency, time).
+        norm: Axes of the moments. `pono`: over C, one pair of moments per position. `in`: over the spatial axes, one
+            pair per channel. `ln`: over C and space. `gn4`: over space and each of 4 groups of channels; `gn-d4`: the
+            same with groups of 4 channels. `gpono4`, `gpono-d4`: over the channels of each group. `freq`: over C and
+            the last spatial axis, for spectrograms (B, C, frequency, time).
         eps: Added to the variance before the square root.
-        positive_only: Take the moments of the positive entries alone (biased variance); no positive entry counts as
-            mean 0, variance 0. A single positive entry has variance 0 too, so the others of its group are divided by
-            sqrt(eps): rare, but large enough to upset a BatchNorm that follows. A larger `eps` bounds it.
-        moments: What comes from the donor: "both", "mean" or "std".
-        own_share: Share of a sample's own moments in its new ones, (B,), in [0, 1]; None for 0, a whole exchange.
-        detach: The moments that count as constants for the gradient: "none"; "donor", those of the donor; "both".
+        positive_only: Take the moments of only the positive entries, with the biased variance; mean and variance are 0
+            if no entry is positive. With a single positive entry the variance is also 0, so the other entries are
+            divided by sqrt(eps). That is rare, but can upset a following BatchNorm; a larger `eps` limits it.
+        moments: Moments that come from the donor: "both", "mean" or "std".
+        own_share: Share of a sample's own moments in its new ones, (B,), in [0, 1]; None means 0, a full exchange.
+        detach: Moments that count as constants for the gradient: "none", "donor" (only the donor's) or "both".
         channel_dim: Axis of the channels, 1 or -1 (the last).
-        backend: "reference" is the formula under autograd; "closed_form" has a closed-form backward, which keeps only
-            the features and their moments; "triton" does the same in Triton kernels, on CUDA. None takes "triton" on
-            an NVIDIA GPU in eager mode, where it can do what is asked for, otherwise "closed_form", see
-            `default_backend`. A named backend is used or refused, never replaced.
+        backend: "reference" runs the formula under autograd. "closed_form" has a closed-form backward that keeps only
+            the features and their moments. "triton" does the same with Triton kernels on CUDA. None chooses "triton"
+            in eager mode on an NVIDIA GPU if it supports the arguments, otherwise "closed_form" (see
+            `default_backend`). A named backend is never replaced by another.
 
     Returns:
-        Features of the shape, dtype and memory format of `x`.
+        Features with the shape, dtype and memory format of `x`.
 
     Raises:
         TypeError: `x` or `own_share` is not floating point, or `swap_index` is not int64.
-        ValueError: Unknown `norm`, `moments`, `detach` or `backend`; `own_share` out of range; channels that do not
-            divide into the groups; moments over a single element, whose unbiased variance does not exist; shapes or
-            devices that do not fit.
-        ImportError: "triton" is asked for and not installed.
-        IndexError: `swap_index` out of range. Where its values cannot be checked beforehand (on a GPU, in a compiled
-            graph, under vmap), indexing fails with an error of its own, and Triton gives NaN.
+        ValueError: `norm`, `moments`, `detach` or `backend` is unknown; `own_share` is out of range; the channels do
+            not divide into the groups; the moments cover a single element, which has no unbiased variance; or shapes
+            or devices do not fit.
+        ImportError: backend="triton" is not installed.
+        IndexError: `swap_index` is out of range. If its values cannot be checked beforehand (on a GPU, in a compiled
+            graph, under vmap), PyTorch's indexing raises an error and Triton gives NaN.
 
     Example:
-        Each position of sample 0 takes on the mean and the standard deviation of sample 1, and the other way round:
+        Samples 0 and 1 exchange the mean and standard deviation of each position:
 
         >>> import torch
         >>> x = torch.tensor([[[1.0], [3.0]], [[10.0], [30.0]]])  # (2, 2, 1): B, C, N
@@ -130,7 +130,7 @@ def moment_exchange(
     exchange = check_backend(default_backend(x, positive_only) if backend is None else backend)
     swap_index = check_swap_index(swap_index, x.shape[0], "x")
     if swap_index.device != x.device:
-        raise ValueError(f"swap_index is on {swap_index.device}, x on {x.device}; move it: swap_index.to(x.device)")
+        raise ValueError(f"swap_index is on {swap_index.device}, but x is on {x.device}; use swap_index.to(x.device)")
     view, dims = moment_view(x, norm, positive_only, channel_dim)
     formula = Formula(dims, eps, positive_only, moments, detach)
     return exchange(view, swap_index, own_share, formula).reshape(x.shape)

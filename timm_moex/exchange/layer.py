@@ -1,4 +1,4 @@
-"""`MomentExchange`: the settings of an exchange as a module without parameters."""
+"""`MomentExchange`: a parameter-free module that holds the settings of an exchange."""
 
 from torch import Tensor, nn
 
@@ -13,19 +13,20 @@ MATCH = ("moments", "distribution")
 
 
 class MomentExchange(nn.Module):
-    """Moment Exchange with fixed settings; see `moment_exchange` for what they mean.
+    """Moment Exchange with fixed settings; `moment_exchange` explains them.
 
     Args:
         norm: `pono`, `in`, `ln`, `freq`, `gn4`, `gn-d4`, `gpono4`, `gpono-d4` (any number).
         eps: Added to the variance.
-        positive_only: Moments of the positive entries alone.
+        positive_only: Take the moments of only the positive entries.
         moments: "both", "mean" or "std".
         channel_dim: 1 for (B, C, *spatial), -1 for (B, *spatial, C).
         detach: "none", "donor" or "both".
-        match: "moments", or "distribution" for `match_distribution`, which knows no other setting and only norm `in`.
+        match: "moments", or "distribution" for `match_distribution`, which only supports norm `in` and the defaults of
+            `positive_only`, `moments` and `detach`.
 
     Raises:
-        ValueError: An unknown setting, or one that `match="distribution"` does not know.
+        ValueError: A setting is invalid, or `match="distribution"` does not support it.
 
     Example:
         >>> import torch
@@ -52,9 +53,8 @@ class MomentExchange(nn.Module):
             raise ValueError(f"match={match!r}: expected one of {', '.join(MATCH)}{nearest(match, MATCH)}")
         if match == "distribution" and (norm, positive_only, moments, detach) != ("in", False, "both", "none"):
             raise ValueError(
-                "match='distribution' takes whole channels, so it has norm='in', positive_only=False, moments='both', "
-                f"detach='none'; got norm={norm!r}, positive_only={positive_only}, moments={moments!r}, "
-                f"detach={detach!r}"
+                "match='distribution' requires norm='in', positive_only=False, moments='both' and detach='none', got "
+                f"norm={norm!r}, positive_only={positive_only}, moments={moments!r}, detach={detach!r}"
             )
         self.norm = norm
         self.eps = eps
@@ -65,7 +65,7 @@ class MomentExchange(nn.Module):
         self.match = match
 
     def forward(self, x: Tensor, swap_index: Tensor, own_share: Tensor | None = None) -> Tensor:
-        """Give each sample of `x` (B, ...) the moments of the sample that `swap_index` (B,) names.
+        """Give each sample of `x` (B, ...) the moments of the sample at its entry in `swap_index` (B,).
 
         Args:
             x: Features.

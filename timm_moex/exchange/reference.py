@@ -1,6 +1,6 @@
-"""Moment Exchange as the paper writes it, in plain PyTorch.
+"""Moment Exchange as the paper defines it, in plain PyTorch.
 
-Every other backend is measured against this file. Source: Li et al., "On Feature Normalization and Data Augmentation",
+Every other backend is tested against this file. Source: Li et al., "On Feature Normalization and Data Augmentation",
 CVPR 2021, section 3; PONO: Li et al., "Positional Normalization", NeurIPS 2019, section 3.
 """
 
@@ -15,10 +15,10 @@ def moment_exchange_ref(
     own_share: Tensor | None,
     formula: Formula,
 ) -> Tensor:
-    """Exchange the moments of each sample for those of its donor.
+    """Replace each sample's moments with its donor's.
 
     Args:
-        x: Features, (B, ...), floating point. Half precisions are computed in float32.
+        x: Features, (B, ...), floating point. Half precision is computed in float32.
         swap_index: Donor of each sample, (B,), int64.
         own_share: Share of a sample's own moments in its new ones, (B,), in [0, 1]; None for 0.
         formula: Axes and settings.
@@ -32,7 +32,7 @@ def moment_exchange_ref(
         positive = features > 0
         count = positive.sum(dims, keepdim=True).clamp(min=1)
         mean = features.relu().sum(dims, keepdim=True) / count
-        # Two passes: sum(relu(x)^2)/count - mean^2 cancels, and goes negative, where mean >> std.
+        # Two passes: sum(relu(x)^2)/count - mean^2 cancels, and can become negative, if mean >> std.
         var = ((features - mean).square() * positive).sum(dims, keepdim=True) / count
     else:
         mean = features.mean(dims, keepdim=True)
@@ -46,7 +46,7 @@ def moment_exchange_ref(
 
 
 def _mixed(moment: Tensor, swap_index: Tensor, own_share: Tensor | None, detach: str) -> Tensor:
-    """The donor's moment, or its mixture with a sample's own."""
+    """Return the donor's moment, or its mixture with the sample's own."""
     donors = (moment.detach() if detach == "donor" else moment)[swap_index]
     if own_share is None:
         return donors

@@ -12,12 +12,12 @@ __all__ = ["Address", "hidden_model", "parse_address"]
 
 @dataclass(frozen=True)
 class Address:
-    """Where a model is.
+    """Location of a model.
 
     Attributes:
         source: "hf-hub", "local-dir", or "" for a name in timm's registry.
         place: "ORG/NAME", the folder, or the registered name.
-        revision: Commit, tag or branch of a Hub repo; None for the default branch, and elsewhere.
+        revision: Commit, tag or branch of a Hub repo; None for the default branch, and for the other sources.
     """
 
     source: str
@@ -26,12 +26,12 @@ class Address:
 
     @property
     def timm_name(self) -> str:
-        """What `timm.create_model` takes."""
+        """Name to pass to `timm.create_model`."""
         place = self.place if self.revision is None else f"{self.place}@{self.revision}"
         return f"{self.source}:{place}" if self.source else place
 
     def weights_address(self) -> "Address":
-        """The Hub repo that a registered name's weights come from; for all others the address itself."""
+        """Return the Hub repo with the weights of a registered name; return any other address unchanged."""
         if self.source or not timm.models.is_model_pretrained(self.place):
             return self
         cfg = timm.get_pretrained_cfg(self.place)
@@ -40,10 +40,10 @@ class Address:
 
 
 def parse_address(name: str | Path) -> Address:
-    """Parse what a user names a model by; an existing folder counts as "local-dir".
+    """Parse a user's name for a model; an existing folder counts as "local-dir".
 
     Raises:
-        ValueError: The part before the colon is not one that timm knows.
+        ValueError: timm does not support the prefix before the colon.
 
     Example:
         >>> parse_address("hf-hub:timm/resnet18.a1_in1k@v1")
@@ -59,7 +59,7 @@ def parse_address(name: str | Path) -> Address:
 
 
 def hidden_model(place: str | Path) -> str:
-    """Say that a folder hides timm's model of the same name, if it does, as a part of an error message.
+    """Return a hint for an error message if a folder hides timm's model of the same name, else "".
 
     Example:
         >>> hidden_model("output/hub"), hidden_model("resnet18")

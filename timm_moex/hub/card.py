@@ -1,4 +1,4 @@
-"""Model cards: what a reader of the Hub page needs, and the front matter that the Hub itself reads."""
+"""Model cards: the text of a Hub page, and the front matter that the Hub parses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,12 +18,12 @@ from .provenance import Provenance
 
 __all__ = ["LOCAL_SOURCE", "check_front_matter", "is_ours", "model_card", "parse_card", "portable_recipe"]
 
-# The model's name in a card's code until it is published
+# Name of the model in a card's example code until it is published
 LOCAL_SOURCE = "local-dir:path/to/this/folder"
 
 _OF_THE_MACHINE = ("data_dir", "output", "experiment", "resume", "pretrained_path", "initial_checkpoint")
 
-# By the dataset's name in timm, without the prefix before the slash
+# Keys are timm's dataset names, without the prefix before the slash
 _HUB_DATASETS = {
     "fashion_mnist": ("zalando-datasets/fashion_mnist", "Fashion-MNIST"),
     "cifar10": ("uoft-cs/cifar10", "CIFAR-10"),
@@ -31,24 +31,24 @@ _HUB_DATASETS = {
     "imagenet-1k": ("ILSVRC/imagenet-1k", "ImageNet-1k"),
 }
 _LIMITS = (
-    "{} acts in training only. This is a plain network of its architecture, no more robust to data unlike its "
-    "training data than the numbers above show.",
-    "{} does not help everywhere; the report of this project names trainings in which it did not.",
+    "{} is active only during training. At inference this is a plain network; expect no more robustness to "
+    "unfamiliar data than the numbers above show.",
+    "{} does not help everywhere; the report of this project lists trainings that it did not improve.",
 )
 
 
 def model_card(
     config: Mapping[str, Any], facts: Provenance | Mapping[str, Any], source: str = LOCAL_SOURCE
 ) -> ModelCard:
-    """README.md of a folder.
+    """Write the model card of a folder, its README.md.
 
     Args:
-        config: Its config.json.
-        facts: Where the weights come from; everything may be missing.
-        source: timm's name of the model in the code, such as "hf-hub:ORG/NAME".
+        config: Contents of the folder's config.json.
+        facts: Provenance of the weights; every entry is optional.
+        source: Name that the example code passes to `timm.create_model`, such as "hf-hub:ORG/NAME".
 
     Raises:
-        ValueError: `facts` has an unknown key, or its recipe an unknown preset.
+        ValueError: `facts` has an unknown key, or its recipe has an unknown preset.
     """
     facts = Provenance.of(facts)
     preset = _preset(facts)
@@ -64,7 +64,7 @@ def model_card(
 
 
 def portable_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without the settings that are paths on one machine."""
+    """Return a recipe without the settings that are paths on one machine."""
     return {key: value for key, value in recipe.items() if key not in _OF_THE_MACHINE}
 
 
@@ -100,7 +100,7 @@ def _card_data(config: Mapping[str, Any], facts: Provenance) -> ModelCardData:
 
 
 def _hub_dataset(name: str | None) -> tuple[str | None, str]:
-    """The dataset's id on the Hub, if it is known, and its title."""
+    """Return the dataset's id on the Hub, if known, and its title."""
     name = name or ""
     return _HUB_DATASETS.get(name.rpartition("/")[2].lower(), (None, name or "unknown"))
 
@@ -111,7 +111,7 @@ def is_ours(architecture: str) -> bool:
 
 
 def _preset(facts: Provenance) -> Preset:
-    """The preset of the recipe: MoEx, unless it names another."""
+    """Return the preset that the recipe names; the default is MoEx."""
     return find_preset(_settings(facts).get("moex_preset") or "moex")
 
 
@@ -120,7 +120,7 @@ def _settings(facts: Provenance) -> Mapping[str, Any]:
 
 
 def _was_exchanged(facts: Provenance) -> bool:
-    """Whether the weights are known to come from a training with exchanges."""
+    """Return whether the weights are known to come from a training with exchanges."""
     if facts.origin:
         return False
     model = str((facts.recipe or {}).get("model", ""))
@@ -162,7 +162,7 @@ def _comparison(facts: Provenance, preset: Preset) -> str:
     head = f"top-1, mean ± standard deviation of {len(seeds)} seeds" if several else "top-1, one seed"
     rows = {f"with {preset.title}" if _was_exchanged(facts) else "these weights": _percent(top1, several)}
     if _was_exchanged(facts):
-        unknown = f"not run: the figure above does not show what {preset.title} adds"
+        unknown = f"not run, so the effect of {preset.title} is unknown"
         rows[f"same recipe without {preset.title}"] = _percent(baseline, several) if baseline else unknown
     table = "".join(f"\n| {name} | {percent} |" for name, percent in rows.items())
     those = f"\n\nThese weights: top-1 {top1['value']:.2f}, the last epoch of seed {seeds[0]}." if several else ""
@@ -175,7 +175,7 @@ def _percent(top1: Mapping[str, float], several: bool) -> str:
 
 def _usage(architecture: str, source: str, preset: Preset) -> str:
     settings = "prob=0.5" if preset.name == "moex" else f'preset="{preset.name}"'
-    extra = "\nimport timm_moex  # registers the architecture, which timm lacks" if is_ours(architecture) else ""
+    extra = "\nimport timm_moex  # registers the architecture" if is_ours(architecture) else ""
     return f"""## Use
 
 ```python
@@ -195,14 +195,14 @@ model = load_twin("{source}", {settings})
 
 
 def parse_card(text: str) -> ModelCard:
-    """A model card with its front matter.
+    """Parse a model card with its front matter.
 
     Raises:
-        ValueError: There is no front matter, or it is not a mapping in YAML.
+        ValueError: The front matter is missing or is not a YAML mapping.
     """
-    if not text.lstrip().startswith("---"):  # huggingface_hub would print a warning of its own
+    if not text.lstrip().startswith("---"):  # huggingface_hub would only print a warning
         raise ValueError("no front matter (--- … ---) at the top")
-    with blaming("front matter is not that of a model card", ValueError):
+    with blaming("invalid model card front matter", ValueError):
         card = ModelCard(text, ignore_metadata_errors=False)
     if not card.data.to_dict():
         raise ValueError("no front matter (--- … ---) at the top")
@@ -210,10 +210,10 @@ def parse_card(text: str) -> ModelCard:
 
 
 def check_front_matter(text: str) -> None:
-    """Let the Hub check a card's front matter, which is all that is sent.
+    """Have the Hub check a card's front matter; nothing else is sent.
 
     Raises:
-        HubError: The Hub refuses it, for example for its licence, or cannot be asked.
+        HubError: The Hub rejects it, for example because of its licence, or cannot be reached.
     """
     data = parse_card(text).data
     with translate_errors("hf-hub:api/validate-yaml"):
@@ -223,4 +223,4 @@ def check_front_matter(text: str) -> None:
             raise Unreachable("HF_HUB_OFFLINE is set, so the Hub cannot check the card") from error
         except ValueError as error:
             reason = one_line(error)
-            raise HubError(f"README.md: the Hub refuses the card (license: {data.get('license')}): {reason}") from error
+            raise HubError(f"README.md: the Hub rejects the card (license: {data.get('license')}): {reason}") from error

@@ -1,8 +1,8 @@
-"""The official repository's training checkpoints, turned into folders that plain timm loads.
+"""Convert the official repository's training checkpoints into folders that plain timm loads.
 
-Such a file is a dict of epoch, arch, state_dict, best_prec1 and optimizer. Its weights carry torchvision's names,
-behind the `module.` of distributed training. It is read with `weights_only=True`; anything unexpected is refused by
-name.
+A checkpoint is a dict with epoch, arch, state_dict, best_prec1 and optimizer. Its weights have torchvision's names with
+the `module.` prefix of distributed training. The file is read with `weights_only=True`, and anything unexpected in it
+is an error that names it.
 """
 
 import re
@@ -20,11 +20,11 @@ from .folder import save_folder
 
 __all__ = ["ARCHITECTURES", "ConvertError", "convert", "without_common_prefix"]
 
-# timm's name: the official repository's
+# timm's name: the official repository's name
 ARCHITECTURES = {"resnet50": "moex_resnet50", "densenet265": "moex_densenet_265"}
 
 _KEYS = ("epoch", "arch", "state_dict", "best_prec1", "optimizer")
-# The official evaluation: shorter side to 256, middle 224 x 224, torchvision's bilinear interpolation
+# The official evaluation: resize the shorter side to 256 with bilinear interpolation, crop the middle 224 x 224
 _DATA_CONFIG = dict(
     input_size=(3, 224, 224),
     mean=IMAGENET_DEFAULT_MEAN,
@@ -33,7 +33,7 @@ _DATA_CONFIG = dict(
     crop_pct=0.875,
     crop_mode="center",
 )
-# What timm states about its own weights for the architecture
+# Entries of timm's cfg that describe timm's own weights
 _OF_OTHER_WEIGHTS = ("license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 _ORIGIN = (
     "Trained with [Moment Exchange](https://arxiv.org/abs/2002.11102) by the [official code]"
@@ -43,37 +43,38 @@ _OLD_DENSENET_NAME = re.compile(r"(.*\.denselayer\d+\.(?:norm|conv))\.([12]\..*)
 
 
 class ConvertError(ValueError):
-    """The file is not such a checkpoint; nothing was written."""
+    """The file cannot be converted; nothing was written."""
 
 
 def convert(file: str | Path, arch: str, output: str | Path, *, license: str | None = None) -> Path:
     """Turn an official checkpoint into a folder for `timm.create_model("local-dir:OUTPUT", pretrained=True)`.
 
     Args:
-        file: checkpoint.pt, model_best.pt, … as the official training scripts write them.
+        file: A checkpoint of the official training scripts, such as checkpoint.pt or model_best.pt.
         arch: A key of `ARCHITECTURES`.
         output: The folder to write, see `save_folder`.
-        license: Licence of the weights, for the card. The official files come with none of their own.
+        license: Licence of the weights, for the card. The official files do not state one.
 
     Returns:
         `output`.
 
     Raises:
-        FileNotFoundError: No such file.
-        ConvertError: Unknown `arch`; the file needs unpickling, holds something else, or is of another architecture.
+        FileNotFoundError: `file` does not exist.
+        ConvertError: `arch` is unknown, or the file needs unpickling, is not an official checkpoint, or belongs to a
+            different architecture.
     """
     if arch not in ARCHITECTURES:
-        raise ConvertError(f"arch={arch!r}: one of {', '.join(ARCHITECTURES)} can be converted")
+        raise ConvertError(f"arch={arch!r}: expected one of {', '.join(ARCHITECTURES)}")
     file = Path(file)
     checkpoint = _read(file)
     official = checkpoint.get("arch", ARCHITECTURES[arch])
     if official != ARCHITECTURES[arch]:
         known = {theirs: ours for ours, theirs in ARCHITECTURES.items()}
         hint = f"; give --arch {known[official]}" if official in known else ""
-        raise ConvertError(f"{file} is of arch {official!r}, not {ARCHITECTURES[arch]!r}{hint}")
+        raise ConvertError(f"{file} has arch {official!r}, not {ARCHITECTURES[arch]!r}{hint}")
     model = _load(_state_dict(checkpoint["state_dict"], file), arch, file)
     best = checkpoint.get("best_prec1")
-    results = None if best is None else f"top-1 {float(best):.2f}, as stated in the file; not measured again"
+    results = None if best is None else f"top-1 {float(best):.2f}, as stated in the file; not re-evaluated"
     card = dict(dataset="ImageNet-1k", results=results, license=license, origin=_ORIGIN)
     return save_folder(model, output, _DATA_CONFIG, card=card)
 
@@ -83,27 +84,27 @@ def _read(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{file}: no such file")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many types, depending on the bytes
+    except Exception as error:  # the type depends on the bytes
         if found := re.search(r"GLOBAL (\S+)", str(error)):
-            message = f"{file} holds a pickled {found[1]}, which is refused: to build it would run code from the file"
+            message = f"{file} contains a pickled {found[1]}; loading it would run code from the file"
         else:
             message = f"{file} is truncated or not a PyTorch file: {str(error).partition(chr(10))[0]}"
         raise ConvertError(message) from error
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         keys = _first(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
-        raise ConvertError(f"{file} is not a training checkpoint: it has no 'state_dict', but {keys}")
+        raise ConvertError(f"{file} is not a training checkpoint: expected 'state_dict', found {keys}")
     if "pytorch-lightning_version" in checkpoint:
         raise ConvertError(
-            f"{file} is a checkpoint of Lightning, not of the official repository: load it into a model (a recipe's "
-            "initial_checkpoint does), and write the folder with timm_moex.save_folder"
+            f"{file} is a Lightning checkpoint, not an official one; load it into a model (for example with a recipe's "
+            "initial_checkpoint) and write the folder with timm_moex.save_folder"
         )
     if foreign := [str(key) for key in checkpoint if key not in _KEYS]:
-        raise ConvertError(f"{file} holds {_first(foreign)} besides {', '.join(_KEYS)}")
+        raise ConvertError(f"{file} contains unexpected {_first(foreign)}; expected only {', '.join(_KEYS)}")
     return dict(checkpoint)
 
 
 def _state_dict(state: Any, file: Path) -> dict[str, Tensor]:
-    """timm's names: without DDP's prefix, and `norm1` where DenseNets from before 2018 have `norm.1`."""
+    """Rename the weights as in timm: drop DDP's prefix, and turn the `norm.1` of older DenseNets into `norm1`."""
     if not isinstance(state, Mapping):
         raise ConvertError(f"{file}: 'state_dict' is a {type(state).__name__}, not a dict of tensors")
     renamed = {}
@@ -114,7 +115,7 @@ def _state_dict(state: Any, file: Path) -> dict[str, Tensor]:
             raise ConvertError(f"{file}: state_dict[{key!r}] is not finite")
         name = _OLD_DENSENET_NAME.sub(r"\1\2", key.removeprefix("module."))
         if name in renamed:
-            raise ConvertError(f"{file}: state_dict has {name!r} twice, the second time as {key!r}")
+            raise ConvertError(f"{file}: state_dict has {name!r} twice, once as {key!r}")
         renamed[name] = value
     return renamed
 
@@ -128,9 +129,9 @@ def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
         state = without_common_prefix(state, model)
     expected = model.state_dict()
     problems = {
-        "it lacks": [name for name in expected if name not in state],
-        f"{arch} has no place for": [name for name in state if name not in expected],
-        "it has another shape of": [n for n in expected if n in state and expected[n].shape != state[n].shape],
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
+        "wrong shape for": [n for n in expected if n in state and expected[n].shape != state[n].shape],
     }
     if any(problems.values()):
         message = "; ".join(f"{words} {_first(names)}" for words, names in problems.items() if names)
@@ -140,12 +141,12 @@ def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
 
 
 def without_common_prefix(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Take one prefix off the keys, such as the `model.` of Lightning, if that makes them the model's keys.
+    """Remove a common prefix, such as Lightning's `model.`, if the keys then match the model's.
 
     timm's `load_checkpoint` takes this function as its `filter_fn`.
 
     Raises:
-        ValueError: No key is the model's, and no prefix helps; the message shows keys of both.
+        ValueError: No key matches the model's, with or without a prefix; the message shows keys of both.
 
     Example:
         >>> sorted(without_common_prefix({"model.weight": 1, "model.bias": 2}, nn.Linear(1, 1)))
@@ -159,7 +160,9 @@ def without_common_prefix(state: Mapping[str, Any], model: nn.Module) -> dict[st
     fitting = [prefix for prefix in prefixes if 2 * sum(prefix + key in state for key in expected) > len(expected)]
     if len(fitting) == 1:
         return {key.removeprefix(fitting[0]): value for key, value in state.items()}
-    raise ValueError(f"none of its keys is the model's: it has {_first(state, 3)}; the model has {_first(expected, 3)}")
+    raise ValueError(
+        f"none of its keys match the model: it has {_first(state, 3)}; the model has {_first(expected, 3)}"
+    )
 
 
 def _first(names: Iterable[str], count: int = 4) -> str:

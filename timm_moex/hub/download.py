@@ -1,7 +1,7 @@
-"""Weights from the Hub: their sha256 is checked before they are used, and errors say what the user can do.
+"""Download weights from the Hub, check their sha256 before use, and raise errors that say what to do.
 
-`translate_errors` turns what timm and huggingface_hub raise about a model, a repo or a connection into a `HubError`. It
-keeps their words and adds the server's; only messages that hide their cause are replaced, see `MISLEADING`.
+`translate_errors` turns errors of timm and huggingface_hub about a model, a repo or a connection into a `HubError`. It
+keeps the original message and adds the server's. Only messages that hide the cause are replaced, see `MISLEADING`.
 """
 
 import json
@@ -32,9 +32,9 @@ from .address import Address, hidden_model, parse_address
 
 __all__ = ["MISLEADING", "WEIGHTS", "HubError", "Unreachable", "download_weights", "endpoint", "translate_errors"]
 
-# of httpx and httpx2, of Python, and of requests, which huggingface_hub uses before 1.0
+# Exception names in httpx, httpx2, Python, and requests (which huggingface_hub used before 1.0)
 _NETWORK = ("TransportError", "ConnectionError", "Timeout", "ChunkedEncodingError")
-_PASSING = (409, 412, 429)  # conflicts and rate limits end by themselves, as do the server's own errors from 500 on
+_PASSING = (409, 412, 429)  # conflicts and rate limits are temporary, as are server errors from 500 on
 
 
 class HubError(RuntimeError):
@@ -46,7 +46,7 @@ class Unreachable(HubError):
 
 
 def endpoint() -> str:
-    """The Hub's address as it may be printed: without a password."""
+    """Return the Hub's address without credentials, safe to print."""
     parts = urlsplit(constants.ENDPOINT)
     if parts.username is None and parts.password is None:
         return constants.ENDPOINT
@@ -57,16 +57,16 @@ def endpoint() -> str:
 def download_weights(
     repo_id: str, revision: str | None, expected: str | None = None, cache_dir: str | None = None
 ) -> Path:
-    """The repo's model.safetensors from the cache, downloaded if need be, with its sha256 checked.
+    """Download the repo's model.safetensors unless it is cached, check its sha256, and return its path.
 
     Args:
         repo_id: "ORG/NAME".
         revision: Commit, tag or branch.
-        expected: The file's sha256. None takes the one that the Hub stated at the download.
-        cache_dir: The Hub cache; None for the usual one.
+        expected: The file's sha256. None uses the one that the Hub reported during the download.
+        cache_dir: The Hub cache; None for the default.
 
     Raises:
-        HubError: The sha256 differs. The file is then removed from the cache.
+        HubError: The sha256 does not match. The file is then removed from the cache.
     """
     path = Path(hf_hub_download(repo_id, WEIGHTS, revision=revision, cache_dir=cache_dir))
     blob = path.resolve()
@@ -77,8 +77,8 @@ def download_weights(
         path.unlink()
         blob.unlink(missing_ok=True)
         raise HubError(
-            f"{repo_id}@{revision or 'main'}: {WEIGHTS} has sha256 {found}, but {expected} was expected. It is not "
-            "used and was removed from the cache; load again, and if this happens again, tell the repo's owner"
+            f"{repo_id}@{revision or 'main'}: {WEIGHTS} has sha256 {found}, expected {expected}. The file was removed "
+            "from the cache; load again, and if the error persists, tell the repo's owner"
         )
     return path
 
@@ -88,7 +88,7 @@ def translate_errors(name: str) -> Iterator[None]:
     """Turn errors of timm and huggingface_hub that a user can act on into a `HubError`.
 
     Args:
-        name: The model that is loaded or published, as timm names it: "hf-hub:ORG/NAME@REV", "local-dir:…", "arch.tag".
+        name: timm's name for the model in question: "hf-hub:ORG/NAME@REV", "local-dir:…", "arch.tag".
     """
     try:
         yield
@@ -147,17 +147,17 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
         return None
     what = f"{address.weights_address().place} ({type(error).__name__}: {error})"
     if "ProxyError" in names:
-        return f"the proxy of HTTPS_PROXY or HTTP_PROXY refused the connection to {endpoint()} for {what}"
+        return f"the proxy in HTTPS_PROXY or HTTP_PROXY refused the connection to {endpoint()} for {what}"
     return (
-        f"{endpoint()} did not answer, or the connection broke, at {what}. Nothing incomplete is used, so try "
-        "again; on a slow line with more seconds in HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
+        f"{endpoint()} did not answer or dropped the connection for {what}. Incomplete files are never used, so try "
+        "again; on a slow connection, raise HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
     )
 
 
 def _bare_status(error: BaseException, address: Address) -> str | None:
     if not isinstance(error, HfHubHTTPError) or type(error) not in (HfHubHTTPError, BadRequestError):
         return None
-    response: Any = error.response  # of httpx, or of requests before huggingface_hub 1.0, where it can be missing
+    response: Any = error.response  # an httpx response; before huggingface_hub 1.0 a requests one or None
     if response is None:
         return None
     reason = getattr(response, "reason_phrase", None) or getattr(response, "reason", "")
@@ -171,7 +171,7 @@ def _no_config(error: BaseException, address: Address) -> str | None:
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return f"{_local_path(address, CONFIG_NAME)} is not JSON ({error}); {_again(address)}"
     if isinstance(error, (KeyError, TypeError, AttributeError)) and _is_from_config(error):
-        return f"{_local_path(address, CONFIG_NAME)} is not a config of timm's ({type(error).__name__}: {error})"
+        return f"{_local_path(address, CONFIG_NAME)} is not a timm config ({type(error).__name__}: {error})"
     if isinstance(error, FileNotFoundError) and CONFIG_NAME in str(error):
         hidden = hidden_model(address.place)
         return f"{address.place} has no {CONFIG_NAME}, so timm cannot load it{hidden}; training writes one into …/hub"
@@ -191,7 +191,7 @@ def _again(address: Address) -> str:
 
 
 def _is_from_config(error: BaseException) -> bool:
-    """Whether timm's own reading of a config.json failed."""
+    """Return whether timm failed while reading a config.json."""
     traceback, files = error.__traceback__, []
     while traceback is not None:
         files.append(traceback.tb_frame.f_code.co_filename)
@@ -212,26 +212,26 @@ def _unknown_architecture(error: BaseException, address: Address) -> str | None:
 def _unknown_tag(error: BaseException, address: Address) -> str | None:
     if found := re.match(r"Invalid pretrained tag \((.*)\) for (.*)\.$", str(error)):
         tags = [full.partition(".")[2] for full in timm.list_models(f"{found[2]}.*", pretrained=True)]
-        known = f"; it has {', '.join(tags)}" if tags else "; no weights of it are registered"
+        known = f"; it has {', '.join(tags)}" if tags else "; it has no pretrained weights"
         return f"{found[2]} has no weights with the tag {found[1]!r}{nearest(found[1], tags) or known}"
     return None
 
 
-# The messages that are replaced, by what the libraries say instead
+# What is misleading about a library's message, and the function that replaces it
 MISLEADING: dict[str, Callable[[BaseException, Address], str | None]] = {
-    "set 'local_files_only' to False, which timm does not have": _not_cached,
-    "no pytorch_model.bin, although model.safetensors is what is missing": _no_such_file,
-    "only the system's words for a connection, without the Hub or the variables to set": _no_connection,
-    "the name of the status and a page about statuses, before the server's own words": _bare_status,
-    "a line and a column, or a key, without the file": _no_config,
-    "a header that is too large, without the file": _damaged_weights,
-    "Unknown model, although an import would add it": _unknown_architecture,
-    "Invalid pretrained tag, without the tags there are": _unknown_tag,
+    "suggests 'local_files_only', which timm does not have": _not_cached,
+    "names pytorch_model.bin, but model.safetensors is missing": _no_such_file,
+    "gives the system's connection error, but neither the Hub's address nor the variables to set": _no_connection,
+    "puts the status and a link about statuses before the server's message": _bare_status,
+    "gives a line and column, or a key, but not the file": _no_config,
+    "reports a header that is too large, but not the file": _damaged_weights,
+    "says unknown model, although an import would register it": _unknown_architecture,
+    "says invalid pretrained tag, but not which tags exist": _unknown_tag,
 }
 
 
 def _local_path(address: Address, file: str) -> str:
-    """Where `file` of a model is on this machine."""
+    """Return the path of a model's `file` on this machine."""
     if address.source != "hf-hub":
         return os.path.join(address.place, file)
     cached = try_to_load_from_cache(address.place, file, revision=address.revision)

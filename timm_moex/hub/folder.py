@@ -1,7 +1,7 @@
 """Folders in the Hub's layout, which plain timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-A folder carries the stock architecture's name and no MoEx setting: MoEx adds no weights, so whoever evaluates or
-fine-tunes needs only timm. To continue training with MoEx, `load_twin` puts it back in.
+A folder names the stock architecture and contains no MoEx settings. MoEx adds no weights, so evaluation and fine-tuning
+need only timm. `load_twin` inserts MoEx again to continue training with it.
 """
 
 import copy
@@ -39,10 +39,10 @@ from .rebuild import check_rebuilt
 __all__ = ["FILES", "README", "foreign_entries", "load_model", "load_twin", "save_folder"]
 
 README, RECIPE = "README.md", "recipe.yaml"
-# All that a folder may hold
+# The only files that a folder may contain
 FILES = (WEIGHTS, CONFIG_NAME, README, "summary.csv", RECIPE, "LICENSE")
 
-# Keys of a pretrained_cfg that describe the weights it came with, and that timm's `save_for_hf` keeps
+# pretrained_cfg keys that describe the original weights, although timm's `save_for_hf` keeps them
 _OF_OTHER_WEIGHTS = ("tag", "label_names", "label_descriptions")
 
 
@@ -59,32 +59,32 @@ def save_folder(
 ) -> Path:
     """Write model.safetensors, config.json, README.md and, if given, recipe.yaml and summary.csv.
 
-    The folder appears whole, or the old one stays, also while other processes save to the same place. Before it
-    appears, the model is built from it again and its logits are compared.
+    The folder is replaced as a whole or not at all, even if other processes save to the same path. Before it is put in
+    place, the model is rebuilt from it and the logits are compared.
 
     Args:
-        model: As `timm.create_model` made it, twin or not; DDP, compiled and EMA wrappers are taken off.
-        folder: Is created, or replaced if it holds nothing but the files of an earlier `save_folder`. A symbolic link
-            is followed, and ~ is the home folder.
-        data_config: The preprocessing, as from `timm.data.resolve_data_config`: input_size, mean, std, …
+        model: A model from `timm.create_model`, twin or not; DDP, compiled and EMA wrappers are removed.
+        folder: Created if missing; replaced if it contains only files from an earlier `save_folder`. Symbolic links
+            are followed, and ~ expands to the home folder.
+        data_config: The preprocessing, as returned by `timm.data.resolve_data_config`: input_size, mean, std, …
         label_names: Class names in the order of the labels, or a mapping from label to name or from name to label.
-        model_args: Arguments of `create_model` that change the architecture, if timm has not recorded them; those of
-            MoEx are left out.
-        summary: The training run's summary.csv, to be copied.
-        card: Where the weights come from, for README.md: a `Provenance`, or a mapping with its attributes as keys.
-            Its `recipe` is also written to recipe.yaml.
-        dtype: Of the parameters in the file, such as torch.float16, to halve its size; buffers (running means and
-            variances) stay as they are. timm loads them into a float32 model. None leaves the model's own.
+        model_args: Arguments of `create_model` that change the architecture, if timm has not recorded them. MoEx
+            arguments are left out.
+        summary: The training run's summary.csv, which is copied.
+        card: Provenance of the weights for README.md: a `Provenance`, or a mapping with its attributes as keys. Its
+            `recipe` is also written to recipe.yaml.
+        dtype: Data type of the saved parameters, such as torch.float16 to halve the file size. Buffers (running means
+            and variances) keep theirs. timm loads them into a float32 model. None keeps the model's data types.
 
     Returns:
-        `folder`, with ~ replaced.
+        `folder`, with ~ expanded.
 
     Raises:
-        ValueError: The labels do not fit the model, a weight is not finite or does not fit `dtype`, no preprocessing
-            has a value of `data_config`, `card` has an unknown key, or the folder would build another model: the
-            message names the layer.
-        FileExistsError: `folder` holds something that `save_folder` did not write; the message names it.
-        OSError: The disk is full, or another reason not to write; the old folder is still there.
+        ValueError: The labels do not fit the model, a weight is not finite or overflows in `dtype`, `data_config` has
+            an invalid value, `card` has an unknown key, or the folder would build a different model (the message names
+            the layer).
+        FileExistsError: `folder` contains something that `save_folder` did not write; the message names it.
+        OSError: The folder cannot be written, for example because the disk is full. The old folder is unchanged.
 
     Example:
         >>> import tempfile, timm
@@ -122,13 +122,13 @@ def save_folder(
 def _refuse_foreign(folder: Path, place: Path) -> None:
     if foreign := foreign_entries(place):
         raise FileExistsError(
-            f"folder={str(folder)!r} is not replaced, because it holds {', '.join(foreign)}, which timm_moex did "
+            f"folder={str(folder)!r} is not replaced because it contains {', '.join(foreign)}, which timm_moex did "
             "not write; choose another folder"
         )
 
 
 def _put_in_place(new: Path, folder: Path, place: Path) -> None:
-    """Put the new folder in its place and remove the old one, or put it back if its owner has just added a file."""
+    """Swap in the new folder and remove the old one, or swap back if its owner has just added a file."""
     old = replace_folder(new, place)
     if old is not None:
         try:
@@ -144,19 +144,19 @@ def _put_in_place(new: Path, folder: Path, place: Path) -> None:
 def _check_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"model: {name} holds values that are not finite; such weights are not saved")
+            raise ValueError(f"model: {name} contains values that are not finite; nothing was saved")
 
 
 @contextmanager
 def _name_folder_in_errors(folder: Path) -> Iterator[None]:
-    """Say in an error of the file system which folder was not written, and that the old one is still there."""
+    """Add to a file system error which folder was not written and that the old one is unchanged."""
     try:
         yield
     except FileExistsError:
         raise
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None) or errno.EIO
-        raise OSError(number, f"not written ({error}); what was there before is still there", str(folder)) from error
+        raise OSError(number, f"not written ({error}); the previous contents are unchanged", str(folder)) from error
 
 
 def _write_model(
@@ -167,13 +167,13 @@ def _write_model(
     model_args: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
-    """Write model.safetensors and config.json, and check them; returns the config."""
-    # safetensors takes contiguous tensors only, and a model trained in channels_last has others.
+    """Write and check model.safetensors and config.json; return the config."""
+    # safetensors accepts only contiguous tensors, and channels_last ones are not.
     plain: Any = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     for name, parameter in plain.named_parameters() if dtype else ():
         parameter.data = parameter.data.to(dtype)
         if not torch.isfinite(parameter).all():
-            raise ValueError(f"dtype={dtype}: {name} is not finite in it")
+            raise ValueError(f"dtype={dtype}: {name} is not finite after conversion")
     cfg = {key: value for key, value in plain.pretrained_cfg.items() if key not in _OF_OTHER_WEIGHTS}
     plain.pretrained_cfg = cfg | {"architecture": stock_name(cfg["architecture"])}
     save_for_hf(
@@ -184,7 +184,7 @@ def _write_model(
         data_config=preprocessing,
         safe_serialization=True,
     )
-    # safetensors lets only its owner read the file
+    # safetensors makes the file readable only by its owner
     (folder / WEIGHTS).chmod((folder / CONFIG_NAME).stat().st_mode)
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     check_rebuilt(folder, plain.float().eval(), config["pretrained_cfg"]["input_size"])
@@ -192,9 +192,10 @@ def _write_model(
 
 
 def foreign_entries(folder: Path) -> list[str]:
-    """Names in `folder` that keep it from being replaced: everything but the files that `save_folder` writes.
+    """List the entries of `folder` that prevent its replacement: everything that `save_folder` does not write.
 
-    A folder whose config.json is not timm's is foreign, too; an absent or empty folder has no foreign entries.
+    If config.json is missing or is not timm's, one entry is listed as well. A missing or empty folder gives an empty
+    list.
     """
     if not folder.exists():
         return []
@@ -216,7 +217,7 @@ def _is_timm_config(path: Path) -> bool:
 
 
 def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) -> nn.Module:
-    """`timm.create_model`, with errors that say what to do, and with the sha256 of Hub weights checked.
+    """Call `timm.create_model`, check the sha256 of Hub weights, and raise errors that say what to do.
 
     Args:
         source: A folder, "hf-hub:ORG/NAME", "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", or a registered name.
@@ -232,20 +233,20 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
         10
     """
     address = parse_address(source)
-    # A registered name's arguments come from the caller alone; elsewhere a config.json decides, too
+    # Only the caller sets the arguments of a registered name; otherwise config.json contributes some
     explain = blaming(f"{address.timm_name}: cannot be loaded", HubError) if address.source else nullcontext()
     with explain, translate_errors(address.timm_name):
         if address.source == "hf-hub" and pretrained:
             try:
                 download_weights(address.place, address.revision, cache_dir=kwargs.get("cache_dir"))
-            except EntryNotFoundError as error:  # no safetensors there: timm knows other files
+            except EntryNotFoundError as error:  # no safetensors in the repo: timm tries other files
                 if isinstance(error, LocalEntryNotFoundError):
                     raise
         model = timm.create_model(address.timm_name, pretrained=pretrained, **kwargs)
     cfg: Any = model.pretrained_cfg
     if wrong := preprocessing_problems(cfg):
         raise HubError(f"{address.timm_name}: {CONFIG_NAME}: pretrained_cfg: {'; '.join(wrong)}")
-    count: Any = getattr(model, "num_classes", None)  # a feature net has none
+    count: Any = getattr(model, "num_classes", None)  # missing in a feature net
     if address.source and "num_classes" not in kwargs and count not in (None, cfg.get("num_classes")):
         stated = f"num_classes is {cfg.get('num_classes')}, but {count} in model_args"  # timm made a new classifier
         raise HubError(f"{address.timm_name}: {CONFIG_NAME}: {stated}")
@@ -260,7 +261,7 @@ def load_twin(source: str | Path, **settings: Any) -> nn.Module:
         **settings: As for `insert_moex`: layer, norm, prob, lam, …
 
     Returns:
-        The pretrained model, which holds MoEx.
+        The pretrained model with MoEx inserted.
 
     Raises:
         HubError: See `load_model`.

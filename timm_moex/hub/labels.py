@@ -1,4 +1,4 @@
-"""Class names in the order of the labels, out of the forms in which people keep them."""
+"""Class names in the order of the labels, converted from the forms in which people store them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ __all__ = ["label_list"]
 
 
 def label_list(label_names: Any, num_classes: int) -> list[str]:
-    """Bring class names into the order of the labels.
+    """Return class names in the order of the labels.
 
     Args:
-        label_names: A list or tuple, an array of texts, or a mapping from label to name or from name to label; empty
+        label_names: A list or tuple, an array of strings, or a mapping from label to name or from name to label; empty
             for no names.
         num_classes: Number of classes of the model.
 
     Raises:
-        ValueError: Another form, another number of names, a name that is no text or that occurs twice.
+        ValueError: The form is not supported, the number of names is wrong, or a name is not a string or occurs twice.
 
     Example:
         >>> label_list({"fox": 1, "cat": 0}, 2), label_list({0: "cat", 1: "fox"}, 2)
@@ -28,12 +28,12 @@ def label_list(label_names: Any, num_classes: int) -> list[str]:
     if not names:
         return []
     if wrong := [name for name in names if not isinstance(name, str)]:
-        raise ValueError(f"label_names: {short_repr(wrong[0])} is a {type(wrong[0]).__name__}, not a text")
+        raise ValueError(f"label_names: {short_repr(wrong[0])} has type {type(wrong[0]).__name__}, not str")
     if len(names) != num_classes:
         raise ValueError(f"label_names: {len(names)} names for a model with num_classes={num_classes}")
     [(name, count)] = Counter(names).most_common(1)
     if count > 1:
-        raise ValueError(f"label_names: {name!r} is there {count} times")
+        raise ValueError(f"label_names: {name!r} occurs {count} times")
     return names
 
 

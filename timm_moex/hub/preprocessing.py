@@ -1,4 +1,4 @@
-"""The preprocessing in the `pretrained_cfg` of a config.json: converted to plain values, and checked."""
+"""Preprocessing in the `pretrained_cfg` of a config.json: conversion to plain values, and checks."""
 
 import math
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ _MAX_CROP_PCT = 2  # the largest in timm is 1.15; 87.5 is a percentage
 
 
 def plain_preprocessing(data_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the preprocessing out of a data config, with NumPy arrays, tensors and enums as what JSON can hold.
+    """Extract the preprocessing from a data config, with NumPy arrays, tensors and enums converted to JSON types.
 
     Raises:
-        ValueError: A value that no preprocessing can have.
+        ValueError: A value is invalid.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ def plain_preprocessing(data_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):  # torchvision's InterpolationMode has the name as its value, Pillow's has a number
+    if isinstance(value, Enum):  # the value is the name in torchvision, but a number in Pillow
         return value.value if isinstance(value.value, str) else value.name.lower()
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -41,13 +41,13 @@ def _plain(value: Any) -> Any:
 
 
 def preprocessing_problems(cfg: Mapping[str, Any]) -> list[str]:
-    """Look for values that no preprocessing can have.
+    """Find invalid preprocessing values.
 
     Args:
-        cfg: A pretrained_cfg; what it leaves out, or has as None, timm fills in.
+        cfg: A pretrained_cfg; timm fills in values that are missing or None.
 
     Returns:
-        The problems, each with key and value; empty if there are none.
+        The problems, each with key and value; empty if all values are valid.
 
     Example:
         >>> preprocessing_problems({"input_size": (3, 224, 224), "crop_pct": "0.9"})
@@ -61,7 +61,7 @@ def preprocessing_problems(cfg: Mapping[str, Any]) -> list[str]:
             lambda value: _is_number(value) and 0 < value <= _MAX_CROP_PCT,
             f"a number above 0 and at most {_MAX_CROP_PCT}",
         ),
-        "interpolation": (_is_interpolation, "an interpolation of timm's"),
+        "interpolation": (_is_interpolation, "an interpolation that timm supports"),
         "crop_mode": (lambda value: value in ("center", "border", "squash"), "center, border or squash"),
     }
     problems = [

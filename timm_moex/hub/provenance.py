@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: what its card and its entry in the manifest both say."""
+"""Provenance of a checkpoint, stated both in its card and in its manifest entry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,24 +11,24 @@ __all__ = ["Provenance"]
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a checkpoint comes from. Whatever is not known is left out of the card.
+    """Provenance of a checkpoint. The card leaves out what is unknown.
 
     Attributes:
         dataset: The training data, as timm names it.
-        split: The part that was evaluated.
-        top1: Percent on `split`: `value` of these weights, `mean` and `std` over `seeds`.
-        seeds: All the runs behind `mean` and `std`; the weights are those of the first one.
-        baseline: `mean` and `std` of the same recipe and seeds without MoEx; None if that was not run.
-        command: The command of the training, or the name of the packaged recipe.
-        recipe: Settings of the run; those that are paths on one machine are left out of the card.
-        commit: The commit of this project's repository.
-        device: The hardware of the training.
-        date: Day of the training, "2026-01-31".
+        split: The part of the data used for evaluation.
+        top1: Top-1 in percent on `split`: `value` for these weights, `mean` and `std` over `seeds`.
+        seeds: Seeds of all runs in `mean` and `std`; the weights come from the first one.
+        baseline: `mean` and `std` of the same recipe and seeds without MoEx; None if not run.
+        command: The training command, or the name of the packaged recipe.
+        recipe: Settings of the run; the card leaves out paths on one machine.
+        commit: Commit of this project's repository.
+        device: Training hardware.
+        date: Training date, "2026-01-31".
         license: SPDX identifier of the weights' licence.
         base_model: Hub id of the model whose weights the training started from.
-        origin: A sentence on the source of the weights, if they are not from a training with timm_moex.
+        origin: A sentence on the source of the weights, if timm_moex did not train them.
         results: The result as a sentence.
-        limits: A sentence on what the weights are not good for, or several.
+        limits: One or more sentences on what the weights are not suitable for.
     """
 
     dataset: str | None = None
@@ -49,7 +49,7 @@ class Provenance:
 
     @classmethod
     def of(cls, facts: "Provenance | Mapping[str, Any] | None") -> "Provenance":
-        """Make one from a mapping, whose keys are the names of the attributes.
+        """Make a `Provenance` from a mapping with its attributes as keys.
 
         Raises:
             ValueError: A key is unknown.
@@ -59,5 +59,5 @@ class Provenance:
         known = [field.name for field in fields(cls)]
         for key in facts or {}:
             if key not in known:
-                raise ValueError(f"card: unknown key {key!r}; it takes {', '.join(known)}{nearest(key, known)}")
+                raise ValueError(f"card: unknown key {key!r}; expected one of {', '.join(known)}{nearest(key, known)}")
         return cls(**{key: value for key, value in (facts or {}).items() if value})

@@ -1,4 +1,4 @@
-"""A folder becomes a Hub repo: one commit, one tag, a pin in the manifest. A manifest becomes a collection of repos."""
+"""Publish a folder as a Hub repo (one commit, one tag, a pin in the manifest), or a manifest as a collection."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ DESCRIPTION = "timm models trained with and without MoEx (CVPR 2021), with recip
 
 @dataclass(frozen=True)
 class File:
-    """A file as it will lie on the Hub; `content` is the file here, or bytes where it changes on the way."""
+    """A file to upload; `content` is its local path, or bytes if publishing changes it."""
 
     name: str
     content: Path | bytes
@@ -42,22 +42,22 @@ class File:
 
     @property
     def git_oid(self) -> str:
-        """git's name of the content, by which the Hub knows small files."""
+        """git's blob hash of the content, which the Hub reports for small files."""
         content = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that publishing a folder will do.
+    """Everything that publishing a folder will do.
 
     Attributes:
         folder: The verified folder.
         repo_id: "ORG/NAME".
-        tag: Name of this state of the repo.
-        files: The files to upload; the card names the repo, and the licence if it had none.
+        tag: Tag for this version of the repo.
+        files: The files to upload, with the repo (and a missing licence) filled in in the card.
         manifest: The manifest next to the folder, if it has an entry for the folder.
-        released: That entry.
+        released: The folder's entry in it.
     """
 
     folder: Path
@@ -69,18 +69,18 @@ class Plan:
 
     @property
     def card(self) -> str:
-        """README.md as it is uploaded."""
+        """README.md as uploaded."""
         return next(file.content.decode() for file in self.files if isinstance(file.content, bytes))
 
 
 @dataclass(frozen=True)
 class Published:
-    """What `publish` did.
+    """Result of `publish`.
 
     Attributes:
-        revision: The commit that `tag` is at; with it the weights can be pinned.
+        revision: The commit that `tag` points to, for pinning the weights.
         changed: Whether anything was uploaded or tagged.
-        manifest: The manifest that now has hub id and revision; None where there is none for the folder.
+        manifest: The manifest with the folder's hub id and revision; None if it has no entry for the folder.
     """
 
     repo_id: str
@@ -92,7 +92,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedAll:
-    """What `publish_all` did: each checkpoint's repo, the collection's address, and the repos that were new in it."""
+    """Result of `publish_all`: each checkpoint's repo, the collection's address, and the repos added to it."""
 
     repos: list[Published]
     collection: str
@@ -100,16 +100,16 @@ class PublishedAll:
 
 
 def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | None = None) -> Plan:
-    """Verify a folder and work out what `publish` will upload.
+    """Verify a folder and determine what `publish` will upload.
 
     Args:
-        folder: In the Hub's layout, as `save_folder` writes it.
+        folder: A folder in the Hub's layout, as `save_folder` writes it.
         repo_id: "ORG/NAME".
-        tag: Name of this state of the repo.
-        license: For the card, where neither it nor config.json states one.
+        tag: Tag for this version of the repo.
+        license: Licence for the card, if neither the card nor config.json states one.
 
     Raises:
-        HubError: The folder does not verify, `repo_id` or `tag` is not valid, or no licence is stated.
+        HubError: The folder fails verification, `repo_id` or `tag` is invalid, or no licence is stated.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
@@ -118,7 +118,7 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     if problems := verify_folder(folder, released):
         raise HubError(f"{folder} is not published: {'; '.join(problems)}")
     if not (folder / WEIGHTS).is_file():
-        raise HubError(f"{folder} is not published: it has no {WEIGHTS}; the repository has what a wheel lacks")
+        raise HubError(f"{folder} is not published: it has no {WEIGHTS}; publish from a checkout, which has it")
     card = parse_card((folder / README).read_text(encoding="utf-8"))
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     stated = card.data.get("license") or config["pretrained_cfg"].get("license")
@@ -134,17 +134,17 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
 
 
 def plan_all(org: str, root: str | Path | None = None, *, tag: str = "v1") -> list[Plan]:
-    """Verify every checkpoint of a manifest and work out what `publish_all` will upload.
+    """Verify every checkpoint of a manifest and determine what `publish_all` will upload.
 
     Args:
         org: Organisation or user; a checkpoint NAME goes to the repo "org/NAME".
         root: Folder of manifest.json and the checkpoints; None for the folder of this package.
-        tag: Name of this state of the repos.
+        tag: Tag for this version of the repos.
 
     Raises:
-        HubError: A folder does not verify or lacks its weights, a checkpoint is pinned to another organisation's repo,
-            or `org` or `tag` is not valid.
-        ValueError: There is no such manifest, or it has no checkpoint.
+        HubError: A folder fails verification or has no weights, a checkpoint is pinned to another organisation's repo,
+            or `org` or `tag` is invalid.
+        ValueError: The manifest is invalid or lists no checkpoints.
 
     Example:
         >>> [planned.repo_id for planned in plan_all("ORG")][:2]
@@ -157,7 +157,7 @@ def plan_all(org: str, root: str | Path | None = None, *, tag: str = "v1") -> li
     for entry in entries:
         if entry.hub_id not in (None, f"{org}/{entry.name}"):
             raise HubError(
-                f"org={org!r}: {entry.name} is published as {entry.hub_id} already; only --repo-id moves its pin"
+                f"org={org!r}: {entry.name} is already published as {entry.hub_id}; use --repo-id to move its pin"
             )
     return [plan(root / entry.name, f"{org}/{entry.name}", tag=tag) for entry in entries]
 
@@ -172,7 +172,7 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 def _check_tag(tag: str) -> None:
-    """git's own rules for the name of a reference, as far as a tag's name can break them."""
+    """Check a tag against git's rules for reference names."""
     forbidden = set(" ~^:?*[\\") | {chr(code) for code in range(32)} | {chr(127)}
     parts = tag.split("/")
     bad = forbidden & set(tag) or ".." in tag or "@{" in tag or tag.endswith(".") or tag == "@"
@@ -183,17 +183,18 @@ def _check_tag(tag: str) -> None:
 def publish(
     folder: str | Path, repo_id: str, *, private: bool = False, tag: str = "v1", license: str | None = None
 ) -> Published:
-    """Upload a folder as one commit and tag it. A second call changes nothing; an interrupted one can be repeated.
+    """Upload a folder as one commit and tag it. Repeating a call is safe, whether it was interrupted or not.
 
     The token comes from `hf auth login` or HF_TOKEN.
 
     Args:
-        folder, repo_id, license: See `plan`. The repo is created if need be.
-        private: Whether a new repo is private; an existing one must be private already.
-        tag: Name of this state of the repo. A tag never moves: other files need another one.
+        folder, repo_id, license: See `plan`. The repo is created if it does not exist.
+        private: Create a new repo as private; an existing repo must already be private.
+        tag: Tag for this version of the repo. A tag never moves: changed files need a new one.
 
     Raises:
-        HubError: See `plan`; there is no token, other files have the tag, the Hub refused, or the connection failed.
+        HubError: See `plan`. Also if there is no token, the tag exists with different files, the Hub refuses, or the
+            connection fails.
     """
     planned, api = plan(folder, repo_id, tag=tag, license=license), _api()
     check_front_matter(planned.card)
@@ -203,7 +204,7 @@ def publish(
 def _api() -> HfApi:
     token = get_token()
     if token is None:
-        raise HubError("there is no token: log in with `hf auth login`, or set HF_TOKEN to a token that may write")
+        raise HubError("no token found: log in with `hf auth login`, or set HF_TOKEN to a token with write access")
     return HfApi(token=token, library_name="timm_moex")
 
 
@@ -220,8 +221,8 @@ def _send(planned: Plan, api: HfApi, private: bool) -> Published:
             api.create_tag(repo_id, tag=tag, revision=revision)
         elif differing := _differing(api, repo_id, revision, planned.files):
             raise HubError(
-                f"{repo_id}: tag {tag!r} exists already, with another {', '.join(differing)}. A published tag never "
-                "changes; give another one with --tag"
+                f"{repo_id}: tag {tag!r} already exists with a different {', '.join(differing)}. A published tag never "
+                "changes; choose another one with --tag"
             )
     return Published(repo_id, tag, revision, changed, _pin(planned, revision))
 
@@ -237,7 +238,7 @@ def _create(api: HfApi, repo_id: str, private: bool) -> None:
 
 
 def _differing(api: HfApi, repo_id: str, revision: str, files: list[File]) -> list[str]:
-    """Names of the files that are not in the repo as they are here."""
+    """Return the names of the files that are missing in the repo or differ there."""
     infos = api.get_paths_info(repo_id, [file.name for file in files], revision=revision)
     there = {info.path: info for info in infos if isinstance(info, RepoFile)}
 
@@ -264,12 +265,12 @@ def _pin(planned: Plan, revision: str) -> Path | None:
 def publish_all(org: str, root: str | Path | None = None, *, private: bool = False, tag: str = "v1") -> PublishedAll:
     """Publish every checkpoint of a manifest, pin each in it, and gather their repos in a collection.
 
-    All folders are verified, each once, before the first is sent. A second call changes nothing, and an interrupted one
-    can be repeated: what is published stays pinned.
+    All folders are verified before the first upload. Repeating a call is safe, whether it was interrupted or not:
+    published checkpoints stay pinned.
 
     Args:
         org, root, tag: See `plan_all`.
-        private: Whether new repos and a new collection are private.
+        private: Create new repos and a new collection as private.
 
     Raises:
         HubError, ValueError: See `plan_all` and `publish`.
@@ -287,7 +288,7 @@ def publish_all(org: str, root: str | Path | None = None, *, private: bool = Fal
 
 
 def _gather(api: HfApi, org: str, notes: dict[str, str], private: bool) -> tuple[str, list[str]]:
-    """Bring each repo into the collection; returns its address, and the repos that were new."""
+    """Add each repo to the collection; return its address and the repos that were new."""
     with translate_errors(f"hf-hub:collections/{org}"):
         collection = api.create_collection(
             TITLE, namespace=org, description=DESCRIPTION, private=private, exists_ok=True

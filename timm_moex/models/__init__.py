@@ -1,3 +1,3 @@
-"""Plain architectures that timm lacks; importing this package registers them under plain names."""
+"""Architectures that timm does not have; importing this package registers them."""
 
 from . import cifar_variants, densenet265  # noqa: F401

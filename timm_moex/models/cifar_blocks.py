@@ -1,4 +1,4 @@
-"""Blocks of the CIFAR nets that timm lacks; those of ResNet and ResNeXt are timm's."""
+"""Blocks of the CIFAR nets that timm does not have; ResNet and ResNeXt use timm's blocks."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -70,10 +70,10 @@ class PreActBlock(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """Residual branch that begins and ends with a norm and activates only inside; average-pooled, zero-padded shortcut.
+    """Residual branch that begins and ends with a norm; average-pooled, zero-padded shortcut.
 
-    The convolutions are 3x3 twice with `mid_chs` channels, or if `bottleneck` 1x1, 3x3 and 1x1 with an output of four
-    times as many.
+    The activations are only between the convolutions. These are two 3x3 convolutions with `mid_chs` channels, or with
+    `bottleneck` 1x1, 3x3 and 1x1 convolutions whose output has four times as many channels.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class PyramidBlock(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """Appends `growth_rate` channels to its input: 1x1 then 3x3 convolution, each after a norm and an activation."""
+    """Append `growth_rate` channels to the input: 1x1 then 3x3 convolution, each after a norm and an activation."""
 
     def __init__(
         self,

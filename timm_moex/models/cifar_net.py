@@ -1,7 +1,7 @@
-"""The CIFAR backbones' common class: a 3x3 stem, stages of blocks, an optional final norm, and timm's methods.
+"""Common class of the CIFAR backbones: a 3x3 stem, stages of blocks, an optional final norm, and timm's methods.
 
-Modules: `conv1`, `bn1`, `act1` (identities if the family has none), `layer1..N` (`nn.Sequential` of blocks), `norm`,
-`act` (identities in families that end with an activation already), `global_pool`, `fc`.
+Modules: `conv1`, `bn1`, `act1` (identities if the family does not use them), `layer1..N` (`nn.Sequential` of blocks),
+`norm`, `act` (identities in families that already end with an activation), `global_pool`, `fc`.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,9 +57,9 @@ def _take_indices(num_features: int, indices: int | Sequence[int] | None) -> tup
 
 
 class CifarNet(nn.Module):
-    """Features of (B, C, H, W) images at strides 1, 2, 4, …, pooled and classified.
+    """Classifier of (B, C, H, W) images, with features at strides 1, 2, 4 and so on.
 
-    The images may have any size: nothing in the network depends on it.
+    The images may have any size, because nothing in the network depends on it.
 
     Args:
         make_trunk: Builds the stages; called with `**kwargs`, `act_layer`, `norm_layer`, `device` and `dtype`.
@@ -118,7 +118,7 @@ class CifarNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """He et al. 2015: convolution weights normal with variance 2 / fan-out; the classifier's bias starts at 0."""
+        """Initialise convolutions from a normal with variance 2 / fan-out (He et al. 2015), and fc.bias with 0."""
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -127,7 +127,7 @@ class CifarNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into stem, stages (`coarse`) or blocks, and the final norm."""
+        """Return patterns that group parameters into stem, stages (`coarse`) or blocks, and final norm."""
         return dict(
             stem=r"^conv1|^bn1",
             blocks=[(r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)", None), (r"^norm", (99999,))],
@@ -140,7 +140,7 @@ class CifarNet(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The classifier: an `nn.Linear`, or an identity if `num_classes` is 0."""
+        """Return the classifier: an `nn.Linear`, or an identity if `num_classes` is 0."""
         return self.fc
 
     @torch.jit.ignore
@@ -175,13 +175,13 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Final features and the requested intermediate outputs.
+        """Return the final features and the requested intermediate outputs.
 
         Args:
             x: (B, in_chans, H, W) images.
-            indices: The last n outputs if an int, all if None, those listed otherwise; 0 is the stem's, i stage i's.
-            norm: Apply the final norm and activation to the last stage's output too.
-            stop_early: Leave out the stages after the last one requested.
+            indices: An int n for the last n outputs, None for all, or a list; 0 is the stem, i is stage i.
+            norm: Also apply the final norm and activation to the last stage's output.
+            stop_early: Skip the stages after the last requested one.
             output_fmt: Only `NCHW`.
             intermediates_only: Return only the list.
 
@@ -199,7 +199,7 @@ class CifarNet(nn.Module):
         for i, stage in enumerate(stages[:max_index] if stop_early else stages, start=1):
             x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
             if i in take_indices:
-                # the final activation works in place: never on a tensor that is handed out
+                # the final activation works in place: never apply it to a returned tensor
                 intermediates.append(self.act(self.norm(x)) if norm and i == last else x)
         if intermediates_only:
             return intermediates
@@ -215,8 +215,8 @@ class CifarNet(nn.Module):
 
         Args:
             indices: Requested outputs, as in `forward_intermediates`.
-            prune_norm: Remove the final norm and activation too; always done if the last stage is removed.
-            prune_head: Remove the classifier too; always done if the last stage is removed.
+            prune_norm: Also remove the final norm and activation; always done if the last stage is removed.
+            prune_head: Also remove the classifier; always done if the last stage is removed.
 
         Raises:
             ValueError: Indices are out of range.
@@ -234,12 +234,12 @@ class CifarNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) images to (B, num_features, H / s, W / s) features, s the product of the strides."""
+        """Map (B, in_chans, H, W) images to (B, num_features, H / s, W / s) features, s the product of the strides."""
         x = self.act1(self.bn1(self.conv1(x)))
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self._stages(), x, flatten=True)
         else:
-            # spelled out: TorchScript has no getattr by a computed name
+            # spelled out: TorchScript does not support getattr with a computed name
             x = self.layer1(x)  # type: ignore[operator]
             x = self.layer2(x)  # type: ignore[operator]
             x = self.layer3(x)  # type: ignore[operator]
@@ -248,12 +248,12 @@ class CifarNet(nn.Module):
         return self.act(self.norm(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features to logits (B, num_classes), or with `pre_logits` to the classifier's input."""
+        """Map features to logits (B, num_classes), or with `pre_logits` to the classifier's input."""
         x = self.global_pool(x)
         if self.drop_rate:
             x = F.dropout(x, p=float(self.drop_rate), training=self.training)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) images to logits (B, num_classes)."""
+        """Map (B, in_chans, H, W) images to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))

@@ -18,7 +18,7 @@ __all__ = []  # register_model adds the entrypoints
 
 
 def _num_blocks(depth: int, per_block: int, rest: int, hint: str = "") -> int:
-    """Blocks per stage of a net whose depth is n * per_block + rest."""
+    """Return the blocks per stage of a net with depth n * per_block + rest."""
     num_blocks, remainder = divmod(depth - rest, per_block)
     if remainder or num_blocks < 1:
         examples = ", ".join(str(per_block * n + rest) for n in (1, 2, 3))
@@ -29,7 +29,7 @@ def _num_blocks(depth: int, per_block: int, rest: int, hint: str = "") -> int:
 def _stages(
     block: Callable[..., nn.Module], depths: Sequence[int], widths: Sequence[int], in_chs: int, drop_path_rate: float
 ) -> list[Stage]:
-    """Stages of residual blocks, which are called as `block(in_chs, out_chs, stride, drop_path)`.
+    """Build stages of residual blocks, each from `block(in_chs, out_chs, stride, drop_path)`.
 
     All but the first stage start with stride 2. The probability of dropping a residual branch grows linearly from 0 to
     `drop_path_rate`.
@@ -46,7 +46,7 @@ def _stages(
 
 
 def basic_block(in_chs: int, out_chs: int, stride: int = 1, drop_path: float = 0.0, **layers: Any) -> BasicBlock:
-    """timm's basic block with a shortcut without parameters."""
+    """timm's basic block with a parameter-free shortcut."""
     same = stride == 1 and in_chs == out_chs
     shortcut = None if same else ZeroPadShortcut(out_chs - in_chs, stride)
     drop = DropPath(drop_path) if drop_path else None
@@ -65,7 +65,7 @@ def _bottleneck(in_chs: int, out_chs: int, stride: int, drop_path: float, **laye
 def resnet(depth: int = 20, drop_path_rate: float = 0.0, **layers: Any) -> Trunk:
     """He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2, arXiv 1512.03385.
 
-    6n + 2 layers: 3x3 stem, three stages of n basic blocks with 16, 32 and 64 channels, shortcuts without parameters.
+    6n + 2 layers: 3x3 stem, three stages of n basic blocks with 16, 32 and 64 channels, parameter-free shortcuts.
     """
     depths = (_num_blocks(depth, 6, 2),) * 3
     return Trunk(16, _stages(partial(basic_block, **layers), depths, (16, 32, 64), 16, drop_path_rate))
@@ -113,10 +113,10 @@ def densenet_bc(
 ) -> Trunk:
     """Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, section 3, arXiv 1608.06993.
 
-    6n + 4 layers: 3x3 stem of 2k channels, three dense blocks of n bottleneck layers of `bn_size` * k channels that add
-    k = `growth_rate` each. `layer2` and `layer3` begin with the transition that halves the channels and the resolution,
-    so that the output of each stage is a whole dense block. `proj_drop_rate` is the dropout after every convolution but
-    the stem (0.2 in the paper for data without augmentation).
+    6n + 4 layers with k = `growth_rate`: 3x3 stem of 2k channels, then three dense blocks of n bottleneck layers. Each
+    layer has `bn_size` * k channels inside and adds k channels. `layer2` and `layer3` begin with the transition that
+    halves the channels and the resolution, so that the output of each stage is a whole dense block. `proj_drop_rate` is
+    the dropout after every convolution except the stem (0.2 in the paper for data without augmentation).
     """
     num_layers = _num_blocks(depth, 6, 4)
     stem_chs = chs = 2 * growth_rate
@@ -218,7 +218,7 @@ _VARIANTS = {
 
 
 def _cfg(variant: _Variant) -> dict[str, Any]:
-    """timm's pretrained cfg of a net without weights; mean and std are CIFAR-10's."""
+    """Return timm's pretrained cfg for a net without weights; mean and std are CIFAR-10's."""
     cfg = dict(num_classes=10, input_size=(3, 32, 32), fixed_input_size=False, paper_ids=variant.paper_id)
     cfg.update(crop_pct=1.0, interpolation="bilinear", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
     cfg.update(first_conv="conv1", classifier="fc", license="apache-2.0")
@@ -227,7 +227,7 @@ def _cfg(variant: _Variant) -> dict[str, Any]:
 
 def _make_entrypoint(name: str, variant: _Variant) -> Callable[..., CifarNet]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> Any:
-        # the stem and every stage are the default of features_only
+        # features_only returns the stem and every stage by default
         out_indices = dict(out_indices=tuple(range(variant.num_stages + 1)))
         kwargs = dict(variant.model_args, **kwargs)
         kwargs["feature_cfg"] = dict(out_indices, **kwargs.get("feature_cfg") or {})

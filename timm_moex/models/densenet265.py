@@ -1,4 +1,4 @@
-"""DenseNet-265 for ImageNet, the DenseNet of the MoEx paper: timm's `DenseNet` at a size timm does not register."""
+"""DenseNet-265 for ImageNet, as in the MoEx paper: timm's `DenseNet` at a size that timm does not register."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Facts about a model that need no weights: its size, its tags, the shapes of the features at its sites."""
+"""Describe a model without its weights: its size, its tags, and the feature shapes at its sites."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,13 @@ __all__ = ["ModelFacts", "SiteFacts", "describe_model", "describe_sites"]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What an architecture is.
+    """Facts about an architecture.
 
     Attributes:
-        name: The architecture's.
-        parameters: Their number, with the classifier of its default tag.
-        input_size: Of its default tag, (channels, H, W).
-        top1: By tag with weights: top-1 in percent as this package's manifest states it, None for other people's.
+        name: Name of the architecture.
+        parameters: Number of parameters, with the classifier of the default tag.
+        input_size: Input size of the default tag, (channels, H, W).
+        top1: Top-1 in percent for each tag with weights, from this package's manifest; None for other weights.
     """
 
     name: str
@@ -35,13 +35,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class SiteFacts:
-    """A site, and what is exchanged there.
+    """A site and the features exchanged there.
 
     Attributes:
-        site: Where it is.
-        is_default: Whether an exchange is here if no layer is named.
-        shapes: Of the features of one image, without the batch axis and with prefix tokens; several where the module
-            takes or returns several tensors that are exchanged.
+        site: The site.
+        is_default: Whether the exchange happens here if no layer is named.
+        shapes: Feature shapes for one image, without the batch axis but with prefix tokens; one shape for each tensor
+            that is exchanged.
     """
 
     site: Site
@@ -71,7 +71,7 @@ def describe_model(arch: str) -> ModelFacts:
 
 
 def describe_sites(name: str) -> list[SiteFacts]:
-    """Describe a model's sites, in the order the data meets them, without allocating its weights.
+    """Describe a model's sites in forward order, without allocating its weights.
 
     Args:
         name: A registered name.
@@ -91,7 +91,7 @@ def describe_sites(name: str) -> list[SiteFacts]:
         with torch.no_grad():
             model(torch.empty(1, *_input_size(model), device="meta"))
     except (RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{name} cannot run on PyTorch's meta device, so its shapes are unknown: {error}") from error
+        raise ValueError(f"{name} does not run on PyTorch's meta device, so its shapes are unknown: {error}") from error
     default = known.resolve_alias(known.default_layer) if known.default_layer else None
     return [SiteFacts(site, site.name == default, shapes[site.name]) for site in known.by_name.values()]
 
@@ -106,7 +106,7 @@ def _input_size(model: Any) -> tuple[int, ...]:
 
 
 def _note_shape(module: nn.Module, site: Site, shapes: dict[str, tuple[tuple[int, ...], ...]]) -> None:
-    """Write the shapes of the site's features into `shapes` when the module is called."""
+    """Record the shapes of the site's features in `shapes` when the module is called."""
 
     def note(value: Any) -> None:
         tensors = [value] if isinstance(value, Tensor) else value[site.tuple_entries or slice(None)]

@@ -1,4 +1,4 @@
-"""The package's checkpoints as pretrained tags in timm's registry, with their sha256 checked before they are used."""
+"""Register the package's checkpoints as pretrained tags in timm, and check their sha256 before use."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ __all__ = ["add_released_tags", "generate_default_cfgs", "released_weights", "re
 
 
 def generate_default_cfgs(cfgs: dict[str, dict[str, Any] | PretrainedCfg]) -> dict[str, DefaultCfg]:
-    """timm's function of that name, with the tags of this package's checkpoints added."""
+    """Call timm's function with this name and add the tags of this package's checkpoints."""
     default_cfgs = timm.models.generate_default_cfgs(cfgs)
     add_released_tags(default_cfgs)
     return default_cfgs
@@ -26,7 +26,7 @@ def generate_default_cfgs(cfgs: dict[str, dict[str, Any] | PretrainedCfg]) -> di
 def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
     """Add the tags of this package's checkpoints to a model module's `default_cfgs`, before its models are registered.
 
-    The architecture's default stays what it is: a tag of ours has to be asked for.
+    The architecture's default tag does not change: these tags must be requested by name.
     """
     for entry in released_weights().values():
         default_cfg = default_cfgs.get(entry.architecture)
@@ -39,7 +39,7 @@ def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
 def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
     folder = weights_dir() / entry.name
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    known = {field.name for field in fields(PretrainedCfg)}  # another timm may have written more
+    known = {field.name for field in fields(PretrainedCfg)}  # a different timm version may have written more
     cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
     cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
     names = config.get("label_names")
@@ -53,20 +53,20 @@ def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
 
 
 def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
-    """Resolve a cfg. Weights of this package are then on this machine, and their sha256 is the manifest's.
+    """Resolve a cfg; download this package's weights if necessary, and check their sha256 against the manifest.
 
     Args:
         variant: An architecture, or its twin.
-        pretrained_cfg: As given to its entrypoint: a tag, a cfg, or None for the default.
-        cache_dir: Of the Hub; None for the usual one.
+        pretrained_cfg: Argument of the entrypoint: a tag, a cfg, or None for the default.
+        cache_dir: The Hub cache; None for the default.
 
     Raises:
-        HubError: The sha256 differs (both are named), the download failed, or neither this installation nor the Hub
-            has the weights.
+        HubError: The sha256 differs (the message has both), the download failed, or neither this installation nor the
+            Hub has the weights.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
     entry = released_weights().get(f"{stock_name(variant)}.{cfg.tag}")
-    if entry is None or cfg.source:  # local-dir and hf-hub are not the registry's; "file" was verified for the twin
+    if entry is None or cfg.source:  # local-dir and hf-hub bypass the registry; "file" was verified for the twin
         return cfg
     expected = entry.files[WEIGHTS]["sha256"]
     if entry.hub_id and cfg.hf_hub_id == f"{entry.hub_id}@{entry.revision}" and not cfg.file:
@@ -75,10 +75,10 @@ def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: st
         return replace(cfg, file=str(path), source="file")
     if not cfg.has_weights and cfg.state_dict is None:
         if not entry.is_too_large_for_the_wheel:
-            raise HubError(f"{weights_dir() / entry.name} lacks {WEIGHTS}; reinstall the package")
+            raise HubError(f"{weights_dir() / entry.name} has no {WEIGHTS}; reinstall the package")
         raise HubError(
-            f"{entry.name}: its weights are too large for the wheel, and are not on the Hub yet. The repository and "
-            f"the sdist have them: timm.create_model('local-dir:weights/{entry.name}', pretrained=True) in one of these"
+            f"{entry.name}: the weights are too large for the wheel and not on the Hub yet. In the repository or the "
+            f"sdist, use timm.create_model('local-dir:weights/{entry.name}', pretrained=True)"
         )
     ours = weights_dir() / entry.name / WEIGHTS
     if cfg.file != str(ours):

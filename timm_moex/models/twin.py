@@ -1,6 +1,6 @@
 """A twin `moex_<arch>` for every registered architecture: the backbone with MoEx inserted.
 
-The module is called `twin` because timm already has a model module `twins`, whose models these would join.
+The module is named `twin` because timm groups models by module name and already has a module `twins`.
 """
 
 import sys
@@ -42,7 +42,7 @@ def take_settings(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     """Split the keywords of `timm.create_model` into the settings of `insert_moex` and all others.
 
     Raises:
-        TypeError: A keyword begins with moex_ and is none of `SETTINGS`.
+        TypeError: A keyword begins with moex_ but is not in `SETTINGS`.
 
     Example:
         >>> take_settings({"moex_prob": 0.5, "num_classes": 10})
@@ -57,7 +57,7 @@ def take_settings(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def _resolve_cfg(name: str, pretrained_cfg: str | dict | PretrainedCfg | None) -> dict | PretrainedCfg | None:
-    """The twin's own pretrained cfg, so that the backbone's entrypoint does not look up its own."""
+    """Return the twin's pretrained cfg, so that the backbone's entrypoint does not look up its own."""
     if not pretrained_cfg:
         return get_pretrained_cfg(name)
     if isinstance(pretrained_cfg, str):
@@ -74,7 +74,7 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
         settings, kwargs = take_settings(kwargs)
         if is_scriptable() and settings:
             asked = ", ".join(f"{TWIN_PREFIX}{key}" for key in settings)
-            raise ValueError(f"{name}: scriptable=True gives the bare backbone, which cannot exchange; omit {asked}")
+            raise ValueError(f"{name}: scriptable=True builds the plain backbone without MoEx; remove {asked}")
         cfg = _resolve_cfg(name, pretrained_cfg)
         if pretrained and cfg:
             cfg = resolve_verified_cfg(name, cfg, kwargs.get("cache_dir"))
@@ -85,7 +85,7 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
         if kwargs.get("features_only"):
             return insert_into_features(model, _backbone_of_features(arch, cfg, kwargs), **settings)
         twin: Any = insert_moex(model, **settings)
-        # save_for_hf and push_to_hf_hub write both into config.json, which is to load without this package
+        # save_for_hf and push_to_hf_hub write both into config.json, which must load without this package
         twin.pretrained_cfg = {**twin.pretrained_cfg, "architecture": arch}
         twin.register_state_dict_pre_hook(_forget_settings)
         return twin
@@ -96,7 +96,7 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
 
 
 def _check_channels(name: str, cfg: PretrainedCfg, in_chans: int | None) -> None:
-    """Refuse what timm cannot convert: it makes any number of channels out of 3, and 1 out of any."""
+    """Reject channel counts that timm cannot convert: it can convert 3 to any number, and any number to 1."""
     own = cfg.input_size[0]
     if in_chans not in (None, 1, own) and own != 3:
         tag = f".{cfg.tag}" if cfg.tag else ""
@@ -118,7 +118,7 @@ def _forget_settings(model: nn.Module, prefix: str, keep_vars: bool) -> None:
 
 
 def _backbone_of_features(arch: str, cfg: Any, kwargs: dict[str, Any]) -> nn.Module:
-    """The model whose layers `features_only=True` takes, without values; it knows the sites."""
+    """Build the backbone of `features_only=True` on the meta device, to look up its sites."""
     of_features = ("features_only", "out_indices", "feature_cls", "feature_cfg")
     others = {key: value for key, value in kwargs.items() if key not in of_features}
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -126,16 +126,16 @@ def _backbone_of_features(arch: str, cfg: Any, kwargs: dict[str, Any]) -> nn.Mod
 
 
 def register_twin(arch: str) -> str:
-    """Register `moex_<arch>` with every pretrained tag of `arch`, which keeps its weights where they are.
+    """Register `moex_<arch>` with every pretrained tag of `arch`; the weights stay at their sources.
 
     Args:
-        arch: Name of a registered timm architecture, e.g. your own; without a tag.
+        arch: Name of a registered timm architecture without a tag, for example your own.
 
     Returns:
         The twin's name.
 
     Raises:
-        ValueError: `arch` is not registered, or is a twin itself.
+        ValueError: `arch` is not registered, or is already a twin.
 
     Example:
         >>> is_model("moex_resnet18")  # the import of timm_moex has registered the twins of timm's own architectures
@@ -146,7 +146,7 @@ def register_twin(arch: str) -> str:
         ValueError: arch='my_own_network' is not a registered timm architecture
     """
     if is_twin_name(arch):
-        raise ValueError(f"arch={arch!r} is a twin already")
+        raise ValueError(f"arch={arch!r} is already a twin")
     if not is_model(arch) or "." in arch:
         raise ValueError(f"arch={arch!r} is not a registered timm architecture{nearest(arch, list_models())}")
     _register(arch)
@@ -154,9 +154,9 @@ def register_twin(arch: str) -> str:
 
 
 def _default_cfg(arch: str) -> DefaultCfg:
-    """The pretrained cfgs of `arch` by tag, default first, each with its Hub repo spelled out.
+    """Return the pretrained cfgs of `arch` by tag, default first, each with its full Hub repo.
 
-    Taken from timm's model modules, where `get_arch_pretrained_cfgs` would deep-copy each of 1,800 at every import.
+    They come from timm's model modules, because `get_arch_pretrained_cfgs` would deep-copy all 1,800 at every import.
     """
     theirs = getattr(sys.modules[model_entrypoint(arch).__module__], "default_cfgs", {}).get(arch)
     if not isinstance(theirs, DefaultCfg):
@@ -164,7 +164,7 @@ def _default_cfg(arch: str) -> DefaultCfg:
         return DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
     ours = DefaultCfg(tags=theirs.tags, cfgs=dict(theirs.cfgs))
     for tag, cfg in theirs.cfgs.items():
-        if cfg.hf_hub_id == "timm/":  # timm's shorthand for its repo of the same name, which is not the twin's
+        if cfg.hf_hub_id == "timm/":  # timm's shorthand for its repo with the model's name; a twin has a different name
             ours.cfgs[tag] = copy(cfg)
             ours.cfgs[tag].hf_hub_id = f"timm/{arch}.{tag}" if tag else f"timm/{arch}"
     return ours
@@ -183,7 +183,7 @@ def _register(arch: str) -> None:
 
 
 def register_twins() -> None:
-    """Register the twin of every architecture that is registered and has none yet."""
+    """Register a twin for every registered architecture that does not have one yet."""
     for arch in list_models():
         if not is_twin_name(arch) and not is_model(twin_name(arch)):
             _register(arch)

@@ -1,4 +1,4 @@
-"""The picture of a comparison: what each method changes, with intervals, and the learning curves."""
+"""Picture of a comparison: the effect of each method with its interval, and the learning curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ def draw_comparison(
 
     Args:
         path: The picture; its suffix chooses the format.
-        differences: Method to its error minus the baseline's, in points, for each pair.
-        intervals: Method to the interval of the mean difference, if it has one.
-        runs: Method, the baseline among them, to its run folders.
+        differences: For each method and pair, its error minus the baseline's, in percentage points.
+        intervals: Interval of the mean difference by method, if available.
+        runs: Run folders by method, including the baseline.
 
     Returns:
         `path`.

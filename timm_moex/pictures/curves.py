@@ -1,4 +1,4 @@
-"""The picture of training runs: loss, top-1 and the share of exchanged batches by epoch."""
+"""Picture of training runs: loss, top-1 and the share of exchanged batches by epoch."""
 
 import csv
 import math
@@ -21,11 +21,11 @@ _COLOURS = ("#00798c", "#d1495b", "#edae49", "#8d6a9f", "#5f6368", "#66a182", "#
 
 @dataclass(frozen=True)
 class Curves:
-    """The table of a run.
+    """Table of a run.
 
     Attributes:
-        name: The run's, for the legend.
-        columns: Values by column of its summary.csv, an entry for each epoch; nan where a row has none.
+        name: Name of the run, for the legend.
+        columns: Values by column of its summary.csv, one for each epoch; nan if missing.
     """
 
     name: str
@@ -33,19 +33,19 @@ class Curves:
 
 
 def read_curves(runs: Sequence[str | Path]) -> list[Curves]:
-    """Read the summary.csv of run folders, of `timm-moex train` or timm's train.py.
+    """Read the summary.csv of run folders from `timm-moex train` or timm's train.py.
 
-    Where an epoch has several rows, as after a resumed run of train.py, its last one counts.
+    If an epoch has several rows, as after resuming train.py, the last one counts.
 
     Args:
         runs: Folders, or the CSV files themselves.
 
     Returns:
-        The runs in this order; each is named by the part of its path in which it differs from the others.
+        The runs in this order, each named by the part of its path that differs from the others.
 
     Raises:
         FileNotFoundError: A run has no summary.csv.
-        ValueError: A file is no table of epochs, or no run is given.
+        ValueError: A file is not a table of epochs, or `runs` is empty.
 
     Example:
         >>> from timm_moex.hub.manifest import weights_dir
@@ -55,7 +55,7 @@ def read_curves(runs: Sequence[str | Path]) -> list[Curves]:
     """
     files = [Path(run) / "summary.csv" if Path(run).is_dir() else Path(run) for run in runs]
     if not files:
-        raise ValueError("no run is given")
+        raise ValueError("runs is empty: expected at least one run folder")
     return [Curves(name, _read_columns(file)) for name, file in zip(_names(files), files)]
 
 
@@ -67,7 +67,7 @@ def _read_columns(file: Path) -> dict[str, list[float]]:
             rows = {int(row["epoch"]): row for row in csv.DictReader(opened)}
         numbers = {epoch: {key: float(text or "nan") for key, text in row.items()} for epoch, row in rows.items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no table with a row of numbers for each epoch: {error!r}") from error
+        raise ValueError(f"{file} is not a table with a row of numbers for each epoch: {error!r}") from error
     if not numbers:
         raise ValueError(f"{file} has no epoch yet")
     keys = list(dict.fromkeys(key for row in numbers.values() for key in row))
@@ -75,7 +75,7 @@ def _read_columns(file: Path) -> dict[str, list[float]]:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """The folder of each file, with as many of the folders around it as are needed to tell the files apart."""
+    """Return each file's folder, with as many parent folders as needed to tell the files apart."""
     parts = [file.resolve().parent.parts if file.name == "summary.csv" else file.resolve().parts for file in files]
     depth = 1
     while depth < max(map(len, parts)) and len({part[-depth:] for part in parts}) < len(set(parts)):
@@ -84,7 +84,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def group_by_seed(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
-    """Group runs in folders METHOD/SEED by method; any other run is a group of its own.
+    """Group runs in folders METHOD/SEED by method; any other run forms a separate group.
 
     Example:
         >>> list(group_by_seed([Curves("a/0", {}), Curves("a/1", {}), Curves("b", {})]))
@@ -100,8 +100,8 @@ def group_by_seed(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
 def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
     """Draw runs: training and evaluation loss, top-1, and, if a run has it, the share of exchanged batches.
 
-    Runs in folders METHOD/SEED have a colour for each method: a line for the mean and a band over the seeds. The
-    training loss is the one on the samples' own labels if the run has it, so that overfitting can be compared.
+    Runs in folders METHOD/SEED are drawn in one colour per method: a line for the mean and a band over the seeds. If a
+    run has the training loss on the samples' own labels, that loss is drawn, so that overfitting can be compared.
 
     Args:
         runs: From `read_curves`.
@@ -136,9 +136,9 @@ def draw_panel(axis: Any, panel: tuple[str, Sequence[str], float], groups: Mappi
     """Draw a line and a band for each group of runs.
 
     Args:
-        axis: matplotlib's.
+        axis: A matplotlib axis.
         panel: One of `PANELS`: its title, columns and factor.
-        groups: Name to runs, in the order of their colours.
+        groups: Runs by name, in the order of their colours.
     """
     title, columns, factor = panel
     for runs, colour in zip(groups.values(), colours(len(groups))):
@@ -168,7 +168,7 @@ def _own_labels(column: str, run: Curves) -> str:
 
 
 def _draw_band(axis: Any, runs: Sequence[Sequence[float]], factor: float, colour: str, dashes: str) -> None:
-    """Draw the mean of runs, as far as all of them have come, and the range that they cover."""
+    """Draw the mean and range of runs, up to the last epoch that all of them have reached."""
     by_epoch = [[factor * value for value in values] for values in zip(*runs)]
     epochs = range(1, len(by_epoch) + 1)
     means = [sum(values) / len(values) for values in by_epoch]
@@ -180,7 +180,7 @@ def _draw_band(axis: Any, runs: Sequence[Sequence[float]], factor: float, colour
 
 
 def colours(count: int) -> list[str]:
-    """Return as many colours; after the eighth they begin again.
+    """Return `count` colours; they repeat after the eighth.
 
     Example:
         >>> colours(9)[0] == colours(9)[8]

@@ -1,4 +1,4 @@
-"""The picture of an exchange: two images, their moments at the site, the features of one with those of the other."""
+"""Picture of an exchange: two images, their moments at the site, and A's features with B's moments."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +24,11 @@ def draw_exchange(
 
     Args:
         pair: From `exchange_pair`.
-        images: A and B as they look, (2, 1 or 3, H, W), values in [0, 1].
+        images: A and B without normalisation, (2, 1 or 3, H, W), values in [0, 1].
         names: Class names.
         path: The picture; its suffix chooses the format.
-        title: Of the whole picture, in front of the site and the norm.
-        channels: Number of channels whose features are drawn; those that change most.
+        title: Title of the picture, in front of the site and the norm.
+        channels: Number of channels to draw; the ones that change most are chosen.
 
     Returns:
         `path`.
@@ -68,7 +68,7 @@ def show_image(axis: Any, image: Tensor) -> None:
 
 
 def show_map(axis: Any, values: Tensor, low: float, high: float, colours: str = "viridis") -> Any:
-    """Show a map (h, w) with a fixed range of colours."""
+    """Show a map (h, w) with a fixed colour range."""
     drawn = axis.imshow(values.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
     _bare(axis)
     return drawn

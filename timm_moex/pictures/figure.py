@@ -1,4 +1,4 @@
-"""A figure to draw on and the file it goes to. matplotlib is an extra: `pip install timm-moex[plots]`."""
+"""Create and save matplotlib figures. matplotlib is an extra: `pip install timm-moex[plots]`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ __all__ = ["check_picture_path", "is_picture_by", "new_figure", "save_figure"]
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Make a matplotlib figure without pyplot: no backend is chosen, no window is opened.
+    """Create a matplotlib figure without pyplot, which would choose a backend and could open a window.
 
     Args:
-        width: In inches.
-        height: In inches.
+        width: Width in inches.
+        height: Height in inches.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -30,15 +30,15 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def check_picture_path(path: str | Path) -> None:
-    """Check that a picture can be written to `path`, before the work that leads to it.
+    """Check that a picture can be written to `path`; call it before any expensive work.
 
     Args:
         path: The picture; its suffix chooses the format.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: No picture has this suffix.
-        FileNotFoundError: There is no such folder.
+        ValueError: The suffix is not a picture format.
+        FileNotFoundError: The folder does not exist.
 
     Example:
         >>> check_picture_path("exchange.docx")
@@ -60,8 +60,8 @@ def save_figure(figure: Any, path: str | Path, dpi: int = 120, *, made_by: str |
         figure: From `new_figure`.
         path: The picture; its suffix chooses the format.
         dpi: Dots per inch.
-        made_by: Is written into the picture for `is_picture_by`; formats other than PNG, SVG, PDF, JPEG and WebP lack
-            a place for it.
+        made_by: Program name written into the picture for `is_picture_by`; only PNG, SVG, PDF, JPEG and WebP can
+            store it.
 
     Returns:
         `path`.
@@ -80,16 +80,16 @@ def save_figure(figure: Any, path: str | Path, dpi: int = 120, *, made_by: str |
     from matplotlib import rc_context
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):  # a "$" in the name of a class or a file is no formula
+    for text in figure.findobj(Text):  # a "$" in a class or file name does not start a formula
         text.set_parse_math(False)
     mark = _mark(suffix, made_by) if made_by else {}
-    with rc_context({"text.parse_math": False}):  # of tick labels, which come into being while a figure is drawn
+    with rc_context({"text.parse_math": False}):  # tick labels are only created while the figure is drawn
         write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=suffix, **mark))
     return path
 
 
 def _mark(suffix: str, made_by: str) -> dict[str, Any]:
-    """The arguments of `savefig` that write `made_by` into a picture."""
+    """Return the arguments of `savefig` that write `made_by` into a picture."""
     if suffix in ("jpg", "jpeg"):
         return {"pil_kwargs": {"comment": made_by.encode()}}
     if suffix == "webp":
@@ -99,7 +99,7 @@ def _mark(suffix: str, made_by: str) -> dict[str, Any]:
 
 
 def is_picture_by(path: Path, made_by: str) -> bool:
-    """Whether `save_figure` wrote a picture with this `made_by`.
+    """Return whether `save_figure` wrote a picture with this `made_by`.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""The images that a picture of an exchange starts from, and the names of a model's classes."""
+"""Input images for the picture of an exchange, and the names of a model's classes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +22,8 @@ def open_image(word: str) -> Image.Image:
         word: A file's path, or "sample:N" for image N of the packaged Fashion-MNIST sample's 1,000 test images.
 
     Raises:
-        ValueError: N is no number of an image, or the file is no image.
-        FileNotFoundError: There is no such file.
+        ValueError: N is out of range, or the file is not an image.
+        FileNotFoundError: The file does not exist.
 
     Example:
         >>> open_image("sample:17").size
@@ -36,7 +36,7 @@ def open_image(word: str) -> Image.Image:
             raise ValueError(f"image {word!r}: the packaged sample has images sample:0 to sample:{len(dataset) - 1}")
         return dataset[int(number)][0]
     if not Path(word).is_file():
-        raise FileNotFoundError(f"image {word!r}: no such file; sample:0 to sample:999 are images of the package")
+        raise FileNotFoundError(f"image {word!r}: no such file; the packaged images are sample:0 to sample:999")
     try:
         with Image.open(word) as image:
             image.load()
@@ -46,17 +46,17 @@ def open_image(word: str) -> Image.Image:
 
 
 def prepare_image(image: Image.Image, data_config: Mapping[str, Any]) -> Tensor:
-    """Transform an image as in the model's evaluation.
+    """Apply the model's evaluation transform to an image.
 
     Args:
-        image: Any mode.
-        data_config: What `timm.data.resolve_data_config` says for the model.
+        image: An image in any mode.
+        data_config: Result of `timm.data.resolve_data_config` for the model.
 
     Returns:
         (channels, H, W), normalised.
 
     Raises:
-        ValueError: The model takes neither 1 nor 3 channels, or the image has 32 bits per channel.
+        ValueError: The model expects neither 1 nor 3 channels, or the image has 32 bits per channel.
 
     Example:
         >>> config = dict(input_size=(1, 28, 28), mean=(0.5,), std=(0.5,), crop_pct=1.0, interpolation="bilinear")
@@ -65,20 +65,20 @@ def prepare_image(image: Image.Image, data_config: Mapping[str, Any]) -> Tensor:
     """
     channels = data_config["input_size"][0]
     if channels not in (1, 3):
-        raise ValueError(f"the model takes images of {channels} channels; pictures have 1 or 3")
+        raise ValueError(f"the model expects images with {channels} channels, but pictures have 1 or 3")
     tensor = create_transform(**data_config)(convert_image(image, "RGB" if channels == 3 else "L"))
     assert isinstance(tensor, Tensor)
     return tensor
 
 
 def undo_normalisation(images: Tensor, data_config: Mapping[str, Any]) -> Tensor:
-    """Return images (B, channels, H, W) as they look, with values in [0, 1]."""
+    """Undo the normalisation of images (B, channels, H, W); return values in [0, 1]."""
     mean, std = (torch.tensor(data_config[key])[:, None, None] for key in ("mean", "std"))
     return (images * std + mean).clamp(0, 1)
 
 
 def class_names(model: nn.Module) -> list[str]:
-    """List the names of a model's classes: its own, ImageNet's, or else numbers.
+    """Return the names of a model's classes: its own, ImageNet's, or else numbers.
 
     Example:
         >>> import timm

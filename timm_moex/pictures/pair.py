@@ -1,4 +1,4 @@
-"""What an exchange does to two images: the features at the site before and after it, their moments, the predictions."""
+"""Effect of an exchange on two images: features at the site before and after, their moments, and predictions."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from ..insertion.sites import Site
 
 __all__ = ["ExchangedPair", "as_maps", "exchange_pair"]
 
-_SHUFFLED_TOKENS = ("Hiera",)  # their tokens follow each other in mask units, not row by row
+_SHUFFLED_TOKENS = ("Hiera",)  # their tokens are ordered by mask unit, not row by row
 
 
 @dataclass(frozen=True)
 class ExchangedPair:
-    """Two images A and B in a model, before and after each takes on the other's moments.
+    """Features and predictions for two images A and B before and after they exchange moments.
 
     Attributes:
-        site: Where the exchange happened.
-        norm: Whose moments were exchanged.
+        site: The site of the exchange.
+        norm: Norm of the exchanged moments.
         before: Features of A and B at the site, (2, C, h, w).
         after: The same after the exchange, (2, C, h, w).
-        probabilities_before: Of the classes, (2, classes).
+        probabilities_before: Class probabilities before the exchange, (2, classes).
         probabilities_after: The same after the exchange.
     """
 
@@ -37,25 +37,25 @@ class ExchangedPair:
     probabilities_after: Tensor
 
     def position_moments(self) -> tuple[Tensor, Tensor]:
-        """PONO's moments before the exchange: mean and standard deviation over the channels, each (2, h, w)."""
+        """Return PONO's moments before the exchange: mean and standard deviation over channels, each (2, h, w)."""
         return self.before.mean(1), self.before.std(1)
 
     def channel_moments(self) -> tuple[Tensor, Tensor]:
-        """IN's moments before the exchange: mean and standard deviation over the positions, each (2, C)."""
+        """Return IN's moments before the exchange: mean and standard deviation over positions, each (2, C)."""
         return self.before.mean((2, 3)), self.before.flatten(2).std(2)
 
 
 @torch.inference_mode()
 def exchange_pair(model: nn.Module, images: Tensor) -> ExchangedPair:
-    """Run two images through a model, once as they are and once with each other's moments.
+    """Run two images through a model, once unchanged and once with each other's moments.
 
     Args:
-        model: A model that holds MoEx at one site and takes `swap_index`, such as a twin; left in eval mode.
+        model: A model with MoEx at one site that accepts `swap_index`, such as a twin; left in eval mode.
         images: (2, channels, H, W), normalised as the model needs them.
 
     Raises:
-        ValueError: The model holds no MoEx or several sites, its features have no height and width, or its output is
-            not one row of logits for each image.
+        ValueError: The model does not have MoEx at exactly one site, its features have no height and width, or its
+            output is not one row of logits per image.
 
     Example:
         >>> import timm
@@ -65,9 +65,9 @@ def exchange_pair(model: nn.Module, images: Tensor) -> ExchangedPair:
     """
     moex = find_moex(model)
     if moex is None or len(moex.sites) != 1:
-        raise ValueError(f"{type(model).__name__} must hold MoEx at one site to show an exchange")
+        raise ValueError(f"{type(model).__name__} must have MoEx at one site to show an exchange")
     if type(model).__name__ in _SHUFFLED_TOKENS:
-        raise ValueError(f"the tokens of {type(model).__name__} do not lie row by row, so its features cannot be drawn")
+        raise ValueError(f"the tokens of {type(model).__name__} are not ordered row by row, so they cannot be drawn")
     if images.ndim != 4 or len(images) != 2:
         raise ValueError(f"images {tuple(images.shape)}: expected two, (2, channels, H, W)")
     exchange, seen = moex.sites[0], []
@@ -78,14 +78,14 @@ def exchange_pair(model: nn.Module, images: Tensor) -> ExchangedPair:
         exchanged = _logits(model(images, swap_index=torch.tensor([1, 0], device=images.device)))
     finally:
         handle.remove()
-    before, after = (as_maps(x, exchange.site, images.shape[-2:]) for x in seen[0])  # of a tuple the first entry
+    before, after = (as_maps(x, exchange.site, images.shape[-2:]) for x in seen[0])  # of a tuple, the first entry
     return ExchangedPair(exchange.site, exchange.norm, before, after, plain.softmax(1), exchanged.softmax(1))
 
 
 def _logits(output: Any) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
         found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"the model's output is {found}: an exchange is shown with a classifier's logits (B, classes)")
+        raise ValueError(f"the model's output is {found}, expected a classifier's logits (B, classes)")
     return output.float().cpu()
 
 
@@ -94,7 +94,7 @@ def as_maps(x: Tensor, site: Site, image_size: Sequence[int]) -> Tensor:
 
     Args:
         x: Features of a site, without prefix tokens.
-        site: Its layout is used.
+        site: The site, for its layout.
         image_size: Height and width of the images; tokens are laid out on a grid of the same proportions.
 
     Raises:
@@ -112,7 +112,7 @@ def as_maps(x: Tensor, site: Site, image_size: Sequence[int]) -> Tensor:
             x = x.unflatten(2, (height, -1))
     if x.ndim != 4:
         raise ValueError(
-            f"site {site.name!r}: features of shape {tuple(x.shape)}, (B, C, ...), have no height and width that could "
-            "be drawn; choose another --layer"
+            f"site {site.name!r}: features with shape {tuple(x.shape)}, (B, C, ...), have no height and width to draw; "
+            "choose another --layer"
         )
     return x

@@ -1,4 +1,4 @@
-"""A picture of a model's predictions."""
+"""Picture of a model's predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ _GOOD, _BAD = "#1a7f37", "#cf222e"
 def prediction_grid(
     images: Tensor, labels: Tensor, predictions: Tensor, names: Sequence[str], path: str | Path, *, columns: int = 8
 ) -> Path:
-    """Save test images with the predicted class in the title; a wrong one is red and names the true class.
+    """Save test images with the predicted class as title; wrong predictions are red and name the true class.
 
     Args:
         images: (B, C, H, W) with 1 to 4 channels, values in [0, 1]; an alpha channel is not drawn.

@@ -1,1 +1,1 @@
-"""Small things that several rooms use."""
+"""Small functions that several packages use."""

@@ -1,4 +1,4 @@
-"""Errors of a library about a value that a user gave it, told apart from defects of this package."""
+"""Attribute a library's error to the user's value, and tell it apart from a bug in this package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 @contextmanager
 def blaming(what: str, kind: type[Exception]) -> Iterator[None]:
-    """Name the user's value in whatever a library raises about it, where that value meets the library.
+    """Name the user's value in any error that a library raises about it.
 
-    timm and torch check little of what they are given: a wrong value ends as an AssertionError, a KeyError or a
-    TypeError somewhere inside. What this package's own lines raise keeps its type, for it may be a defect, unless it is
-    the TypeError or ValueError with which they refuse an argument.
+    timm and torch check few of their arguments: a wrong value ends as an AssertionError, KeyError or TypeError
+    somewhere inside. Errors raised by this package's own code keep their type, because they may be bugs. The exceptions
+    are TypeError and ValueError, which reject an argument.
 
     Args:
-        what: The value, such as "opt_kwargs: {'foo': 1}", with which the message begins.
+        what: Start of the message, with the value, such as "opt_kwargs: {'foo': 1}".
         kind: The error to raise.
 
     Example:
@@ -35,7 +35,7 @@ def blaming(what: str, kind: type[Exception]) -> Iterator[None]:
         yield
     except kind:
         raise
-    except Exception as error:  # of any type, since the library was not written for this value
+    except Exception as error:  # any type: the library does not expect this value
         is_ours = is_from_this_package(error)
         if is_ours and not isinstance(error, (TypeError, ValueError)):
             raise
@@ -44,7 +44,7 @@ def blaming(what: str, kind: type[Exception]) -> Iterator[None]:
 
 
 def is_from_this_package(error: BaseException) -> bool:
-    """Whether a line of this package raised an error itself.
+    """Return whether this package's own code raised an error.
 
     Example:
         >>> is_from_this_package(ValueError("raised nowhere"))

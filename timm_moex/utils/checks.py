@@ -15,7 +15,7 @@ def check_fraction(name: str, value: float) -> None:
         value: Its value.
 
     Raises:
-        ValueError: The value is something else, such as nan or a bool.
+        ValueError: The value is anything else, including nan and bool.
 
     Example:
         >>> check_fraction("prob", 1.5)
@@ -31,7 +31,7 @@ def check_model(model: Any) -> None:
     """Check that `model` is a module.
 
     Raises:
-        TypeError: `model` is something else, such as a model's name.
+        TypeError: `model` is anything else, such as a model's name.
 
     Example:
         >>> check_model("resnet50")

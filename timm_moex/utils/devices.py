@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Choice of a device by name, and its memory errors."""
 
 import torch
 
@@ -6,10 +6,10 @@ __all__ = ["is_out_of_memory", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
-    """`torch.device(name)`, if tensors can live there; nothing else is chosen in its place.
+    """Return `torch.device(name)` if it can hold tensors; never fall back to a different device.
 
     Raises:
-        ValueError: There is no such device here, or, like "meta", it holds no values.
+        ValueError: The device is not available, or cannot store values ("meta").
 
     Example:
         >>> pick_device("cpu")
@@ -25,7 +25,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU, on the CPU, or Python's own.
+    """Return whether an error means that memory ran out, on a GPU, on the CPU or in Python.
 
     Example:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and locks between processes that write the same ones."""
+"""Write files and folders completely or not at all, and lock them against other processes."""
 
 import ctypes
 import errno
@@ -26,16 +26,16 @@ __all__ = [
     "write_atomically",
 ]
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h and fs.h
-_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the kernel or the file system has no such exchange
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # from Linux's fcntl.h and fs.h
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the kernel or the file system does not support the exchange
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that at any moment `path` is either the old file or the whole new one.
+    """Write a file so that `path` is always either the old file or the complete new one.
 
     Args:
         path: The file. A symbolic link is followed.
-        write: Called with the open temporary file, which is in the same folder.
+        write: Called with an open temporary file in the same folder.
 
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "greeting.txt"
@@ -56,7 +56,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a new name next to `path` that no other process chooses and no user has.
+    """Return a unique new name next to `path`.
 
     Example:
         >>> len(temporary_name(Path("output/hub")).name)
@@ -66,11 +66,11 @@ def temporary_name(path: Path) -> Path:
 
 
 def remove_leftovers(path: Path, names: Iterable[str] = ()) -> None:
-    """Remove what a killed process left under a `temporary_name` of `path`. Call it only while `path` is locked.
+    """Remove files that a killed process left under a `temporary_name` of `path`. Call it only while `path` is locked.
 
     Args:
-        path: The file or folder whose writing may have been interrupted.
-        names: The files that a temporary folder may hold; a folder that holds others stays, with them.
+        path: The file or folder that may have been partly written.
+        names: The files that a temporary folder may contain; a folder with other files is kept, with those files.
     """
     pattern = re.compile(re.escape(f".{path.name}.timm_moex-") + "[0-9a-f]{16}")
     for leftover in [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]:
@@ -81,7 +81,7 @@ def remove_leftovers(path: Path, names: Iterable[str] = ()) -> None:
 
 
 def remove_folder(folder: Path, names: Iterable[str]) -> None:
-    """Remove the files called `names` from a folder, and then the folder unless it holds anything else."""
+    """Remove the files called `names` from a folder, and then the folder if it is empty."""
     for name in names:
         with suppress(FileNotFoundError, NotADirectoryError):
             (folder / name).unlink()
@@ -90,17 +90,17 @@ def remove_folder(folder: Path, names: Iterable[str]) -> None:
 
 
 def replace_folder(new: Path, target: Path) -> Path | None:
-    """Put the folder `new` in the place of the folder `target`.
+    """Replace the folder `target` with the folder `new`.
 
-    On Linux both change places in one step. Elsewhere the old folder first moves to TARGET.old-…, a name its owner can
+    On Linux both are swapped in one step. Elsewhere the old folder first moves to TARGET.old-…, a name its owner can
     find, and moves back after any exception.
 
     Args:
         new: A folder next to `target`.
-        target: A folder, which need not exist.
+        target: The folder to replace; it need not exist.
 
     Returns:
-        Where the old folder is now; None if there was none.
+        The new path of the old folder; None if `target` did not exist.
     """
     if not target.exists():
         os.rename(new, target)
@@ -119,7 +119,7 @@ def replace_folder(new: Path, target: Path) -> Path | None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two paths change places; False if this system cannot."""
+    """Swap two paths; return False if this system does not support it."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if renameat2 is None:
         return False
@@ -150,18 +150,18 @@ def sha256_of(path: str | Path) -> str:
 def lock_of(path: Path, timeout: float = -1) -> FileLock:
     """Return a lock on a file or folder that one process of this user on this machine can hold at a time.
 
-    The lock's own file lies in the system's temporary folder, so that nothing stays next to the locked path.
+    The lock file is in the system's temporary folder, so that nothing is left next to the locked path.
 
     Args:
         path: The file or folder to lock; it need not exist.
-        timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits for as long as it takes.
+        timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits forever.
 
     Example:
         >>> with lock_of(Path("output/run"), timeout=0) as lock:
         ...     lock.is_locked
         True
     """
-    user = getattr(os, "getuid", getpass.getuser)()  # in a container a user may have no name
+    user = getattr(os, "getuid", getpass.getuser)()  # a user in a container may not have a name
     folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()

@@ -1,4 +1,4 @@
-"""Pieces of messages, and a way to print them that cannot end the work they are about."""
+"""Build parts of messages, and print them without interrupting the work."""
 
 import difflib
 import os
@@ -11,13 +11,12 @@ from typing import Any
 
 __all__ = ["in_words", "machine_trouble", "nearest", "one_line", "say", "short_repr"]
 
-# Words of errors whose cause is the machine or the data, though their type is that of a defect, and what helps
+# Errors caused by the machine or the data although their type suggests a bug, each with advice
 _TROUBLE = {
     r"DataLoader worker .* is killed by signal: (Killed|Bus error)": "memory may have run out: fewer workers may fit",
     r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "another process may have ended it",
     r"shared memory|unable to (open|write|mmap|resize).*(/torch_|shm)": (
-        "there is no space for shared memory, in which workers hand over images: more of it (docker: --shm-size), or "
-        "workers=0"
+        "workers need more shared memory to pass on images: increase it (docker: --shm-size) or set workers=0"
     ),
     r"exceeds limit of \d+ pixels, could be decompression bomb": "make the image smaller",
 }
@@ -29,12 +28,12 @@ _SHORT.maxlevel = 3
 
 
 def nearest(word: Any, words: Iterable[Any], cutoff: float = 0.6) -> str:
-    """Suggest the nearest right spelling, or nothing where no word is near.
+    """Suggest the nearest right spelling; return "" if no word is similar.
 
     Args:
-        word: What was given.
+        word: The given word.
         words: The right spellings.
-        cutoff: How alike they must be, from 0 to 1; lower for words of few letters.
+        cutoff: Required similarity, from 0 to 1; use less for short words.
 
     Example:
         >>> nearest("resnet5O", ["resnet18", "resnet50"])
@@ -45,7 +44,7 @@ def nearest(word: Any, words: Iterable[Any], cutoff: float = 0.6) -> str:
 
 
 def short_repr(value: Any) -> str:
-    """Shorten the `repr` of a value that came out of a file: a few lines of YAML can stand for gigabytes.
+    """Shorten the `repr` of a value from a file: a few lines of YAML can expand to gigabytes.
 
     Example:
         >>> short_repr([1, 2]), len(short_repr("a" * 1000))
@@ -55,7 +54,7 @@ def short_repr(value: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    r"""Put the message of an error on one line; for an error of a data loader's worker, the worker's own message.
+    r"""Put an error's message on one line; for an error in a data loader's worker, use the worker's message.
 
     Example:
         >>> one_line(ValueError("first\nsecond"))
@@ -68,7 +67,7 @@ def one_line(error: BaseException) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """Put a time into words, as exact as an estimate can be.
+    """Format a duration with the precision of an estimate.
 
     Example:
         >>> in_words(50), in_words(800), in_words(9000)
@@ -81,7 +80,7 @@ def in_words(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line at once. What stdout cannot encode becomes "?"; once nobody reads stdout any more, lines are lost.
+    """Print a line and flush. Characters that stdout cannot encode become "?", and a closed stdout drops the line.
 
     Example:
         >>> say("epoch 1/5")
@@ -97,7 +96,7 @@ def say(line: str) -> None:
 
 
 def machine_trouble(error: BaseException) -> str | None:
-    """Put an error on one line if the user's machine or data caused it, although its type is that of a defect.
+    """Explain an error on one line if the machine or the data caused it; return None if it may be a bug.
 
     Example:
         >>> machine_trouble(RuntimeError("DataLoader worker (pid 7) exited unexpectedly"))

@@ -10,7 +10,7 @@ TWIN_PREFIX = "moex_"
 
 
 def is_twin_name(name: str) -> bool:
-    """Whether `name` is a twin's.
+    """Return whether `name` names a twin.
 
     Example:
         >>> is_twin_name("moex_resnet50.a1_in1k"), is_twin_name("resnet50")
@@ -20,7 +20,7 @@ def is_twin_name(name: str) -> bool:
 
 
 def twin_name(name: str) -> str:
-    """The twin of a stock architecture.
+    """Return the twin of a stock architecture.
 
     Example:
         >>> twin_name("resnet50")
@@ -30,7 +30,7 @@ def twin_name(name: str) -> str:
 
 
 def stock_name(name: str) -> str:
-    """The stock architecture of a twin, or `name` itself if it is no twin's.
+    """Return the stock architecture of a twin; return any other name unchanged.
 
     Example:
         >>> stock_name("moex_resnet50"), stock_name("resnet50")
@@ -40,10 +40,10 @@ def stock_name(name: str) -> str:
 
 
 def check_model_name(name: str) -> None:
-    """Check that timm knows a model's name; a name with a source ("local-dir:…") is left to timm.
+    """Check that a model's name is registered; names with a source ("local-dir:…") are not checked.
 
     Raises:
-        ValueError: timm does not know it; the message has the nearest name.
+        ValueError: The name is not registered; the message has the nearest one.
 
     Example:
         >>> check_model_name("restnet18")
