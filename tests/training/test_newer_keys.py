@@ -92,8 +92,8 @@ def test_loss_is_timms_of_that_name(settings, expected, data):
         (dict(loss="asl", bce_loss=True), "loss: 'asl' with bce_loss: true"),
         (dict(loss="poly", bce_pos_weight=2.0), "bce_pos_weight: 2.0 does nothing without bce_loss or loss: bce"),
         (dict(loss="asl", cutmix=1.0), "loss: 'asl' with smoothing"),
-        (dict(loss="jsd"), "loss: 'jsd': the built-in trainer serves None, 'ce', 'bce', 'asl', 'poly'"),
-        (dict(task="multilabel"), "task: 'multilabel': the built-in trainer serves None, 'classification'"),
+        (dict(loss="jsd"), "loss: 'jsd': the built-in trainer supports None, 'ce', 'bce', 'asl', 'poly'"),
+        (dict(task="multilabel"), "task: 'multilabel': the built-in trainer supports None, 'classification'"),
     ],
 )
 def test_what_cannot_be_served_is_named(settings, message, tmp_path, data):

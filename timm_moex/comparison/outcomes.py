@@ -117,8 +117,8 @@ def verdict(method: str, errors: Sequence[float]) -> str:
     )
     needed = pairs_needed(mean, statistics.stdev(errors), limit=_MANY_PAIRS)
     if needed is None:
-        return f"{start}. Even {_MANY_PAIRS} pairs could not tell a difference this small from 0."
-    return f"{start}. About {needed} pairs would be needed to tell {abs(mean):.2f} points from 0."
+        return f"{start}. It would take more than {_MANY_PAIRS} pairs to tell a difference this small from 0."
+    return f"{start}. It would take about {needed} pairs to tell {abs(mean):.2f} points from 0."
 
 
 def gap_in_words(gaps: Sequence[float]) -> str:

@@ -223,9 +223,7 @@ class RunFolder:
             why = "belongs to another epoch"
         except ValueError:
             why = "is damaged" if self.best.exists() else "is missing"
-        return [
-            f"{self.best} {why} and cannot be rebuilt: the best epoch so far, {epoch} (from 0), was not the last"
-        ]
+        return [f"{self.best} {why} and cannot be rebuilt: the best epoch so far, {epoch} (from 0), was not the last"]
 
     def _write_from_last(self, progress: Progress, save_epochs: Sequence[int] | None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
