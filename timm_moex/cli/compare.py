@@ -41,7 +41,7 @@ def add_compare(commands: Any) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all methods")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs in parallel (default: 1)")
     parser.add_argument("--device", help="cpu, cuda:1, … (default: the recipe's, otherwise a GPU if available)")
-    parser.add_argument("--output", metavar="DIR", help="where to write (default: output/compare-NAME)")
+    parser.add_argument("--output", metavar="DIR", help="output folder (default: output/compare-NAME)")
     parser.add_argument("--test-split", metavar="NAME", help="test each finished run on this split, once")
     parser.add_argument("--leave-one-out", action="store_true", help="hold out each group in turn, and test on it")
     parser.add_argument("--report", metavar="DIR", help="only print and write the report of the comparison in DIR")

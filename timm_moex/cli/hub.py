@@ -37,7 +37,7 @@ def _run_verify(args: argparse.Namespace) -> int:
         problems = {args.model: verify_folder(args.model, found[1] if found else None)}
         if args.data_dir and not problems[args.model]:
             if not found:
-                raise ValueError(f"{args.model}: cannot check top-1, because there is no manifest.json next to it")
+                raise ValueError(f"{args.model}: cannot check top-1 without a manifest.json next to it")
             problems[args.model] = _top1_problems(args, found[1].top1["value"])
     if not problems:
         print("this package was installed without checkpoints")
@@ -119,7 +119,11 @@ def _show_published(done: "Published") -> None:
     there = "" if done.changed else ": already up to date"
     print(f"{done.repo_id}@{done.revision}, tag {done.tag}{there}")
     print(f"timm.create_model('hf-hub:{done.repo_id}@{done.revision}', pretrained=True)")
-    print(f"pinned in {done.manifest}" if done.manifest else "not pinned: there is no manifest next to the folder")
+    print(
+        f"pinned in {done.manifest}"
+        if done.manifest
+        else "not pinned, because no manifest was found next to the folder"
+    )
 
 
 def add_convert(commands: Any) -> None:

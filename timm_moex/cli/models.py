@@ -75,9 +75,9 @@ def add_sites(commands: Any) -> None:
     parser = add_command(
         commands,
         "sites",
-        "list where a model's features can be exchanged",
+        "list the sites at which a model can exchange features",
         "timm-moex sites resnet50",
-        description="List where a model's features can be exchanged: the site's name for moex_layer, its module, the "
+        description="List the sites at which a model can exchange features: the site's name for moex_layer, its module, the "
         "layout and shape of its features (B images), and its default norm.",
     )
     parser.add_argument("model", help="name of a model")

@@ -30,7 +30,9 @@ def add_show(commands: Any) -> None:
         metavar="NAME",
         help=f"a folder that timm can load (…/hub), or a model with weights (default: {_DEFAULT_MODEL})",
     )
-    parser.add_argument("--layer", metavar="SITE", help="where to exchange, see timm-moex sites (default: the model's)")
+    parser.add_argument(
+        "--layer", metavar="SITE", help="site of the exchange, see timm-moex sites (default: the model's)"
+    )
     parser.add_argument("--norm", help="which moments: pono, in, ln, gn4, … (default: the site's)")
     add_output(parser, "--output", default="exchange.png", metavar="FILE", help="default: exchange.png")
     parser.set_defaults(run=_run_show)

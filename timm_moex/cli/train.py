@@ -52,7 +52,7 @@ def add_train(commands: Any) -> None:
         metavar="PATH",
         help="resume from this last.pth.tar, in its folder; auto: from the one in --output if it exists",
     )
-    parser.add_argument("--output", type=path, metavar="DIR", help="where to write (default: output/NAME)")
+    parser.add_argument("--output", type=path, metavar="DIR", help="output folder (default: output/NAME)")
     parser.add_argument(
         "--in-memory",
         action="store_true",

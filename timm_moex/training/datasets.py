@@ -1,4 +1,4 @@
-"""Open datasets by timm's names, and raise an error where timm would silently open something else."""
+"""Open datasets by timm's names, and raise an error if timm would silently open something else."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

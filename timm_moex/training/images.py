@@ -16,7 +16,7 @@ __all__ = ["UNREADABLE", "CheckedImages", "DataError", "check_image_mode", "conv
 
 UNREADABLE = ("error", "replace", "drop")
 _MODE_OF = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_MODES = {"L": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK": 4}  # those of 8 bits
+_MODES = {"L": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK": 4}  # only 8-bit modes
 
 
 class DataError(ValueError):
