@@ -37,7 +37,7 @@ class Run:
         recipe: The complete recipe, including data_dir, device and seed.
         folder: Output folder.
         test_split: Name of a split to evaluate once, after the last epoch; "" to skip.
-        test_held_out: Whether to evaluate the group that the recipe holds out in the same way.
+        test_held_out: Whether to evaluate the recipe's held-out group once, after the last epoch.
     """
 
     recipe: Recipe

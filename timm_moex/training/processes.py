@@ -69,7 +69,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let an error in one process's body end all processes, wherever in the body they wait for each other."""
+        """End all processes if the body raises an error in one of them, even while they wait for each other in the body."""
         try:
             yield
         except ProcessError:  # the others already have it
