@@ -77,8 +77,8 @@ def add_sites(commands: Any) -> None:
         "sites",
         "list the sites at which a model can exchange features",
         "timm-moex sites resnet50",
-        description="List the sites at which a model can exchange features: the site's name for moex_layer, its module, "
-        "the layout and shape of its features (B images), and its default norm.",
+        description="List the sites at which a model can exchange features: the site's name for moex_layer, its "
+        "module, the layout and shape of its features (B images), and its default norm.",
     )
     parser.add_argument("model", help="name of a model")
     parser.set_defaults(run=_run_sites)

@@ -69,7 +69,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """End all processes if the body raises an error in one of them, even while they wait for each other in the body."""
+        """End all processes if the body fails in one of them, even if the others are waiting for it in the body."""
         try:
             yield
         except ProcessError:  # the others already have it
