@@ -120,7 +120,7 @@ def test_errors_are_one_line_and_exit_with_2(trained, tmp_path, capsys):
     )
     assert_error(run(capsys, *train, "--set", "model=moex_restnet18"), "did you mean 'moex_resnet18'")
     assert_error(run(capsys, "train", recipe), "data_dir is not set")
-    assert_error(run(capsys, *train, "--pad", "2"), "pad: 2 does nothing without in_memory")
+    assert_error(run(capsys, *train, "--pad", "2"), "pad: 2 has no effect without in_memory")
     assert_error(run(capsys, *train, "--in-memory", "--pad", "-1"), "pad: -1: expected at least 0")
     assert_error(run(capsys, *train, "--set", "lr=[1"), "--set lr=.* not valid YAML")
     assert_error(run(capsys, "train", recipe, "--data-dir", tmp_path / "no"), "does not exist")

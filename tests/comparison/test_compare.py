@@ -110,8 +110,8 @@ def test_another_recipe_or_method_of_the_same_name_is_refused(compared, tiny):
     folder, _ = compared
     before = results(folder)
     for recipe, methods, message in (
-        (tiny.override(epochs=3), ["baseline"], "compares with epochs: 2, now it is 3"),
-        (tiny, ["baseline", "bad: lr=0.5"], "method 'bad' is 'lr=1e30' there, now 'lr=0.5'"),
+        (tiny.override(epochs=3), ["baseline"], "was started with epochs: 2, but now it is 3"),
+        (tiny, ["baseline", "bad: lr=0.5"], "method 'bad' was 'lr=1e30', but now it is 'lr=0.5'"),
         (tiny, ["baseline", "same: moex_prob=0.0"], "baseline, same train the same recipe"),
         (tiny.override(data_dir="/nowhere"), ["baseline"], "does not exist"),
         (tiny.override(["model_kwargs.moex_layer=nowhere"]), ["baseline", "moex"], "nowhere"),

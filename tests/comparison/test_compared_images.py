@@ -38,7 +38,7 @@ def test_the_report_names_the_held_out_part_and_a_test_split_is_looked_at_once(t
     before = [path.stat().st_mtime_ns for path in results]
     timm_moex.compare(recipe, test_split="test", **how)
     assert [path.stat().st_mtime_ns for path in results] == before
-    with pytest.raises(RecipeError, match="'train' is given twice"):
+    with pytest.raises(RecipeError, match="'train' is used twice"):
         timm_moex.compare(recipe, test_split="train", **how)
 
 

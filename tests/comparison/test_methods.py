@@ -69,7 +69,7 @@ def test_every_preset_is_a_method_and_every_packaged_recipe_can_be_compared():
     [
         (["baseline", "mixstile"], "'mixstile': expected .*did you mean 'mixstyle'"),
         (["moex"], "'baseline' is missing"),
-        (["baseline", "baseline"], "'baseline' is given twice"),
+        (["baseline", "baseline"], "'baseline' appears twice"),
         (["baseline", "moex+mixstyle"], "at most one exchange"),
         (["baseline", "cutmix+mixup"], "cutmix or mixup but not both"),
         (["baseline", "../x: lr=1"], "a name that is valid for a folder"),

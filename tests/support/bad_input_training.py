@@ -181,7 +181,7 @@ CASES: list[Case] = [
     ("recipe file that is no YAML", _file("lr: ["), RecipeError, ("r.yaml", "not valid YAML")),
     ("recipe file with a key twice", _file("lr: 1\nlr: 2"), RecipeError, ("r.yaml", "lr given twice")),
     ("recipe file with no date", _file("lr: 2026-13-45"), RecipeError, ("r.yaml", "month")),
-    ("recipe file of nested lists", _file("lr: " + "[" * 9999), RecipeError, ("r.yaml", "not readable")),
+    ("recipe file of nested lists", _file("lr: " + "[" * 9999), RecipeError, ("r.yaml", "not valid YAML")),
     ("recipe file of bytes", _file(bytes(range(256))), RecipeError, ("r.yaml", "UTF-8")),
     (
         "recipe that is not there",
@@ -197,7 +197,7 @@ CASES: list[Case] = [
     ("recipe file with an octal", _file("epochs: 010"), RecipeError, ("YAML reads 010 as 8", "write 8")),
     ("recipe file with a time", _file("epochs: 1:30"), RecipeError, ("YAML reads 1:30 as 90",)),
     *(
-        (f"recipe with an idle {key}", _recipe(**{key: value}), RecipeError, (f"{key}: ", f"does nothing {words}"))
+        (f"recipe with an idle {key}", _recipe(**{key: value}), RecipeError, (f"{key}: ", f"has no effect {words}"))
         for key, (value, words) in _IDLE.items()
     ),
     ("range that is none", lambda tmp_path: parse_range("0..1"), ValueError, ("'0..1'", "interval")),
@@ -236,7 +236,7 @@ CASES: list[Case] = [
     ("set-up with a policy", _set_up(aa="nonsense"), RecipeError, ("aa: 'nonsense'", "AA policy")),
     ("set-up with an odd batch", _set_up(mixup=0.1, batch_size=3), RecipeError, ("batch_size: 3", "even")),
     ("set-up with a batch of one", _set_up(batch_size=1), RecipeError, ("batch_size: 1", "more than 1 value")),
-    ("set-up with a large batch", _set_up(batch_size=64), DataError, ("batch_size=64", "8 training images")),
+    ("set-up with a large batch", _set_up(batch_size=64), DataError, ("batch_size=64", "training set of 8 images")),
     ("set-up with 3 classes", _set_up(num_classes=3), DataError, ("num_classes=3", "10 classes")),
     ("set-up with input_key", _set_up(input_key="image"), DataError, ("input_key='image'",)),
     ("set-up in two types", _set_up(amp=True, model_dtype="bfloat16"), RecipeError, ("amp: true", "model_dtype")),
@@ -251,7 +251,7 @@ CASES: list[Case] = [
         "set-up from an idle file",
         _set_up(pretrained_path=__file__),
         RecipeError,
-        ("pretrained_path", "does nothing without pretrained"),
+        ("pretrained_path", "has no effect without pretrained"),
     ),
     ("set-up from junk", _initial("initial_checkpoint", b"junk"), RecipeError, ("initial_checkpoint", "weights.pth")),
     ("set-up from nothing", _initial("pretrained_path", b""), RecipeError, ("pretrained_path", "weights.pth")),

@@ -145,7 +145,7 @@ def test_in_memory_leaves_the_global_generators_alone(tiny):
 
 @pytest.mark.parametrize("settings", [dict(color_jitter=0.4), dict(aa="rand-m9"), dict(vflip=0.5)])
 def test_in_memory_refuses_augmentation_it_cannot_serve(settings, tiny):
-    with pytest.raises(DataError, match=f"--in-memory .*cannot serve {next(iter(settings))}="):
+    with pytest.raises(DataError, match=f"--in-memory .*does not support {next(iter(settings))}="):
         loaders(tiny_recipe(tiny, **settings), 4)
 
 

@@ -248,7 +248,7 @@ def rewrite_labels(data: Path, change):
     "change, words",
     [
         (lambda labels: labels[:-1] + b"\xc8", "has the label 200, but its 10 classes are numbered 0 to 9"),
-        (lambda labels: labels[:-1] + b"\x0a", "has the label 10, but 10 classes"),
+        (lambda labels: labels[:-1] + b"\x0a", "has the label 10, but its 10 classes are numbered 0 to 9"),
         (lambda labels: labels[:-4], "has 16 labels for 20 images"),
     ],
 )

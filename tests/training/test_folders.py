@@ -92,7 +92,7 @@ def test_a_fraction_next_to_a_folder_for_evaluation_is_an_error(tmp_path):
     for split in ("train", "validation"):
         with pytest.raises(DataError, match="val_fraction=0.2, but .* has an evaluation folder, val;"):
             open_dataset("", tmp_path, split, val_fraction=0.2)
-    with pytest.raises(DataError, match="not split='test'"):
+    with pytest.raises(DataError, match="splits the data into train and validation; split='test' is neither"):
         open_dataset("", tmp_path, "test", val_fraction=0.2)
     with pytest.raises(DataError, match="only a folder of images supports val_fraction: 0.2"):
         open_dataset("torch/cifar10", tmp_path, "train", val_fraction=0.2)

@@ -84,7 +84,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_bit_for_bit(tmp_pat
     torch.testing.assert_close(states[0]["state_dict_ema"], states[1]["state_dict_ema"], rtol=0, atol=0)
     rng = [states[0]["rng"], *states[0]["rng_of_others"]]
     assert len(rng) == 2 and not torch.equal(rng[0]["torch"], rng[1]["torch"])
-    with pytest.raises(ValueError, match=r"other settings: .*processes=1 \(was 2\)"):
+    with pytest.raises(ValueError, match=r"was saved with different settings: .*processes=1 \(was 2\)"):
         train(recipe.override(resume=str(last)), tmp_path / "killed", progress=False)
 
 

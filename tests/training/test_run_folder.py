@@ -286,7 +286,7 @@ def test_a_run_is_not_overwritten_and_not_mixed_with_another(data, folder, tmp_p
     recipe, last = tiny_recipe(data, epochs=2), str(folder / "last.pth.tar")
     with pytest.raises(FileExistsError, match="already contains a run; continue it with --resume"):
         run(recipe, folder)
-    with pytest.raises(ValueError, match=r"other settings: lr=0\.02 \(was 0\.01\)"):
+    with pytest.raises(ValueError, match=r"was saved with different settings: lr=0\.02 \(was 0\.01\)"):
         run(recipe.override(resume=last, lr=0.02), folder)
     with pytest.raises(FileNotFoundError, match="no such file"):
         run(recipe.override(resume=last + "x"), folder)

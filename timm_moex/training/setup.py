@@ -282,7 +282,7 @@ def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
 def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
     known, name = list_optimizers(), args.opt.lower().removeprefix("lookahead_")
     if name not in known:
-        raise RecipeError(f"opt: timm has no optimizer {args.opt!r}{nearest(args.opt, known)}")
+        raise RecipeError(f"opt: {args.opt!r}: timm has no such optimizer{nearest(args.opt, known)}")
     wanted = get_optimizer_info(name).num_betas
     if args.opt_betas and len(args.opt_betas) != wanted:
         raise RecipeError(f"opt_betas: {args.opt_betas}: opt: {args.opt!r} expects {wanted} values")
