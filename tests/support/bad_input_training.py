@@ -209,9 +209,19 @@ CASES: list[Case] = [
     ("set-up with a typo", _set_up(model_kwargs={"moex_probb": 1}), RecipeError, ("moex_probb", "'moex_prob'")),
     ("set-up with prob 2", _set_up(model_kwargs={"moex_prob": 2}), RecipeError, ("prob=2", "[0, 1]")),
     ("set-up with a pool", _set_up(gp="maxx"), RecipeError, ("gp: 'maxx'", "pool type")),
-    ("set-up with an optimizer", _set_up(opt="sdg"), RecipeError, ("opt: 'sdg'", "unknown", "did you mean 'sgd'")),
+    (
+        "set-up with an optimizer",
+        _set_up(opt="sdg"),
+        RecipeError,
+        ("opt: 'sdg'", "no such optimizer", "did you mean 'sgd'"),
+    ),
     ("set-up with opt_kwargs", _set_up(opt_kwargs={"foo": 1}), RecipeError, ("opt_kwargs: {'foo': 1}", "foo")),
-    ("set-up with five betas", _set_up(opt="adamw", opt_betas=[0.9] * 5), RecipeError, ("opt_betas", "takes 2")),
+    (
+        "set-up with five betas",
+        _set_up(opt="adamw", opt_betas=[0.9] * 5),
+        RecipeError,
+        ("opt_betas", "expects 2 values"),
+    ),
     (
         "set-up with an indivisible norm",
         _set_up(model_kwargs={"moex_norm": "gn7", "moex_prob": 0.1, "moex_ramp_epochs": 3}),
@@ -268,7 +278,7 @@ CASES: list[Case] = [
         "folder with val and a fraction",
         _pictures("train/cat", "val/cat", val_fraction=0.2),
         DataError,
-        ("val_fraction=0.2", "a folder val"),
+        ("val_fraction=0.2", "an evaluation folder, val"),
     ),
     (
         "folder of a split with a fraction",
@@ -337,7 +347,7 @@ CASES: list[Case] = [
         "training in a mode of 4",
         _train_on("a", "b", val_fraction=0.5, input_img_mode="CMYK"),
         DataError,
-        ("'CMYK'", "takes 3"),
+        ("'CMYK'", "the model needs 3"),
     ),
     (
         "training with 5 channels",
