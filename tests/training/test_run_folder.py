@@ -155,8 +155,8 @@ def rename(data):
 
 
 CHANGES = {
-    "renamed": (rename, "the classes have changed since this run began: without dog and with ant"),
-    "added": (lambda data: images(data, eel=5), "the classes have changed since this run began: with eel"),
+    "renamed": (rename, "the classes have changed since this run began: removed dog and added ant"),
+    "added": (lambda data: images(data, eel=5), "the classes have changed since this run began: added eel"),
 }
 
 

@@ -129,7 +129,7 @@ class RunFolder:
             raise ValueError(f"resume={str(resume)!r}: a run resumes only in its own folder, not in {self.path}")
 
     def _files_of_others(self) -> list[str]:
-        """List files that predate the first checkpoint; only a recipe.yaml can be left by a run without checkpoint."""
+        """List unexpected files in a folder without a checkpoint, in which a run of ours leaves only recipe.yaml."""
         files = [path.name for path in (self.summary, self.best, self.hub) if path.exists()]
         files += sorted(path.name for path in self.path.glob("milestone-*.pth.tar"))
         if self.recipe.exists() and not self.recipe.read_bytes().startswith(_NOTE.encode()):
@@ -252,7 +252,7 @@ def _compare_data(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list
     if was["classes"] != now["classes"]:
         gone = [name for name in was["classes"] if name not in now["classes"]]
         new = [name for name in now["classes"] if name not in was["classes"]]
-        parts = [f"{what} {', '.join(names[:10])}" for what, names in (("without", gone), ("with", new)) if names]
+        parts = [f"{what} {', '.join(names[:10])}" for what, names in (("removed", gone), ("added", new)) if names]
         raise ValueError(
             f"the classes have changed since this run began: {' and '.join(parts) or 'they are in another order'}; "
             "restore the folders, or start a new run"
