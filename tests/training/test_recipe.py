@@ -45,7 +45,7 @@ def test_settings_keep_stock_defaults_where_the_recipe_is_silent():
         ({"epochs": True}, "epochs: True: expected an integer, got bool"),
         ({"lr": "fast"}, "lr: 'fast': expected a number, got str"),
         ({"amp": 1}, "amp: 1: expected true or false"),
-        ({"model": 50}, "model: 50: expected a text"),
+        ({"model": 50}, "model: 50: expected a string"),
         ({"model_kwargs": ["moex_prob=0.5"]}, "model_kwargs: .*expected a mapping"),
         ({"input_size": [28, 28]}, r"input_size: \[28, 28\]: expected 3 values, got 2"),
         ({"mean": 0.5}, r"mean: 0\.5: expected a list"),

@@ -16,7 +16,8 @@ from ..utils.messages import nearest, short_repr
 __all__ = ["Key", "Range", "RecipeError", "check_value", "explain_idle", "parse_range", "stock_keys"]
 
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
-_TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
+_TYPE_WORDS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"}
+_TYPE_WORDS |= {"dict": "a mapping"}
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # PyYAML reads 1e-3 and 1.0e3 as strings; train.py converts
 _LARGEST_INTEGER, _LARGEST_FLOAT = 2**63 - 1, 3.4e38  # of PyTorch's int64 and float32
 _INFINITY = float("inf")

@@ -73,7 +73,7 @@ class TrainingSetup:
 
     @property
     def initial_share(self) -> float:
-        """Share of the initial weights that remains in the EMA at the end of training; 0 without an EMA."""
+        """Share of the initial weights left in the EMA at the end of training; 0 with EMA warm-up or without an EMA."""
         if not self.args.model_ema or self.args.model_ema_warmup:
             return 0.0
         return self.args.model_ema_decay ** (self.updates_per_epoch * self.stops_after)
