@@ -83,7 +83,7 @@ def test_a_folder_without_splits_needs_a_fraction_for_training(tmp_path):
     with pytest.raises(DataError, match="no folder 'tset'"):
         open_dataset("", tmp_path, "tset")
     write_pictures(tmp_path / "split" / "train", {"cat": RED})
-    with pytest.raises(DataError, match="no folder 'validation'.*found train; val_fraction: 0.2"):
+    with pytest.raises(DataError, match="no folder 'validation'.*found train; set val_fraction: 0.2"):
         open_dataset("", tmp_path / "split", "validation")
 
 
@@ -262,7 +262,7 @@ def test_other_classes_are_listed_and_missing_ones_harmless(tmp_path, capsys):
     hub = timm_hub(tmp_path, ["cat", "dog", "fox"])
     assert [int(y) for _, y in open_inference(str(hub), tmp_path / "fewer").loader.dataset] == [0] * 5 + [2] * 5
     code, _, err = run(capsys, "eval", hub, "--data-dir", tmp_path / "other")
-    assert code == 2 and "'zebra' and lacks 'dog'; --ignore-label-names" in err
+    assert code == 2 and "'zebra' and lacks 'dog'; use --ignore-label-names" in err
     assert run(capsys, "eval", hub, "--data-dir", tmp_path / "other", "--ignore-label-names")[0] == 0
 
 

@@ -51,7 +51,7 @@ def test_milestones_are_the_checkpoints_of_their_epochs(tmp_path, data):
 def test_milestones_of_another_run_are_not_replaced(tmp_path, data):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "milestone-1.pth.tar").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds milestone-1.pth.tar already"):
+    with pytest.raises(FileExistsError, match="already contains milestone-1.pth.tar"):
         train(tiny_recipe(data, save_epochs=[1]), tmp_path / "run", **QUIET)
     assert (tmp_path / "run" / "milestone-1.pth.tar").read_text() == "mine"
 
