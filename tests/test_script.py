@@ -46,7 +46,7 @@ def test_missing_script_is_one_line(tmp_path, capsys):
     (tmp_path / "validate.py").write_text("")
     word = str(tmp_path / "valdate.py")
     assert run_script([word]) == 2
-    message = f"timm_moex.script: error: {word}: there is no such script; did you mean 'validate.py'?\n"
+    message = f"timm_moex.script: error: {word}: no such script; did you mean 'validate.py'?\n"
     assert capsys.readouterr().err == message
     assert run_script([str(tmp_path)]) == 2 and "is a folder" in capsys.readouterr().err
 

@@ -1,8 +1,8 @@
-"""What timm's stock train.py imports: `python train.py --device-modules timm_moex.plugin --model moex_resnet50 …`.
+"""Plugin for timm's stock train.py: `python train.py --device-modules timm_moex.plugin --model moex_resnet50 …`.
 
-train.py has bound the names of timm's tasks before it imports this module, so it is the classes that must answer:
-`ClassificationTask(model, …)` becomes a `MoExTask` if the model exchanges, and stays unchanged otherwise. A model that
-keeps the labels (`lam` = 1) exchanges in every task; the other tasks of timm cannot mix labels and are refused.
+train.py binds the names of timm's tasks before it imports this module, so the plugin hooks into the classes themselves:
+`ClassificationTask(model, …)` becomes a `MoExTask` if the model exchanges, and is unchanged otherwise. A model that
+keeps the labels (`lam` = 1) exchanges in every task. With `lam` < 1, tasks that cannot mix labels raise an error.
 """
 
 import atexit

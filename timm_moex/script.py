@@ -1,8 +1,9 @@
 """Run one of timm's own scripts with the twins registered: `python -m timm_moex.script validate.py --model moex_…`.
 
-validate.py, inference.py, onnx_export.py, benchmark.py and others know a `moex_` model only once this package has been
-imported. The script itself is run unmodified, as `python validate.py …` would run it. train.py does not need this: its
-`--device-modules timm_moex.plugin` imports the package. Stock names, such as those of saved folders, need nothing.
+validate.py, inference.py, onnx_export.py, benchmark.py and others can create a `moex_` model only if this package has
+been imported. The script itself runs unmodified, as with `python validate.py …`. train.py does not need this, because
+its option `--device-modules timm_moex.plugin` imports the package. Models with stock names, such as saved folders, load
+without it.
 """
 
 import runpy
@@ -20,38 +21,38 @@ _USAGE = "usage: python -m timm_moex.script SCRIPT.py [ARGUMENTS OF THE SCRIPT]"
 
 
 def find_script(word: str) -> Path:
-    """Check that there is a script of this name.
+    """Check that a script exists.
 
     Args:
-        word: Its path.
+        word: Path of the script.
 
     Raises:
-        FileNotFoundError: There is no such file; the message has the nearest name in its folder.
-        IsADirectoryError: It is a folder.
+        FileNotFoundError: The file does not exist; the message suggests the nearest name in its folder.
+        IsADirectoryError: The path is a folder.
 
     Example:
         >>> find_script("no/such/script.py")
         Traceback (most recent call last):
         ...
-        FileNotFoundError: no/such/script.py: there is no such script
+        FileNotFoundError: no/such/script.py: no such script
     """
     path = Path(word)
     if path.is_dir():
-        raise IsADirectoryError(f"{word}: is a folder; name a script in it")
+        raise IsADirectoryError(f"{word}: this is a folder; name a script in it")
     if not path.is_file():
         there = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise FileNotFoundError(f"{word}: there is no such script{nearest(path.name, there)}")
+        raise FileNotFoundError(f"{word}: no such script{nearest(path.name, there)}")
     return path
 
 
 def run_script(words: Sequence[str]) -> int:
-    """Run a script as Python does: its folder comes first in `sys.path`, `sys.argv` is the script's own.
+    """Run a script as Python does: its folder comes first in `sys.path`, and `sys.argv` holds its arguments.
 
     Args:
         words: The script and its arguments.
 
     Returns:
-        0, or 2 where there is no such script; the script's own exit code and errors pass through.
+        0, or 2 if the script does not exist; the script's own exit code and errors pass through.
 
     Example:
         >>> run_script(["--help"])  # doctest: +ELLIPSIS
@@ -68,7 +69,7 @@ def run_script(words: Sequence[str]) -> int:
         print(f"timm_moex.script: error: {error}", file=sys.stderr)
         return 2
     sys.argv = list(words)
-    sys.path[0] = str(path.resolve().parent)  # python -m has put the current folder there
+    sys.path[0] = str(path.resolve().parent)  # replaces the current folder, which python -m put there
     runpy.run_path(str(path), run_name="__main__")
     return 0
 

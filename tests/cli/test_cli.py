@@ -75,7 +75,10 @@ def test_a_command_replaces_its_own_earlier_output_and_anything_with_overwrite(t
         assert [run(capsys, *words, folder.parent / name)[0] for _ in range(2)] == [0, 0]
     other = folder.parent / "other.png"
     shutil.copy(folder.parent / "own.png", other)
-    assert_error(run(capsys, *commands["own.jpg"], other), "other.png exists and is not from this command; --overwrite")
+    assert_error(
+        run(capsys, *commands["own.jpg"], other),
+        "other.png exists and was not written by this command; use --overwrite",
+    )
     assert run(capsys, *commands["own.jpg"], other, "--overwrite")[0] == 0
 
 
@@ -112,16 +115,18 @@ def test_errors_are_one_line_and_exit_with_2(trained, tmp_path, capsys):
     train = ("train", recipe, "--data-dir", data, "--output", tmp_path / "x")
     assert_error(run(capsys, "train", "quikstart"), "did you mean 'quickstart'")
     assert_error(run(capsys, *train, "--set", "bacth_size=4"), "did you mean 'batch_size'")
-    assert_error(run(capsys, *train, "--set", "kd_model_name=resnet18"), "only timm's stock train.py")
+    assert_error(
+        run(capsys, *train, "--set", "kd_model_name=resnet18"), "the built-in trainer does not support kd_model_name"
+    )
     assert_error(run(capsys, *train, "--set", "model=moex_restnet18"), "did you mean 'moex_resnet18'")
     assert_error(run(capsys, "train", recipe), "data_dir is not set")
-    assert_error(run(capsys, *train, "--pad", "2"), "pad: 2 does nothing without in_memory")
+    assert_error(run(capsys, *train, "--pad", "2"), "pad: 2 has no effect without in_memory")
     assert_error(run(capsys, *train, "--in-memory", "--pad", "-1"), "pad: -1: expected at least 0")
-    assert_error(run(capsys, *train, "--set", "lr=[1"), "--set lr=.* not readable as YAML")
+    assert_error(run(capsys, *train, "--set", "lr=[1"), "--set lr=.* not valid YAML")
     assert_error(run(capsys, "train", recipe, "--data-dir", tmp_path / "no"), "does not exist")
     assert_error(run(capsys, *train, "--set", "lr=1e9", "--in-memory"), r"not finite|loss is (nan|inf)")
     assert_error(run(capsys, *train[:4], "--output", recipe / "x"), "Not a directory|File exists")
-    assert_error(run(capsys, *train[:4], "--output", folder), "holds a run already")
+    assert_error(run(capsys, *train[:4], "--output", folder), "already contains a run")
     assert_error(run(capsys, "eval", folder, "--data-dir", data), "no config.json.*did you mean .*hub")
     assert_error(run(capsys, "eval", "moex_restnet18", "--data-dir", data), "did you mean 'moex_resnet18'")
     assert_error(run(capsys, "sites", "restnet18"), "not registered; did you mean 'resnet18'")

@@ -36,8 +36,8 @@ def test_options_reach_the_comparison_and_failed_runs_the_exit_code(called):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "expected a recipe to compare, or --report DIR"),
-        (["quickstart", "--report", "DIR"], "and not both"),
+        ([], "expected either a recipe to compare or --report DIR"),
+        (["quickstart", "--report", "DIR"], "expected either a recipe to compare or --report DIR"),
         (["quikstart"], "did you mean 'quickstart'"),
         (["quickstart", "--seeds", "0"], "--seeds: 0: expected at least 1"),
         (["quickstart", "--jobs", "x"], "--jobs: 'x': expected a whole number"),

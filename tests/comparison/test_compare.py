@@ -67,7 +67,7 @@ def test_the_last_epoch_counts_and_the_report_names_images_failures_and_the_gap(
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "20 images of split validation, after the last epoch" in text and "48 images of split train" in text
     assert "2 runs failed:" in text and "bad seed 1: FloatingPointError: loss is" in text
-    assert "The baseline's loss is" in text and "bad: there is no pair with the baseline yet." in text
+    assert "The baseline's loss is" in text and "bad: no pair of runs with the baseline yet." in text
     with (folder / "compare.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["seed"]) for row in rows] == [("baseline", "0"), ("moex", "0"), ("baseline", "1"),
@@ -95,24 +95,24 @@ def test_finished_runs_are_never_repeated_and_seeds_and_methods_can_be_added(com
     assert after.keys() - before.keys() == {"baseline/2", "cutmix/2"}
     lines.clear()
     timm_moex.compare(tiny, methods=METHODS[:2], seeds=2, output=folder, log=lines.append)
-    assert results(folder) == after and lines[0] == "4 of 4 runs are finished already"
-    assert "cutmix: one pair" in "".join(lines)
+    assert results(folder) == after and lines[0] == "4 of 4 runs are already finished"
+    assert re.search(r"cutmix: [+-]\d+\.\d\d points in one pair", "".join(lines))
 
 
 def test_a_report_can_be_had_at_any_time(compared, capsys, tmp_path):
     assert main(["compare", "--report", str(compared[0])]) == 1  # two runs failed
     assert "| baseline |" in capsys.readouterr().out
     assert main(["compare", "--report", str(tmp_path)]) == 2
-    assert "holds no comparison" in capsys.readouterr().err
+    assert "does not contain a comparison" in capsys.readouterr().err
 
 
 def test_another_recipe_or_method_of_the_same_name_is_refused(compared, tiny):
     folder, _ = compared
     before = results(folder)
     for recipe, methods, message in (
-        (tiny.override(epochs=3), ["baseline"], "compares with epochs: 2, now it is 3"),
-        (tiny, ["baseline", "bad: lr=0.5"], "method 'bad' is 'lr=1e30' there, now 'lr=0.5'"),
-        (tiny, ["baseline", "same: moex_prob=0.0"], "baseline, same: they train the same recipe"),
+        (tiny.override(epochs=3), ["baseline"], "was started with epochs: 2, but now it is 3"),
+        (tiny, ["baseline", "bad: lr=0.5"], "method 'bad' was 'lr=1e30', but now it is 'lr=0.5'"),
+        (tiny, ["baseline", "same: moex_prob=0.0"], "baseline, same train the same recipe"),
         (tiny.override(data_dir="/nowhere"), ["baseline"], "does not exist"),
         (tiny.override(["model_kwargs.moex_layer=nowhere"]), ["baseline", "moex"], "nowhere"),
     ):

@@ -17,7 +17,7 @@ def quiet(line):
 def test_a_folder_without_a_split_has_a_fifth_held_out_by_a_fixed_draw(tmp_path):
     flat = write_pictures(tmp_path / "flat", {"x": RED, "y": BLUE}, count=10)
     recipe, notes = hold_out_images(picture_recipe(flat))
-    assert recipe.settings["val_fraction"] == 0.2 and "no folder for evaluation" in notes[0]
+    assert recipe.settings["val_fraction"] == 0.2 and "no evaluation folder" in notes[0]
     split = write_pictures(tmp_path / "split", {"train/x": RED, "train/y": BLUE, "val/x": RED, "val/y": BLUE})
     for given in (picture_recipe(split), picture_recipe(flat, val_fraction=0.5)):
         assert hold_out_images(given) == (given, [])
@@ -31,14 +31,14 @@ def test_the_report_names_the_held_out_part_and_a_test_split_is_looked_at_once(t
     first = timm_moex.compare(recipe, **how)
     assert "4 images of split validation (20% of each class, held out by a fixed draw)" in first.text
     tested = timm_moex.compare(recipe, test_split="test", **how)
-    assert "Errors are those of 20 images of split test" in tested.text
+    assert "Errors are measured on 20 images of split test" in tested.text
     assert "Warning: 2 methods were tested on 20 images of split test" in tested.text
     results = [tmp_path / "out" / name / "0" / "result.json" for name in ("baseline", "moex", "mine")]
     assert all(json.loads(path.read_text())["test"]["count"] == 20 for path in results)
     before = [path.stat().st_mtime_ns for path in results]
     timm_moex.compare(recipe, test_split="test", **how)
     assert [path.stat().st_mtime_ns for path in results] == before
-    with pytest.raises(RecipeError, match="'train' is given twice"):
+    with pytest.raises(RecipeError, match="'train' is used twice"):
         timm_moex.compare(recipe, test_split="train", **how)
 
 
@@ -62,8 +62,12 @@ def test_leaving_one_out_needs_groups_and_no_other_test(tmp_path):
     data = write_groups(tmp_path / "data", groups="AB")
     for recipe, words, message in (
         (picture_recipe(data), {}, "group_folders=true"),
-        (picture_recipe(data, group_folders=True, held_out_group="A"), {}, "held_out_group is given"),
-        (picture_recipe(data, group_folders=True), {"test_split": "test"}, "the held-out groups are the test"),
+        (picture_recipe(data, group_folders=True, held_out_group="A"), {}, "held_out_group is set"),
+        (
+            picture_recipe(data, group_folders=True),
+            {"test_split": "test"},
+            "the held-out groups are already the test data",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             timm_moex.compare(recipe, leave_one_out=True, output=tmp_path / "out", log=quiet, **words)

@@ -68,11 +68,11 @@ def test_every_preset_is_a_method_and_every_packaged_recipe_can_be_compared():
     "words, message",
     [
         (["baseline", "mixstile"], "'mixstile': expected .*did you mean 'mixstyle'"),
-        (["moex"], "'baseline', which is missing"),
-        (["baseline", "baseline"], "'baseline' is given twice"),
+        (["moex"], "'baseline' is missing"),
+        (["baseline", "baseline"], "'baseline' appears twice"),
         (["baseline", "moex+mixstyle"], "at most one exchange"),
-        (["baseline", "cutmix+mixup"], "one of cutmix and mixup"),
-        (["baseline", "../x: lr=1"], "a name that can be a folder's"),
+        (["baseline", "cutmix+mixup"], "cutmix or mixup but not both"),
+        (["baseline", "../x: lr=1"], "a name that is valid for a folder"),
         (["baseline", "mine:"], "key=value after the colon"),
     ],
 )

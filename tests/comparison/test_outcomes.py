@@ -11,21 +11,21 @@ from timm_moex.comparison.statistics import pairs_needed
 @pytest.mark.parametrize(
     "errors, sentence",
     [
-        ([], "moex: there is no pair with the baseline yet."),
-        ([-0.7], "moex: one pair (-0.70 points) says nothing about other seeds; 3 give a first interval."),
+        ([], "moex: no pair of runs with the baseline yet."),
+        ([-0.7], "moex: -0.70 points in one pair, too few for an interval; 3 pairs give a first one."),
         ([-0.6, -0.8, -0.7], "moex lowers the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         ([0.6, 0.8, 0.7], "moex raises the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         (
             [0.5, -0.6, 0.1],
-            "moex: no difference of 1.38 points or more can be seen with 3 pairs (+0.00, from -1.38 to +1.38); if "
-            "there is one, it is too small for 100 pairs.",
+            "moex: no measurable difference; 3 pairs rule out 1.38 points or more (+0.00, from -1.38 to +1.38). "
+            "It would take more than 100 pairs to tell a difference this small from 0.",
         ),
         (
             [-0.4, 0.0, -0.2, 0.1],
-            "moex: no difference of 0.48 points or more can be seen with 4 pairs (-0.12, from -0.48 to +0.23); about "
-            "15 would be needed to tell 0.12 points from 0.",
+            "moex: no measurable difference; 4 pairs rule out 0.48 points or more (-0.12, from -0.48 to +0.23). "
+            "It would take about 15 pairs to tell 0.12 points from 0.",
         ),
-        ([0.0, 0.0], "moex: all 2 pairs have equal errors."),
+        ([0.0, 0.0], "moex: the errors are equal in all 2 pairs."),
     ],
 )
 def test_a_sentence_for_each_method(errors, sentence):
@@ -48,8 +48,8 @@ def test_what_the_study_found_is_what_its_tables_say():
     "gap, words",
     [
         (0.62, "-0.7 points at a gap of 0.59 and by -0.9 points at 0.75"),
-        (0.05, "-0.1 points at a gap of 0.22 (ResNet-20, parts of Fashion-MNIST); .* No gap as small was studied."),
-        (2.0, "-3.2 points at a gap of 1.43 .* No gap as large was studied."),
+        (0.05, "-0.1 points at a gap of 0.22 (ResNet-20, parts of Fashion-MNIST); .* The study has no gap this small."),
+        (2.0, "-3.2 points at a gap of 1.43 .* The study has no gap this large."),
         (-0.3, "0.30 below its training loss"),
     ],
 )

@@ -156,4 +156,4 @@ def test_a_dry_run_without_a_hub_says_that_the_card_was_not_checked(folder, tmp_
     (tmp_path / "home").mkdir()
     with Child("http://127.0.0.1:9", tmp_path / "home") as child:
         done = child("command", "publish", str(folder), "--repo-id", "ORG/NAME", "--dry-run")["result"]
-    assert done["code"] == 0 and done["out"].startswith("the Hub has not checked the card of ORG/NAME: ")
+    assert done["code"] == 0 and done["out"].startswith("the Hub did not check the card of ORG/NAME: ")

@@ -62,7 +62,7 @@ def test_heading_marks_the_moments_that_are_exchanged(norm, heading, drawn):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("sample:0", "sample:0"), "an exchange with itself changes nothing"),
+        (("sample:0", "sample:0"), "exchanging an image with itself has no effect"),
         (("sample:0", "sample:1", "--norm", "bn"), "nothing to exchange"),
         (("sample:0", "sample:1", "--layer", "stage9"), "did you mean 'stage3'"),
         (("sample:0", "sample:1", "--model", "resnet20_cifar"), "; with weights: resnet20_cifar.fmnist_sample, "),

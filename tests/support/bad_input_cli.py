@@ -61,7 +61,7 @@ CASES: list[Case] = [
     ("train on nonsense", _train("--device", "nonsense"), ("device: 'nonsense'", "not available")),
     ("train on meta", _train("--device", "meta"), ("device: 'meta'", "not available")),
     ("train with half a pad", _train("--pad", "1.5", "--in-memory"), ("--pad", "1.5")),
-    ("train with an idle pad", _train("--pad", "2"), ("pad: 2 does nothing without in_memory",)),
+    ("train with an idle pad", _train("--pad", "2"), ("pad: 2 has no effect without in_memory",)),
     ("train with a negative pad", _train("--pad", "-1", "--in-memory"), ("pad: -1", "at least 0")),
     ("train on no data", _train("--data-dir", "DIR/no"), ("DIR|no'", "does not exist")),
     ("train on a file", _train("--data-dir", "DIR/junk"), ("junk", "fashion_mnist")),

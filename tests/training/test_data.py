@@ -72,7 +72,7 @@ def test_missing_data_split_or_class_is_an_error(folder, tiny):
         open_dataset("torch/fashion_mnist", tiny, "tset")
     with pytest.raises(DataError, match="Unknown torchvision dataset"):
         open_dataset("torch/fashionmnist", tiny, "train")
-    with pytest.raises(DataError, match="only timm's stock train.py serves"):
+    with pytest.raises(DataError, match="which only timm's train.py supports"):
         open_dataset("wds/x", folder, "train")
     assert len(open_dataset("", folder, "test", num_classes=3)) == 3
     assert label_names(open_dataset("", folder, "train")) == ["a", "b", "c"]
@@ -145,7 +145,7 @@ def test_in_memory_leaves_the_global_generators_alone(tiny):
 
 @pytest.mark.parametrize("settings", [dict(color_jitter=0.4), dict(aa="rand-m9"), dict(vflip=0.5)])
 def test_in_memory_refuses_augmentation_it_cannot_serve(settings, tiny):
-    with pytest.raises(DataError, match=f"--in-memory .*cannot serve {next(iter(settings))}="):
+    with pytest.raises(DataError, match=f"--in-memory .*does not support {next(iter(settings))}="):
         loaders(tiny_recipe(tiny, **settings), 4)
 
 

@@ -97,7 +97,7 @@ def test_what_cannot_be_evaluated_on_a_subset_is_named(stand_in, capsys):
     words = ("eval", "test_resnet", "--data-dir", folder, "--subset")
     assert "did you mean 'imagenet-a'" in run(capsys, *words, "imagenet-aa")[2]
     (folder / "n00000000").mkdir()
-    assert "n00000000 is no synset of imagenet-a" in run(capsys, *words, "imagenet-a")[2]
+    assert "not synsets of imagenet-a: n00000000" in run(capsys, *words, "imagenet-a")[2]
     assert "no such folder" in run(capsys, "eval", "test_resnet", "--subset", "imagenet-r")[2]
 
 

@@ -22,7 +22,7 @@ def test_device_is_the_cpu_where_there_is_no_gpu(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     recipe, notes = fill_in(Recipe("mine", {"model": "moex_resnet18", "num_classes": 3}))
     assert recipe.arguments().device == find_device(recipe) == ("cuda" if gpu else "cpu")
-    assert notes == ([] if gpu else ["device: cpu, since there is no CUDA device here"])
+    assert notes == ([] if gpu else ["device: cpu, because no CUDA device was found"])
     given = {"device": "cuda", "num_classes": 3}
     assert fill_in(Recipe("mine", given))[0].settings == given
 

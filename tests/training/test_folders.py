@@ -76,23 +76,25 @@ def test_the_smallest_classes_stay_in_training(tmp_path):
 def test_a_folder_without_splits_needs_a_fraction_for_training(tmp_path):
     write_pictures(tmp_path, {"cat": RED, "dog": BLUE})
     for split in ("train", "validation"):
-        with pytest.raises(DataError, match="no folder .*; found cat, dog. If these are classes, val_fraction: 0.2"):
+        with pytest.raises(
+            DataError, match="no folder .*; found cat, dog. If these are classes, set val_fraction: 0.2"
+        ):
             open_dataset("", tmp_path, split)
     with pytest.raises(DataError, match="no folder 'tset'"):
         open_dataset("", tmp_path, "tset")
     write_pictures(tmp_path / "split" / "train", {"cat": RED})
-    with pytest.raises(DataError, match="no folder 'validation'.*found train; val_fraction: 0.2"):
+    with pytest.raises(DataError, match="no folder 'validation'.*found train; set val_fraction: 0.2"):
         open_dataset("", tmp_path / "split", "validation")
 
 
 def test_a_fraction_next_to_a_folder_for_evaluation_is_an_error(tmp_path):
     write_pictures(tmp_path, {"train/cat": RED, "val/cat": RED})
     for split in ("train", "validation"):
-        with pytest.raises(DataError, match="val_fraction=0.2, but .* has a folder val"):
+        with pytest.raises(DataError, match="val_fraction=0.2, but .* has an evaluation folder, val;"):
             open_dataset("", tmp_path, split, val_fraction=0.2)
-    with pytest.raises(DataError, match="not split='test'"):
+    with pytest.raises(DataError, match="splits the data into train and validation; split='test' is neither"):
         open_dataset("", tmp_path, "test", val_fraction=0.2)
-    with pytest.raises(DataError, match="no folder of images, so it has no val_fraction: 0.2"):
+    with pytest.raises(DataError, match="only a folder of images supports val_fraction: 0.2"):
         open_dataset("torch/cifar10", tmp_path, "train", val_fraction=0.2)
 
 
@@ -146,21 +148,23 @@ def test_the_held_out_group_is_in_neither_part(tmp_path):
 def test_what_is_wrong_with_groups_is_named(tmp_path):
     write_groups(tmp_path)
     common = dict(val_fraction=0.2, group_folders=True)
-    with pytest.raises(DataError, match="held_out_group: 'D' is no group of .* A, B, C"):
+    with pytest.raises(DataError, match="held_out_group: 'D' is not a group in .* A, B, C"):
         open_dataset("", tmp_path, "train", held_out_group="D", **common)
     with pytest.raises(DataError, match="held_out_group: 'A' needs group_folders"):
         open_dataset("", tmp_path, "train", val_fraction=0.2, held_out_group="A")
-    with pytest.raises(DataError, match="would be one class, 'x'.*group_folders: true"):
+    with pytest.raises(DataError, match="would become one class, 'x'.*group_folders: true"):
         open_dataset("", tmp_path, "train", val_fraction=0.2)
     with pytest.raises(RecipeError, match="donors_from.*group_folders"):
         loaders(picture_recipe(tmp_path / "A", val_fraction=0.2, donors_from="other_groups"))
     write_groups(tmp_path / "two", "AB")
     one = picture_recipe(tmp_path / "two", held_out_group="A", **common)
-    with pytest.raises(DataError, match="donors from other groups need two groups or more.* has B for training"):
+    with pytest.raises(
+        DataError, match="donors from other groups need at least two groups, but .* has only B for training"
+    ):
         loaders(one)
     assert loaders(one.override(donors_from="any"))
     write_pictures(tmp_path / "two", {"loose": RED})
-    with pytest.raises(DataError, match=r"loose.0.png is not in GROUP/CLASS/"):
+    with pytest.raises(DataError, match=r"loose.0.png has no group, because it is not in GROUP/CLASS/"):
         loaders(one)
 
 
@@ -258,7 +262,7 @@ def test_other_classes_are_listed_and_missing_ones_harmless(tmp_path, capsys):
     hub = timm_hub(tmp_path, ["cat", "dog", "fox"])
     assert [int(y) for _, y in open_inference(str(hub), tmp_path / "fewer").loader.dataset] == [0] * 5 + [2] * 5
     code, _, err = run(capsys, "eval", hub, "--data-dir", tmp_path / "other")
-    assert code == 2 and "'zebra' and lacks 'dog'; --ignore-label-names" in err
+    assert code == 2 and "'zebra' and lacks 'dog'; use --ignore-label-names" in err
     assert run(capsys, "eval", hub, "--data-dir", tmp_path / "other", "--ignore-label-names")[0] == 0
 
 
@@ -268,7 +272,7 @@ def test_evaluation_during_training_has_the_classes_of_the_training_set(tmp_path
     recipe = picture_recipe(tmp_path, num_classes=3)
     assert [int(y) for _, y in loaders(recipe)[1].dataset] == [0] * 5 + [2] * 5
     write_pictures(tmp_path / "val", {"zebra": GREEN})
-    with pytest.raises(DataError, match="val has classes that training did not have: 'zebra' and lacks 'dog'"):
+    with pytest.raises(DataError, match="val has classes that were not in training: 'zebra' and lacks 'dog'"):
         loaders(recipe)
 
 
@@ -301,7 +305,7 @@ def test_a_tar_file_is_mapped_by_name_too(tmp_path):
     assert label_names(open_dataset("", tmp_path / "data.tar", "")) == ["cat", "dog"]
     mapped = open_dataset("", tmp_path / "data.tar", "", classes=["dog", "fox", "cat"])
     assert [int(y) for _, y in mapped] == [2, 2, 0, 0]
-    with pytest.raises(DataError, match="no folder of images, so it has no val_fraction"):
+    with pytest.raises(DataError, match="only a folder of images supports val_fraction"):
         open_dataset("", tmp_path / "data.tar", "train", val_fraction=0.5)
 
 

@@ -79,7 +79,7 @@ def test_eval_names_it_or_counts_it(folder, tmp_path, capsys):
     assert f"{broken} cannot be read as an image" in error and error.count("\n") == 1
     assert main([*words, "--skip-unreadable"]) == 0
     out = capsys.readouterr().out
-    assert "1 images cannot be read and are left out" in out and " 5 images" in out
+    assert "skipped 1 images that cannot be read" in out and " 5 images" in out
 
 
 def test_readable_when_dropping_and_gone_later_is_an_error(folder):

@@ -163,7 +163,7 @@ def test_weights_that_turn_nan_in_the_last_step_are_not_saved(data, tmp_path, mo
             next(iter(run.task.parameters())).data.fill_(float("nan"))
 
     monkeypatch.setattr(trainer, "_backward", poison)
-    with pytest.raises(FloatingPointError, match="loss is nan after epoch 0 .*no checkpoint was written yet"):
+    with pytest.raises(FloatingPointError, match="loss is nan after epoch 0 .*no checkpoint has been written yet"):
         run(tiny_recipe(data), tmp_path / "run", in_memory=True)
     assert not list((tmp_path / "run").glob("*.tar"))
 
@@ -190,12 +190,12 @@ def test_failed_write_leaves_the_old_checkpoint(data, tmp_path, monkeypatch):
         (dict(model="moex_test_resnt"), "model: 'moex_test_resnt' is not registered; did you mean 'moex_test_resnet'"),
         (dict(model_kwargs={"moex_probb": 1.0}), "unknown keyword 'moex_probb'"),
         (dict(device="cuda:99"), "device: 'cuda:99' is not available here; try --device cpu"),
-        (dict(opt="sdg"), "opt: 'sdg' is unknown to timm"),
-        (dict(sched="plateau"), "sched: 'plateau': the built-in trainer serves 'cosine'"),
-        (dict(mixup=0.2, batch_size=15), "batch_size: 15: Mixup and CutMix need an even one"),
+        (dict(opt="sdg"), "opt: 'sdg': timm has no such optimizer"),
+        (dict(sched="plateau"), "sched: 'plateau': the built-in trainer supports 'cosine'"),
+        (dict(mixup=0.2, batch_size=15), "batch_size: 15: Mixup and CutMix need an even batch size"),
         (dict(amp=True, model_dtype="bfloat16"), "choose one of them"),
         (dict(bce_loss=True, smoothing=0.0), "bce_loss: true without"),
-        (dict(batch_size=64), "batch_size=64 is more than the 48 training images"),
+        (dict(batch_size=64), "batch_size=64 is larger than the training set of 48 images"),
     ],
 )
 def test_what_cannot_be_is_told_before_training(settings, message, data, tmp_path):
@@ -265,7 +265,7 @@ def test_a_log_without_a_terminal_gets_a_line_a_minute(data, tmp_path, monkeypat
 
 
 def test_an_ema_that_holds_on_to_the_initial_weights_is_told(data, tmp_path):
-    words = "will still hold 91% of the initial weights; set model_ema_warmup: true, or a lower decay"
+    words = "will still hold 91% of the initial weights; set model_ema_warmup: true, or lower the decay"
     assert words in reported(tiny_recipe(data, model_ema=True, model_ema_decay=0.99), tmp_path / "slow")[0]
     for name, settings in {"warm": dict(model_ema_warmup=True), "fast": dict(model_ema_decay=0.5)}.items():
         assert not [x for x in reported(tiny_recipe(data, model_ema=True, **settings), tmp_path / name) if "ema" in x]

@@ -51,7 +51,7 @@ def test_milestones_are_the_checkpoints_of_their_epochs(tmp_path, data):
 def test_milestones_of_another_run_are_not_replaced(tmp_path, data):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "milestone-1.pth.tar").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds milestone-1.pth.tar already"):
+    with pytest.raises(FileExistsError, match="already contains milestone-1.pth.tar"):
         train(tiny_recipe(data, save_epochs=[1]), tmp_path / "run", **QUIET)
     assert (tmp_path / "run" / "milestone-1.pth.tar").read_text() == "mine"
 
@@ -86,14 +86,14 @@ def test_loss_is_timms_of_that_name(settings, expected, data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(stop_epoch=4), "stop_epoch: 4: the run has 3 epochs"),
-        (dict(save_epochs=[2, 9]), r"save_epochs: \[9\]: the run has 3 epochs"),
-        (dict(save_epochs=[1, 3], stop_epoch=2), r"save_epochs: \[3\]: the run has 3 epochs, and stop_epoch: 2"),
+        (dict(stop_epoch=4), "stop_epoch: 4: the run has only 3 epochs"),
+        (dict(save_epochs=[2, 9]), r"save_epochs: \[9\]: the run has only 3 epochs"),
+        (dict(save_epochs=[1, 3], stop_epoch=2), r"save_epochs: \[3\]: the run has only 3 epochs, and stop_epoch: 2"),
         (dict(loss="asl", bce_loss=True), "loss: 'asl' with bce_loss: true"),
-        (dict(loss="poly", bce_pos_weight=2.0), "bce_pos_weight: 2.0 does nothing without bce_loss or loss: bce"),
+        (dict(loss="poly", bce_pos_weight=2.0), "bce_pos_weight: 2.0 has no effect without bce_loss or loss: bce"),
         (dict(loss="asl", cutmix=1.0), "loss: 'asl' with smoothing"),
-        (dict(loss="jsd"), "loss: 'jsd': the built-in trainer serves None, 'ce', 'bce', 'asl', 'poly'"),
-        (dict(task="multilabel"), "task: 'multilabel': the built-in trainer serves None, 'classification'"),
+        (dict(loss="jsd"), "loss: 'jsd': the built-in trainer supports None, 'ce', 'bce', 'asl', 'poly'"),
+        (dict(task="multilabel"), "task: 'multilabel': the built-in trainer supports None, 'classification'"),
     ],
 )
 def test_what_cannot_be_served_is_named(settings, message, tmp_path, data):

@@ -146,7 +146,7 @@ def test_a_resumed_run_says_in_a_line_that_there_are_other_images(tmp_path):
     folder = run(on_folder(data, stop_epoch=1), tmp_path / "run").folder
     (data / "train" / "cat" / "0.png").unlink()
     run(on_folder(data, resume=str(folder / "last.pth.tar")), folder, log=lines.append)
-    assert "9 training images, where this run began with 10" in lines
+    assert "the training data now have 9 images; this run began with 10" in lines
 
 
 def rename(data):
@@ -155,8 +155,8 @@ def rename(data):
 
 
 CHANGES = {
-    "renamed": (rename, "other classes than those this run began with: without dog and with ant"),
-    "added": (lambda data: images(data, eel=5), "other classes than those this run began with: with eel"),
+    "renamed": (rename, "the classes have changed since this run began: removed dog and added ant"),
+    "added": (lambda data: images(data, eel=5), "the classes have changed since this run began: added eel"),
 }
 
 
@@ -263,7 +263,9 @@ def test_a_broken_or_foreign_checkpoint_is_refused_by_name(how, data, folder, ca
     last = folder / "last.pth.tar"
     BROKEN[how](last)
     before = files(folder)
-    with pytest.raises(ValueError, match=r"last\.pth\.tar' (is no whole checkpoint|was not written by the built-in)"):
+    with pytest.raises(
+        ValueError, match=r"last\.pth\.tar' (is not a complete checkpoint|was not written by the built-in)"
+    ):
         resume(data, folder)
     assert files(folder) == before
     recipe = folder / "again.yaml"
@@ -282,15 +284,15 @@ def test_a_checkpoint_of_another_model_is_refused(data, folder):
 
 def test_a_run_is_not_overwritten_and_not_mixed_with_another(data, folder, tmp_path):
     recipe, last = tiny_recipe(data, epochs=2), str(folder / "last.pth.tar")
-    with pytest.raises(FileExistsError, match="holds a run already; go on with --resume"):
+    with pytest.raises(FileExistsError, match="already contains a run; continue it with --resume"):
         run(recipe, folder)
-    with pytest.raises(ValueError, match=r"other settings: lr=0\.02 \(was 0\.01\)"):
+    with pytest.raises(ValueError, match=r"was saved with different settings: lr=0\.02 \(was 0\.01\)"):
         run(recipe.override(resume=last, lr=0.02), folder)
     with pytest.raises(FileNotFoundError, match="no such file"):
         run(recipe.override(resume=last + "x"), folder)
-    with pytest.raises(ValueError, match="goes on in its own folder, not in"):
+    with pytest.raises(ValueError, match="resumes only in its own folder, not in"):
         run(recipe.override(resume=last), tmp_path / "other")
-    with pytest.raises(ValueError, match="goes on from its last.pth.tar.*initial_checkpoint"):
+    with pytest.raises(ValueError, match="resumes only from its last.pth.tar.*initial_checkpoint"):
         run(recipe.override(resume=str(folder / "model_best.pth.tar")), folder)
     assert not (tmp_path / "other").exists()
 
@@ -320,7 +322,7 @@ def test_two_trainings_do_not_write_into_one_folder(data, tmp_path):
     folder = tmp_path / "run"
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "locked\n"
-    with pytest.raises(FileExistsError, match=f"another training writes to {folder}"):
+    with pytest.raises(FileExistsError, match=f"another training run is writing to {folder}"):
         run(tiny_recipe(data, epochs=1), folder)
     assert not folder.exists()
     other.kill()
@@ -333,7 +335,10 @@ def test_the_lock_of_a_run_does_not_depend_on_the_temporary_folder(data, tmp_pat
     (tmp_path / "link").symlink_to(tmp_path / "run", target_is_directory=True)
     with RunFolder(tmp_path / "run").locked():
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        with pytest.raises(FileExistsError, match="another training writes"), RunFolder(tmp_path / "link").locked():
+        with (
+            pytest.raises(FileExistsError, match="another training run is writing"),
+            RunFolder(tmp_path / "link").locked(),
+        ):
             raise AssertionError("locked twice")
 
 

@@ -111,8 +111,8 @@ def test_missing_package_is_an_error_and_nothing_is_written(settings, missing, m
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(wandb_tags=["a"]), "wandb_tags: .* does nothing without log_wandb"),
-        (dict(log_wandb=True, wandb_resume_id="abc"), "wandb_resume_id: 'abc' does nothing without resume"),
+        (dict(wandb_tags=["a"]), "wandb_tags: .* has no effect without log_wandb"),
+        (dict(log_wandb=True, wandb_resume_id="abc"), "wandb_resume_id: 'abc' has no effect without resume"),
     ],
 )
 def test_settings_that_do_nothing_are_refused(settings, message, data, wandb, tmp_path):

@@ -1,6 +1,6 @@
-"""The command line: `timm-moex` or `python -m timm_moex`. Each module here adds and runs a group of subcommands.
+"""Command line: `timm-moex` or `python -m timm_moex`. Each module adds and runs a group of subcommands.
 
-PyTorch is imported only in the functions that run a subcommand, so that help and errors about options come at once.
+PyTorch is imported only in the functions that run a subcommand, so that help and option errors appear immediately.
 """
 
 import argparse
@@ -23,18 +23,18 @@ from .train import add_sample, add_train
 
 __all__ = ["main", "make_parser"]
 
-_DEFECT = 70  # EX_SOFTWARE of BSD's sysexits.h: an internal error, so that neither 1 nor 2 is taken for one
+_DEFECT = 70  # EX_SOFTWARE in BSD's sysexits.h; distinguishes an internal error from exit codes 1 and 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Args:
-        argv: The words after the program's name; default those of the process.
+        argv: The words after the program's name; default: this process's arguments.
 
     Returns:
-        0; 1 if a demanded accuracy was missed; 2 after an error, which is one line on stderr; 70 after a defect of
-        this package, with its traceback; 130 after Ctrl-C.
+        0; 1 if a required accuracy was missed; 2 after an error, printed as one line on stderr; 70 after a bug in
+        this package, printed with its traceback; 130 after Ctrl-C.
     """
     _open_streams()
     try:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = args.run(args) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `timm-moex list | head` has read enough
+    except BrokenPipeError:  # the reader has closed the pipe, as in `timm-moex list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -52,14 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ..training.processes import is_alone
 
         code = _explain(error)
-        if not is_alone():  # the other processes wait for this one, whose own clean-up may wait for them
+        if not is_alone():  # the other processes wait for this one, and its own clean-up might wait for them
             sys.stderr.flush()
             os._exit(code)
         return code
 
 
 def _open_streams() -> None:
-    """Let no command fail by its output: a stream that was closed is /dev/null, what an encoding lacks is "?"."""
+    """Keep output from failing: replace a closed stream by /dev/null, and unsupported characters by "?"."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -69,7 +69,7 @@ def _open_streams() -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Print what went wrong; return the exit code."""
+    """Print what went wrong, and return the exit code."""
     from ..hub.download import HubError
     from ..utils.devices import is_out_of_memory
 
@@ -77,12 +77,12 @@ def _explain(error: Exception) -> int:
         print(f"timm-moex: error: out of memory: {one_line(error)}; a smaller batch may fit", file=sys.stderr)
         return 2
     trouble = machine_trouble(error)
-    # whose message is meant for the user: about the arguments, or about the machine
+    # These messages are written for the user: they are about the arguments or the machine
     if trouble or isinstance(error, (ValueError, OSError, ImportError, FloatingPointError, HubError)):
         print(f"timm-moex: error: {trouble or one_line(error)}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
-    request = f"timm-moex: this is a defect of timm_moex; please report it with the lines above ({_versions()})"
+    request = f"timm-moex: this is a bug in timm_moex; please report it with the lines above ({_versions()})"
     print(request, file=sys.stderr)
     return _DEFECT
 
@@ -92,7 +92,7 @@ def _versions() -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but a wrong word is an error in one line, as every other."""
+    """An argparse parser that reports a wrong word in one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"timm-moex: error: {message} (see {self.prog} --help)\n")
@@ -102,8 +102,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = _Parser(
         "timm-moex",
-        description="Moment Exchange for timm: train, evaluate, look.",
-        epilog="`timm-moex COMMAND --help` has the command's options and an example.",
+        description="Moment Exchange for timm: train, evaluate and inspect models.",
+        epilog="Run `timm-moex COMMAND --help` for a command's options and an example.",
     )
     parser.add_argument("--version", action="version", version=f"timm-moex {__version__}, {_versions()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

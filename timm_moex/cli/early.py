@@ -1,7 +1,7 @@
-"""Answers `--help`, `--version` and wrong options before PyTorch, which takes seconds, is imported.
+"""Handle `--help`, `--version` and wrong options before PyTorch is imported, which takes seconds.
 
-`timm_moex/__init__.py` imports this module first. It does nothing unless this process is `timm-moex` or
-`python -m timm_moex`; if it is, the command line is parsed, which exits in these three cases.
+`timm_moex/__init__.py` imports this module first. If this process is `timm-moex` or `python -m timm_moex`, the module
+parses the command line, which exits in these three cases. Otherwise it does nothing.
 """
 
 import sys
@@ -16,8 +16,8 @@ def is_command_line(argv: list[str], orig_argv: list[str]) -> bool:
     """Whether a process is `timm-moex` or `python -m timm_moex`.
 
     Args:
-        argv: Its `sys.argv`. It begins with "-m" while Python looks for the module of that option.
-        orig_argv: Its `sys.orig_argv`, which also contains the module's name.
+        argv: The process's `sys.argv`. It begins with "-m" while Python looks for the module to run.
+        orig_argv: The process's `sys.orig_argv`, which also contains the module's name.
 
     Example:
         >>> is_command_line(["/usr/bin/timm-moex", "list"], ["python", "/usr/bin/timm-moex", "list"])

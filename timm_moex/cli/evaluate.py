@@ -1,4 +1,4 @@
-"""`timm-moex eval` and `predict`: a saved model on a test set."""
+"""`timm-moex eval` and `timm-moex predict`: run a saved model on a test set."""
 
 import argparse
 from typing import Any
@@ -30,8 +30,8 @@ def add_eval(commands: Any) -> None:
     )
     add_model_and_data(parser)
     parser.add_argument("--min-top1", type=percent, metavar="TOP1", help="exit with 1 if top-1 is lower")
-    parser.add_argument("--subset", metavar="SET", help="imagenet-a or -r: DIR has synset folders, of 200 classes")
-    add_output(parser, "--per-class", metavar="FILE.csv", help="write images and top-1 of each class")
+    parser.add_argument("--subset", metavar="SET", help="imagenet-a or imagenet-r: DIR contains its 200 synset folders")
+    add_output(parser, "--per-class", metavar="FILE.csv", help="write the image count and top-1 of each class")
     parser.set_defaults(run=_run_eval)
 
 
@@ -62,7 +62,7 @@ def add_predict(commands: Any) -> None:
     )
     add_model_and_data(parser)
     parser.add_argument(
-        "--count", type=positive, default=32, help="number of images, spread over the set (default: 32)"
+        "--count", type=positive, default=32, help="number of images, spread over the test set (default: 32)"
     )
     add_output(parser, "--output", default="predictions.png", metavar="FILE", help="default: predictions.png")
     parser.set_defaults(run=_run_predict)

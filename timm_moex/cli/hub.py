@@ -1,4 +1,4 @@
-"""`timm-moex verify`, `publish` and `convert`: folders in the Hub's layout."""
+"""`timm-moex verify`, `publish` and `convert`: commands for folders in the Hub's layout."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,11 @@ def add_verify(commands: Any) -> None:
     parser = add_command(
         commands,
         "verify",
-        "check that folders are sound: hashes, tensors, card, top-1",
+        "check that folders are intact: hashes, tensors, card, top-1",
         "timm-moex verify",
         "timm-moex verify output/my_run/hub",
     )
-    parser.add_argument("model", nargs="?", metavar="FOLDER", help="default: all checkpoints of this package")
+    parser.add_argument("model", nargs="?", metavar="FOLDER", help="default: all checkpoints in this package")
     add_data_options(parser)
     parser.set_defaults(run=_run_verify)
 
@@ -37,7 +37,7 @@ def _run_verify(args: argparse.Namespace) -> int:
         problems = {args.model: verify_folder(args.model, found[1] if found else None)}
         if args.data_dir and not problems[args.model]:
             if not found:
-                raise ValueError(f"{args.model}: no manifest next to it states a top-1 to compare with")
+                raise ValueError(f"{args.model}: cannot check top-1 without a manifest.json next to it")
             problems[args.model] = _top1_problems(args, found[1].top1["value"])
     if not problems:
         print("this package was installed without checkpoints")
@@ -50,7 +50,7 @@ def _top1_problems(args: argparse.Namespace, stated: float) -> list[str]:
     opened = open_model_and_data(args)
     top1 = evaluate_opened(opened)["top1"]
     print(f"top-1 {top1:.2f}, stated {stated:.2f}")
-    return [f"top-1 is {top1:.2f}, the manifest says {stated:.2f}"] if abs(top1 - stated) > 0.051 else []
+    return [f"top-1 is {top1:.2f}, but the manifest says {stated:.2f}"] if abs(top1 - stated) > 0.051 else []
 
 
 def add_publish(commands: Any) -> None:
@@ -58,18 +58,18 @@ def add_publish(commands: Any) -> None:
     parser = add_command(
         commands,
         "publish",
-        "put a folder, or every checkpoint, on the Hub",
+        "upload a folder, or every checkpoint, to the Hub",
         "timm-moex publish output/my_run/hub --repo-id ORG/NAME --license apache-2.0 --dry-run",
         "timm-moex publish --all --org ORG --dry-run",
     )
-    parser.add_argument("folder", nargs="?", help="as training leaves it (…/hub); with --all: that of a manifest.json")
+    parser.add_argument("folder", nargs="?", help="…/hub of a training run; with --all: folder of a manifest.json")
     parser.add_argument("--repo-id", metavar="ORG/NAME")
-    parser.add_argument("--all", action="store_true", help="every checkpoint of the manifest, gathered in a collection")
-    parser.add_argument("--org", help="with --all: whose repos and collection (an organisation or a user)")
-    parser.add_argument("--private", action="store_true", help="create the repo as a private one")
-    parser.add_argument("--tag", default="v1", help="name of this state of the repo (default: v1)")
-    parser.add_argument("--license", metavar="ID", help="SPDX identifier, where the card states none")
-    parser.add_argument("--dry-run", action="store_true", help="send nothing, but the card to the Hub's checker")
+    parser.add_argument("--all", action="store_true", help="every checkpoint in the manifest, grouped in a collection")
+    parser.add_argument("--org", help="with --all: owner of the repos and the collection (an organisation or a user)")
+    parser.add_argument("--private", action="store_true", help="create a private repo")
+    parser.add_argument("--tag", default="v1", help="tag of this version of the repo (default: v1)")
+    parser.add_argument("--license", metavar="ID", help="SPDX identifier, if the card has no licence")
+    parser.add_argument("--dry-run", action="store_true", help="upload nothing; only have the Hub check the card")
     parser.set_defaults(run=_run_publish)
 
 
@@ -86,7 +86,7 @@ def _run_publish(args: argparse.Namespace) -> None:
         done = publish_all(args.org, args.folder, private=args.private, tag=args.tag)
         for repo in done.repos:
             _show_published(repo)
-        print(f"{done.collection} has all {len(done.repos)}, {len(done.added)} of them new")
+        print(f"{done.collection} contains all {len(done.repos)}, {len(done.added)} of them new")
     else:
         _show_published(publish(args.folder, args.repo_id, private=args.private, tag=args.tag, license=args.license))
 
@@ -112,14 +112,18 @@ def _check_card(planned: "Plan") -> None:
     try:
         check_front_matter(planned.card)
     except Unreachable as error:
-        print(f"the Hub has not checked the card of {planned.repo_id}: {error}")
+        print(f"the Hub did not check the card of {planned.repo_id}: {error}")
 
 
 def _show_published(done: "Published") -> None:
-    there = "" if done.changed else ": was there already, as it is here"
+    there = "" if done.changed else ": already up to date"
     print(f"{done.repo_id}@{done.revision}, tag {done.tag}{there}")
     print(f"timm.create_model('hf-hub:{done.repo_id}@{done.revision}', pretrained=True)")
-    print(f"pinned in {done.manifest}" if done.manifest else "no manifest next to the folder to pin it in")
+    print(
+        f"pinned in {done.manifest}"
+        if done.manifest
+        else "not pinned, because no manifest was found next to the folder"
+    )
 
 
 def add_convert(commands: Any) -> None:
@@ -127,7 +131,7 @@ def add_convert(commands: Any) -> None:
     parser = add_command(
         commands,
         "convert",
-        "turn a checkpoint of the official repository into a folder",
+        "convert a checkpoint of the official repository to a folder",
         "timm-moex convert checkpoint.pth --arch resnet50 --output FOLDER",
     )
     parser.add_argument("file")

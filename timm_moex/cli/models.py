@@ -1,4 +1,4 @@
-"""`timm-moex list` and `sites`: which models there are, and where they exchange."""
+"""`timm-moex list` and `timm-moex sites`: list models, and the sites where they can exchange."""
 
 import argparse
 from pathlib import Path
@@ -26,10 +26,10 @@ def add_list(commands: Any) -> None:
     parser.add_argument(
         "--details",
         action="store_true",
-        help="add millions of parameters, input size, and the tags with weights, with top-1 where it is known",
+        help="show millions of parameters, input size, and tags with weights, with top-1 if known",
     )
-    parser.add_argument("--recipes", action="store_true", help="list the recipes instead, each with a line about it")
-    parser.add_argument("--presets", action="store_true", help="list the augmentations of moex_preset instead")
+    parser.add_argument("--recipes", action="store_true", help="list the packaged recipes instead")
+    parser.add_argument("--presets", action="store_true", help="list the augmentations for moex_preset instead")
     parser.set_defaults(run=_run_list)
 
 
@@ -50,7 +50,7 @@ def _run_list(args: argparse.Namespace) -> None:
     names = timm.list_models(args.filter)
     if not names:
         hint = nearest(args.filter.strip("*"), timm.list_models())
-        raise ValueError(f"no model's name matches {args.filter!r}{hint}")
+        raise ValueError(f"no model matches {args.filter!r}{hint}")
     if not args.details:
         print("\n".join(names))
         return
@@ -75,12 +75,12 @@ def add_sites(commands: Any) -> None:
     parser = add_command(
         commands,
         "sites",
-        "list where a model's features can be exchanged",
+        "list the sites at which a model can exchange features",
         "timm-moex sites resnet50",
-        description="List where a model's features can be exchanged: the site's name for moex_layer, its module, the "
-        "layout and shape of its features (B images), and the norm that is its default.",
+        description="List the sites at which a model can exchange features: the site's name for moex_layer, its "
+        "module, the layout and shape of its features (B images), and its default norm.",
     )
-    parser.add_argument("model", help="a model's name")
+    parser.add_argument("model", help="name of a model")
     parser.set_defaults(run=_run_sites)
 
 
@@ -91,7 +91,7 @@ def _run_sites(args: argparse.Namespace) -> None:
     check_model_name(args.model)
     rows = [_site_row(facts) for facts in describe_sites(args.model)]
     if not rows:
-        raise ValueError(f"{args.model}: no site is known; insert_moex takes the dotted path of a module")
+        raise ValueError(f"{args.model}: timm_moex has no sites for it; pass a module's dotted path to insert_moex")
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(f"{word:{width}}" for word, width in zip(row, widths)).rstrip())

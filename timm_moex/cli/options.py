@@ -1,4 +1,4 @@
-"""Options that several subcommands share, and what they stand for."""
+"""Options that several subcommands share, and the functions that read them."""
 
 import argparse
 import math
@@ -17,10 +17,10 @@ def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: A
     """Add a subcommand whose help ends with examples.
 
     Args:
-        commands: What `add_subparsers` returned.
-        name: The subcommand's name.
-        help: A line of what it does.
-        *examples: Command lines, each shown on a line of its own.
+        commands: The result of `add_subparsers`.
+        name: Name of the subcommand.
+        help: One line that says what the subcommand does.
+        *examples: Command lines, each shown on its own line.
         **kwargs: Further arguments of `ArgumentParser`.
     """
     shown = "\n".join(f"  {example}" for example in examples)
@@ -37,19 +37,19 @@ def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: A
 
 def add_model_and_data(parser: argparse.ArgumentParser) -> None:
     """Add the options that `open_model_and_data` reads."""
-    parser.add_argument("model", help="a folder that timm loads (…/hub), or a model's name")
+    parser.add_argument("model", help="a folder that timm can load (…/hub), or the name of a model")
     add_data_options(parser)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which images are read, and how."""
-    parser.add_argument("--data-dir", metavar="DIR", help="the data")
-    parser.add_argument("--dataset", default="", help="as timm names it (default: a folder of images)")
+    """Add the options that choose the images and how to read them."""
+    parser.add_argument("--data-dir", metavar="DIR", help="the data folder")
+    parser.add_argument("--dataset", default="", help="timm's name of the dataset (default: a folder of images)")
     parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
     parser.add_argument(
-        "--ignore-label-names", action="store_true", help="map the classes of the data by their order, not by name"
+        "--ignore-label-names", action="store_true", help="match classes by their order instead of their names"
     )
-    parser.add_argument("--group-folders", action="store_true", help="DIR has folders GROUP/CLASS")
+    parser.add_argument("--group-folders", action="store_true", help="DIR contains folders GROUP/CLASS")
     add_val_fraction(parser)
     parser.add_argument("--batch-size", type=positive, default=256)
     parser.add_argument("--workers", type=natural, default=0)
@@ -58,18 +58,18 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_val_fraction(parser: argparse.ArgumentParser) -> None:
-    """Add the option that divides a folder without a part for evaluation."""
+    """Add the option that holds out a part of a folder without an evaluation split."""
     parser.add_argument(
         "--val-fraction",
         type=share,
         metavar="X",
-        help="share of each class, such as 0.2, that is split off for evaluation if the data have no folder for it",
+        help="share of each class, such as 0.2, to hold out for evaluation if the data have no evaluation folder",
     )
 
 
 def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
-    """Add the option that leaves out images that cannot be read."""
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    """Add the option that skips unreadable images."""
+    parser.add_argument("--skip-unreadable", action="store_true", help="skip images that cannot be read")
 
 
 def positive(text: str) -> int:
@@ -97,9 +97,9 @@ def share(text: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a share above 0 and below 1") from error
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0 and below 1") from error
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a share above 0 and below 1")
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0 and below 1")
     return value
 
 
@@ -108,14 +108,14 @@ def percent(text: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a percentage from 0 to 100") from error
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 100") from error
     if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text}: expected a percentage from 0 to 100")
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 100")
     return value
 
 
 def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> "Inference":
-    """Open the model and the data of the options that `add_model_and_data` added."""
+    """Open the model and the data that the options of `add_model_and_data` name."""
     from ..training.inference import open_inference
 
     keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
@@ -125,26 +125,26 @@ def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> "Inferenc
     if opened.ignored:
         print(opened.ignored)
     if opened.unreadable:
-        print(f"{len(opened.unreadable)} images cannot be read and are left out, such as {opened.unreadable[0]}")
+        print(f"skipped {len(opened.unreadable)} images that cannot be read, such as {opened.unreadable[0]}")
     return opened
 
 
 def evaluate_opened(opened: "Inference", **kwargs: Any) -> dict[str, Any]:
-    """Evaluate what `open_model_and_data` opened.
+    """Evaluate the result of `open_model_and_data`.
 
     Raises:
-        FloatingPointError: The loss is not finite, so that top-1 means nothing.
+        FloatingPointError: The loss is not finite, which makes top-1 meaningless.
     """
     from ..training.evaluate import evaluate
 
     metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups, **kwargs)
     if not math.isfinite(metrics["loss"]):
-        raise FloatingPointError(f"{opened.name}: the loss is {metrics['loss']}; weights or images are not finite")
+        raise FloatingPointError(f"{opened.name}: the loss is {metrics['loss']}; weights or images may contain nan")
     return metrics
 
 
 def metrics_in_words(metrics: dict[str, Any]) -> str:
-    """Put the metrics of `evaluate` into a line."""
+    """Format the metrics of `evaluate` as one line."""
     top1, top5, loss, count = (metrics[key] for key in ("top1", "top5", "loss", "count"))
     line = f"top-1 {top1:.2f}, top-5 {top5:.2f}, loss {loss:.4f}, {count} images"
     groups = ", ".join(f"{name} {value:.2f}" for name, value in metrics.get("top1_by_group", {}).items())

@@ -1,4 +1,4 @@
-"""Files that a subcommand writes: what they may replace."""
+"""Output files of the subcommands, and which existing files they may replace."""
 
 import argparse
 import os
@@ -10,33 +10,33 @@ __all__ = ["add_output", "check_output", "check_picture", "path"]
 
 
 def path(text: str) -> str:
-    """Convert an option's text to a path, in which ~ is the home folder."""
+    """Convert an option's text to a path, expanding ~ to the home folder."""
     if not text:
-        raise argparse.ArgumentTypeError("the path is empty; a shell variable in it may be unset")
+        raise argparse.ArgumentTypeError("the path is empty; it may contain an unset shell variable")
     return os.path.expanduser(text)
 
 
 def add_output(parser: argparse.ArgumentParser, option: str, **kwargs: Any) -> None:
-    """Add the option of a file to write, and --overwrite."""
+    """Add an option for an output file, and --overwrite."""
     parser.add_argument(option, type=path, **kwargs)
-    parser.add_argument("--overwrite", action="store_true", help=f"let {option} replace a file of any origin")
+    parser.add_argument("--overwrite", action="store_true", help=f"let {option} replace any existing file")
 
 
 def check_output(
     args: argparse.Namespace, option: str, output: str, inputs: Iterable[str | None], is_ours: Callable[[Path], bool]
 ) -> None:
-    """Check that writing a file loses nothing, before the work that leads to it.
+    """Check, before the work starts, that writing a file destroys nothing.
 
     Args:
-        args: With `overwrite`.
+        args: Parsed options, with `overwrite`.
         option: The option that names the file, for the message.
-        output: The file.
-        inputs: Files and folders that the command reads; those that do not exist are names of models.
-        is_ours: Whether an existing file is an earlier output of the same command.
+        output: The file to write.
+        inputs: Files and folders that the command reads. Words that are not paths are names of models.
+        is_ours: Whether an existing file was written by the same command.
 
     Raises:
-        ValueError: The file is an input or is inside one.
-        FileExistsError: The file exists, and neither the same command nor the user wants it replaced.
+        ValueError: The file is one of the inputs, or is inside one.
+        FileExistsError: The file exists, was not written by this command, and `overwrite` is not set.
     """
     real = Path(os.path.realpath(output))
     for given in inputs:
@@ -47,11 +47,13 @@ def check_output(
     if real.is_dir():
         raise FileExistsError(f"{option} {output} is a folder")
     if real.exists() and not args.overwrite and not is_ours(real):
-        raise FileExistsError(f"{option} {output} exists and is not from this command; --overwrite replaces it")
+        raise FileExistsError(
+            f"{option} {output} exists and was not written by this command; use --overwrite to replace it"
+        )
 
 
 def check_picture(args: argparse.Namespace, command: str, inputs: Iterable[str | None] = ()) -> None:
-    """`check_output` for the picture `args.output` of a subcommand.
+    """Run `check_output` on the picture `args.output` of a subcommand.
 
     Raises:
         ImportError, ValueError, FileNotFoundError: See `check_picture_path`.

@@ -1,4 +1,4 @@
-"""`timm-moex show` and `curves`: pictures of an exchange and of training runs."""
+"""`timm-moex show` and `timm-moex curves`: draw an exchange, and draw training runs."""
 
 import argparse
 from typing import Any
@@ -19,18 +19,20 @@ def add_show(commands: Any) -> None:
         "draw what an exchange does to two images",
         "timm-moex show sample:0 sample:17",
         "timm-moex show cat.jpg dog.jpg --model resnet50.a1_in1k --norm in --output exchange.png",
-        description="Draw image A and image B, their moments at the site, the features of A before and after they take "
+        description="Draw images A and B, their moments at the site, the features of A before and after they take on "
         "B's moments, and how the prediction changes.",
     )
-    parser.add_argument("image_a", metavar="IMAGE_A", help="a file, or sample:N of the packaged Fashion-MNIST images")
-    parser.add_argument("image_b", metavar="IMAGE_B", help="likewise; A takes on the moments of this one")
+    parser.add_argument("image_a", metavar="IMAGE_A", help="a file, or sample:N for a packaged Fashion-MNIST image")
+    parser.add_argument("image_b", metavar="IMAGE_B", help="the same, for the image whose moments A takes on")
     parser.add_argument(
         "--model",
         default=_DEFAULT_MODEL,
         metavar="NAME",
-        help=f"a folder that timm loads (…/hub), or the name of a model with weights (default: {_DEFAULT_MODEL})",
+        help=f"a folder that timm can load (…/hub), or a model with weights (default: {_DEFAULT_MODEL})",
     )
-    parser.add_argument("--layer", metavar="SITE", help="where to exchange, see timm-moex sites (default: the model's)")
+    parser.add_argument(
+        "--layer", metavar="SITE", help="site of the exchange, see timm-moex sites (default: the model's)"
+    )
     parser.add_argument("--norm", help="which moments: pono, in, ln, gn4, … (default: the site's)")
     add_output(parser, "--output", default="exchange.png", metavar="FILE", help="default: exchange.png")
     parser.set_defaults(run=_run_show)
@@ -50,7 +52,7 @@ def _run_show(args: argparse.Namespace) -> None:
 
     check_picture(args, "show", [args.image_a, args.image_b, args.model])
     if args.image_a == args.image_b:
-        raise ValueError(f"IMAGE_A and IMAGE_B are both {args.image_a}: an exchange with itself changes nothing")
+        raise ValueError(f"IMAGE_A and IMAGE_B are both {args.image_a}: exchanging an image with itself has no effect")
     pictures = [open_image(word) for word in (args.image_a, args.image_b)]
     model = load_model(timm_name(args.model))
     if find_moex(model):
@@ -71,7 +73,7 @@ def add_curves(commands: Any) -> None:
         "draw loss, top-1 and the share of exchanged batches of training runs",
         "timm-moex curves output/baseline output/moex --output curves.png",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, of timm-moex train or timm's train.py")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder of timm-moex train or timm's train.py")
     add_output(parser, "--output", default="curves.png", metavar="FILE", help="default: curves.png")
     parser.set_defaults(run=_run_curves)
 

@@ -1,4 +1,4 @@
-"""`timm-moex recipe`: a packaged recipe to start your own from."""
+"""`timm-moex recipe`: print a packaged recipe as a starting point for your own."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ def add_recipe(commands: Any) -> None:
     parser = add_command(
         commands,
         "recipe",
-        "print a packaged recipe, to start your own from",
+        "print a packaged recipe as a starting point for your own",
         "timm-moex recipe finetune > my_recipe.yaml",
     )
     parser.add_argument("name", metavar="NAME", help="see timm-moex list --recipes")

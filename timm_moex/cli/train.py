@@ -1,4 +1,4 @@
-"""`timm-moex train`, and `sample`, which has data for it."""
+"""`timm-moex train`, and `timm-moex sample`, which prints the folder of the sample data."""
 
 import argparse
 from pathlib import Path
@@ -33,39 +33,39 @@ def add_train(commands: Any) -> None:
     parser = add_command(
         commands,
         "train",
-        "train by a recipe",
+        "train a model with a recipe",
         'timm-moex train quickstart --in-memory --data-dir "$(timm-moex sample)"',
         "timm-moex train finetune --data-dir FOLDER --set epochs=5",
         "timm-moex train my_recipe.yaml --resume output/my_recipe/last.pth.tar",
         "torchrun --nproc-per-node 8 -m timm_moex train imagenet_resnet50 --data-dir /path/to/imagenet",
-        description="Train by a recipe. Its keys are the arguments of timm's train.py.",
+        description="Train a model with a recipe, whose keys are the arguments of timm's train.py.",
     )
     parser.add_argument("recipe", help="name of a packaged recipe (timm-moex list --recipes) or a YAML file")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override it")
-    parser.add_argument("--data-dir", type=path, metavar="DIR", help="the data (same as --set data_dir=DIR)")
+    parser.add_argument("--data-dir", type=path, metavar="DIR", help="the data folder (same as --set data_dir=DIR)")
     add_val_fraction(parser)
-    parser.add_argument("--device", help="cpu, cuda:1, … (default: the recipe's, else a GPU or the CPU)")
+    parser.add_argument("--device", help="cpu, cuda:1, … (default: the recipe's, otherwise a GPU if available)")
     parser.add_argument("--compile", action="store_true", help="torch.compile (same as --set torchcompile=inductor)")
     parser.add_argument(
         "--resume",
         type=path,
         metavar="PATH",
-        help="go on from this last.pth.tar, in its folder; auto: from the one in --output, if any",
+        help="resume from this last.pth.tar, in its folder; auto: from the one in --output if it exists",
     )
-    parser.add_argument("--output", type=path, metavar="DIR", help="where to write (default: output/NAME)")
+    parser.add_argument("--output", type=path, metavar="DIR", help="output folder (default: output/NAME)")
     parser.add_argument(
         "--in-memory",
         action="store_true",
-        help="keep the set on the device, crop and flip there (same as --set in_memory=true)",
+        help="keep the dataset on the device, and crop and flip there (same as --set in_memory=true)",
     )
     parser.add_argument(
         "--pad",
         type=int,
         metavar="N",
-        help="with --in-memory: border of that crop in pixels (same as --set pad=N; default: 4)",
+        help="with --in-memory: padding of the random crop in pixels (same as --set pad=N; default: 4)",
     )
     parser.add_argument(
-        "--tensorboard", action="store_true", help="write TensorBoard's events (same as --set log_tensorboard=true)"
+        "--tensorboard", action="store_true", help="write TensorBoard event files (same as --set log_tensorboard=true)"
     )
     add_skip_unreadable(parser)
     parser.set_defaults(run=_run_train)
@@ -78,7 +78,7 @@ def _run_train(args: argparse.Namespace) -> None:
     from ..training.recipe import load_recipe
 
     for option in ("resume", "output"):
-        if getattr(args, option) == "":  # a shell variable that is not set
+        if getattr(args, option) == "":  # an unset shell variable
             raise ValueError(f"--{option} '': expected a path")
     recipe = load_recipe(args.recipe).override(
         args.set,

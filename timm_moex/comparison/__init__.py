@@ -1,1 +1,1 @@
-"""Many runs of one recipe, paired by seed: does a method help on these data?"""
+"""Comparisons: train one recipe many times, paired by seed, to see whether a method helps on a dataset."""

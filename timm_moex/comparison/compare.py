@@ -1,4 +1,4 @@
-"""Compare methods on one recipe: plan the runs, train them, report after each whole seed and at the end."""
+"""Compare methods on one recipe: plan the runs, train them, and report after each complete seed and at the end."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,17 +22,17 @@ from .statistics import interval
 
 __all__ = ["Comparison", "compare", "report"]
 
-_REFUSALS = ("RecipeError", "DataError", "HubError")  # of a run that never began: the others would say the same
+_REFUSALS = ("RecipeError", "DataError", "HubError")  # errors before training starts: every other run would fail alike
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison, as far as it has come.
+    """The results of a comparison so far.
 
     Attributes:
-        folder: Holds report.md, compare.csv, compare.png and the runs' folders.
+        folder: Contains report.md, compare.csv, compare.png and the run folders.
         text: The report, in Markdown.
-        figures: Title ("" or a held-out domain) to method to seed to the run's figures.
+        figures: Maps a title ("" or a held-out domain), a method and a seed to the outcome of a run.
         failed: Number of runs that failed.
     """
 
@@ -58,37 +58,37 @@ def compare(
     log: Callable[[str], None] | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Train a recipe with several methods and seeds, and say what the methods change, with intervals.
+    """Train a recipe with several methods and seeds, and report how the methods differ, with confidence intervals.
 
-    Each run is an ordinary run folder `output`/METHOD/SEED. A comparison that was stopped goes on where it was, and
-    methods or seeds can be added later; finished runs are never repeated. All methods of a seed are trained before the
-    next seed. In a pair of runs the seed, the initial weights and the order of the images are the same.
+    Each run is an ordinary run folder, `output`/METHOD/SEED. A stopped comparison resumes from its last checkpoint, and
+    methods or seeds can be added later; finished runs are never repeated. All methods are trained on one seed before
+    the next seed starts. Runs with the same seed share their initial weights and the order of the images.
 
     Args:
-        recipe: What to train, see `load_recipe`.
-        data_dir: The data; default: the recipe's.
+        recipe: The recipe to train, see `load_recipe`.
+        data_dir: The data folder; default: the recipe's.
         methods: Names such as "baseline", "moex", "mixstyle", "cutmix" or "cutmix+moex", or "mine: moex_lam=0.5"; see
             `parse_methods`. Default: the baseline, the recipe's own exchange, and CutMix.
-        add_methods: Further ones, in addition to these or to the default.
-        seeds: How many, from 0, or which.
+        add_methods: Methods to add to `methods` or to the default.
+        seeds: Number of seeds, counted from 0, or a list of seeds.
         settings: Changes to the recipe for all methods, `key=value` each.
-        output: The folder; default: output/compare-NAME.
-        jobs: Number of runs side by side; they share this process's number of threads.
-        device: Where to train; default: the recipe's, else a GPU if there is one.
-        test_split: A split to look at once for each finished run, which then decides.
-        leave_one_out: Hold out each group of a recipe with `group_folders` in turn, and judge by it.
-        log: Takes each line; default: it is printed.
-        progress: Show a bar if stderr is a terminal; a line is logged every minute otherwise.
+        output: The output folder; default: output/compare-NAME.
+        jobs: Number of runs to train in parallel; they share this process's number of threads.
+        device: Device to train on; default: the recipe's, otherwise a GPU if one is available.
+        test_split: A split to test each finished run on, once. The report then compares the test results.
+        leave_one_out: Hold out each group of a recipe with `group_folders` in turn, and compare results on that group.
+        log: Called with each line; default: print it.
+        progress: Show a progress bar if stderr is a terminal; otherwise log a line every minute.
 
     Raises:
-        RecipeError: The recipe or a method is wrong.
-        DataError: The data are not as the recipe says.
-        ValueError: `seeds` or `jobs` is below 1, or `output` holds a comparison of another recipe.
-        FileExistsError: Another comparison writes to `output`.
+        RecipeError: The recipe or a method is invalid.
+        DataError: The data do not match the recipe.
+        ValueError: `seeds` or `jobs` is below 1, or `output` contains a comparison of another recipe.
+        FileExistsError: Another comparison is writing to `output`.
     """
     chosen = [seed for seed in range(seeds)] if isinstance(seeds, int) else list(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"seeds={seeds!r}: expected at least one, each once")
+        raise ValueError(f"seeds={seeds!r}: expected one or more seeds, without duplicates")
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: expected at least 1")
     log = log or say
@@ -97,7 +97,7 @@ def compare(
     whole.arguments()
     whole, held_out = hold_out_images(whole)
     if leave_one_out and not whole.settings.get("group_folders"):
-        raise RecipeError("leave_one_out needs the groups: --set group_folders=true reads GROUP/CLASS/picture")
+        raise RecipeError("leave_one_out needs groups: --set group_folders=true reads the data as GROUP/CLASS/image")
     whole, notes = fill_in(whole)
     for note in [*held_out, *notes]:
         log(note)
@@ -114,14 +114,14 @@ def compare(
 
 
 def report(folder: str | Path, *, log: Callable[[str], None] = say) -> Comparison:
-    """Write and print the report of a comparison that is finished, running, or was stopped.
+    """Write and print the report of a comparison, whether finished, running or stopped.
 
     Args:
-        folder: The comparison's.
-        log: Takes the report, and what is missing from it.
+        folder: The folder of the comparison.
+        log: Called with the report and with a note about anything that is missing.
 
     Raises:
-        FileNotFoundError: The folder holds no comparison.
+        FileNotFoundError: The folder does not contain a comparison.
     """
     plan = Plan.load(folder)
     text, figures = write_report(plan), figures_by_title(plan)
@@ -131,7 +131,7 @@ def report(folder: str | Path, *, log: Callable[[str], None] = say) -> Compariso
     try:
         log(str(_draw(plan, list(figures.values())[-1])))
     except ImportError as error:
-        log(f"compare.png is not drawn: {error}")
+        log(f"compare.png was not drawn: {error}")
     failed = sum((entry.run.folder / FAILED).is_file() for entry in entries)
     return Comparison(plan.folder, text, figures, failed)
 
@@ -140,24 +140,24 @@ def _make_plan(
     recipe: Recipe, methods: Sequence[str], seeds: list[int], folder: Path, test: str | None, leave_one_out: bool
 ) -> Plan:
     if leave_one_out and test:
-        raise ValueError(f"test_split={test!r} with leave_one_out: the held-out groups are the test")
+        raise ValueError(f"test_split={test!r} with leave_one_out: the held-out groups are already the test data")
     if recipe.settings.get("held_out_group"):
-        raise RecipeError("held_out_group is given; leave_one_out holds out each group in turn")
+        raise RecipeError("held_out_group is set, but leave_one_out holds out each group in turn; remove one of them")
     parsed = parse_methods(recipe, methods)
     images, groups = describe_images(recipe, test, leave_one_out)
     plan = Plan(folder, recipe.name, recipe.settings, parsed, seeds, images, test or "", groups)
     trained = [entry.run.recipe.arguments() for entry in plan.entries(seeds=seeds[:1])[: len(parsed)]]
     same = [name for name, args in zip(parsed, trained) if trained.count(args) > 1]
     if same:
-        raise RecipeError(f"methods {', '.join(same)}: they train the same recipe")
+        raise RecipeError(f"methods {', '.join(same)} train the same recipe; remove all but one")
     return plan
 
 
 def _train(plan: Plan, entries: list[Entry], jobs: int, log: Callable[[str], None], show_bar: bool) -> None:
-    """Train what is left, with an estimate, the time left, and the table after each whole seed."""
+    """Train the remaining runs; log an estimate, the time left, and the table after each complete seed."""
     by_run = {entry.run: entry for entry in entries if not entry.run.is_finished}
     if done := len(entries) - len(by_run):
-        log(f"{done} of {len(entries)} runs are finished already")
+        log(f"{done} of {len(entries)} runs are already finished")
     waiting = Counter(entry.seed for entry in by_run.values())
     progress = Progress({run: str(entry) for run, entry in by_run.items()}, jobs, log, show_bar)
 
@@ -185,7 +185,7 @@ def _train(plan: Plan, entries: list[Entry], jobs: int, log: Callable[[str], Non
 
 
 def _note_failure(entry: Entry, reason: str, is_first: bool) -> None:
-    """Keep the reason in the run's folder; what stops the very first run would stop all of them."""
+    """Save the reason in the run's folder, or raise if it would stop all other runs as well."""
     if is_first and reason.startswith(_REFUSALS):
         raise RecipeError(f"{entry}: {reason.partition(': ')[2]}")
     entry.run.folder.mkdir(parents=True, exist_ok=True)

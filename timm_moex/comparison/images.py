@@ -1,4 +1,4 @@
-"""The images that a comparison trains on and is judged by, counted and named before anything is trained."""
+"""Count and describe the images that a comparison trains and evaluates on, before training starts."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,10 +14,10 @@ _VAL_FRACTION = 0.2
 
 
 def hold_out_images(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """Hold out a fifth of the images if the data are a folder without a split for evaluation.
+    """Hold out a fifth of the images if the data folder has no split for evaluation.
 
     Returns:
-        The recipe, and a line for the user about what was changed.
+        The recipe, and a note for the user about the change.
     """
     data_dir = recipe.settings.get("data_dir") or ""
     if recipe.settings.get("dataset") or "val_fraction" in recipe.settings or not Path(data_dir).is_dir():
@@ -25,30 +25,30 @@ def hold_out_images(recipe: Recipe) -> tuple[Recipe, list[str]]:
     split = recipe.settings.get("val_split", "validation")
     if any((Path(data_dir) / name).is_dir() for name in (split, *EVAL_SPLITS)):
         return recipe, []
-    note = f"val_fraction: {_VAL_FRACTION}, since {data_dir} has no folder for evaluation; the draw is always the same"
+    note = f"val_fraction: {_VAL_FRACTION}, because {data_dir} has no evaluation folder; the split is always the same"
     return recipe.fill_in(val_fraction=_VAL_FRACTION), [note]
 
 
 def describe_images(recipe: Recipe, test: str | None, by_group: bool) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Count the images of each part, which also finds data that are missing before anything is trained.
+    """Count the images of each part, so that missing data are found before training starts.
 
     Args:
-        recipe: The recipe, complete.
-        test: Name of the split to test on.
-        by_group: Whether each group is held out in turn.
+        recipe: The complete recipe.
+        test: Name of the test split.
+        by_group: Whether to hold out each group in turn.
 
     Returns:
-        Part ("training", "evaluation", "test", "held out") to its description, and the groups to hold out.
+        A description of each part ("training", "evaluation", "test", "held out"), and the groups to hold out.
 
     Raises:
-        RecipeError: Two parts are the same split.
+        RecipeError: Two parts use the same split.
         DataError: See `open_dataset`.
     """
     args = recipe.arguments()
     splits = {"training": args.train_split, "evaluation": args.val_split} | ({"test": test} if test else {})
     double = [split for split, times in Counter(splits.values()).items() if times > 1]
     if double:
-        raise RecipeError(f"split {double[0]!r} is given twice: training, evaluation and test need images of their own")
+        raise RecipeError(f"split {double[0]!r} is used twice: training, evaluation and test need different images")
     images: dict[str, str] = {}
     groups: tuple[str, ...] = ()
     for part, split in splits.items():

@@ -17,7 +17,7 @@ _MIXING = {
     "smoothing": ["smoothing=0.1"],
 }
 _NO_EXCHANGE = f"{TWIN_PREFIX}prob=0.0"
-_USUAL_EXCHANGE = f"{TWIN_PREFIX}prob=0.5"  # in a recipe that has none; the paper's 1 is for long trainings
+_USUAL_EXCHANGE = f"{TWIN_PREFIX}prob=0.5"  # for a recipe without an exchange; the paper's 1 suits long training
 
 
 def _own_exchange(recipe: Recipe) -> str:
@@ -25,9 +25,9 @@ def _own_exchange(recipe: Recipe) -> str:
 
 
 def default_methods(recipe: Recipe) -> list[str]:
-    """List the methods that are compared by default: the baseline, the recipe's own exchange and CutMix.
+    """List the default methods of a comparison: the baseline, the recipe's own exchange and CutMix.
 
-    A recipe that mixes images itself, by Mixup or CutMix, is compared with and without its exchange.
+    CutMix is left out if the recipe already uses Mixup or CutMix.
 
     Example:
         >>> default_methods(Recipe("mine", {"model": "moex_resnet18"}))
@@ -38,20 +38,20 @@ def default_methods(recipe: Recipe) -> list[str]:
 
 
 def parse_methods(recipe: Recipe, words: Iterable[str]) -> dict[str, list[str]]:
-    """Translate methods to changes of the recipe.
+    """Translate methods into changes of the recipe.
 
     Args:
-        recipe: The recipe that is changed.
+        recipe: The recipe to change.
         words: Each is a name, names joined by "+", or "name: key=value …". Names are "baseline", the presets of
             `insert_moex`, "moex_lam1", "cutmix", "mixup" and "smoothing". The recipe's own exchange keeps the recipe's
-            settings; any other has those of its preset, and "moex" in a recipe without an exchange a probability of
-            0.5. A key that begins with moex_ is a keyword of the model.
+            settings; any other exchange uses the settings of its preset. "moex" uses a probability of 0.5 if the recipe
+            has no exchange. A key that begins with moex_ is a keyword argument of the model.
 
     Returns:
-        Name to assignments, as `apply_method` takes them.
+        Name → assignments for `apply_method`.
 
     Raises:
-        RecipeError: A name is unknown, is given twice, or has no assignments after its colon; the baseline is missing.
+        RecipeError: A name is unknown, appears twice, or has no assignments after its colon; the baseline is missing.
 
     Example:
         >>> parse_methods(Recipe("r", {"model": "resnet18"}), ["baseline", "cutmix+moex", "mine: moex_lam=0.5"])["mine"]
@@ -62,14 +62,14 @@ def parse_methods(recipe: Recipe, words: Iterable[str]) -> dict[str, list[str]]:
         name, colon, text = (part.strip() for part in word.partition(":"))
         changes = text.split() if colon else _changes_of(recipe, name)
         if not name or "/" in name or name.startswith("."):
-            raise RecipeError(f"method {word!r}: expected a name that can be a folder's, then `: key=value …`")
+            raise RecipeError(f"method {word!r}: expected a name that is valid for a folder, then `: key=value …`")
         if colon and not changes:
             raise RecipeError(f"method {word!r}: expected key=value after the colon")
         if name in methods:
-            raise RecipeError(f"method {name!r} is given twice")
+            raise RecipeError(f"method {name!r} appears twice")
         methods[name] = changes
     if BASELINE not in methods:
-        raise RecipeError(f"methods {', '.join(methods)}: the differences are to {BASELINE!r}, which is missing")
+        raise RecipeError(f"methods {', '.join(methods)}: {BASELINE!r} is missing, which the others are compared with")
     return methods
 
 
@@ -81,11 +81,11 @@ def _changes_of(recipe: Recipe, name: str) -> list[str]:
     for part in parts:
         if part not in known[1:]:
             hint = nearest(part, known)
-            raise RecipeError(f"method {name!r}: expected {', '.join(known)}, several joined by +, or a name with "
+            raise RecipeError(f"method {name!r}: expected {', '.join(known)}, several of them joined by +, or NAME and "
                               f"`: key=value …`{hint}")  # fmt: skip
     exchanges = [part for part in parts if part not in _MIXING]
     if len(exchanges) > 1 or len(parts) > len(set(parts)) or {"mixup", "cutmix"} <= set(parts):
-        raise RecipeError(f"method {name!r}: expected at most one exchange and one of cutmix and mixup")
+        raise RecipeError(f"method {name!r}: expected at most one exchange, and cutmix or mixup but not both")
     changes = [change for part in parts if part in _MIXING for change in _MIXING[part]]
     if not exchanges:
         return [_NO_EXCHANGE, *changes]
@@ -97,21 +97,21 @@ def _changes_of(recipe: Recipe, name: str) -> list[str]:
 
 
 def _exchanges(recipe: Recipe) -> bool:
-    """Whether a recipe has an exchange of its own."""
+    """Whether a recipe already exchanges."""
     kwargs, model = _model_kwargs(recipe.settings), recipe.settings.get("model", "")
     return kwargs.get(f"{TWIN_PREFIX}prob", 1) > 0 and (is_twin_name(model) or any(map(is_twin_name, kwargs)))
 
 
 def apply_method(recipe: Recipe, changes: Iterable[str]) -> Recipe:
-    """Change a recipe; its model becomes the twin, since a plain model cannot exchange.
+    """Change a recipe, and replace a plain model, which cannot exchange, by its moex_ twin.
 
     Args:
         recipe: The recipe.
-        changes: `key=value` each. With `moex_preset=…` the recipe's own moex_ settings do not apply, and a recipe whose
-            own probability is 0 gets that of the preset.
+        changes: `key=value` each. `moex_preset=…` discards the recipe's own moex_ settings. If the recipe's own
+            probability is 0, the preset's probability applies.
 
     Raises:
-        RecipeError: A key or value is wrong.
+        RecipeError: A key or value is invalid.
 
     Example:
         >>> apply_method(Recipe("mine", {"model": "resnet18"}), ["moex_prob=0.5", "epochs=3"]).settings

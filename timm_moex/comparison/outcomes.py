@@ -1,4 +1,4 @@
-"""What the finished runs of a comparison say: figures by method and seed, paired with the baseline's."""
+"""Outcomes of the finished runs of a comparison, by method and seed, paired with the baseline."""
 
 import math
 import statistics
@@ -12,20 +12,20 @@ from .statistics import interval, paired, pairs_needed
 __all__ = ["STUDY", "Figures", "Outcome", "gap_in_words", "mean_over_groups", "read_outcomes", "verdict"]
 
 # The study's presets cpu-growth-* and cpu-deep, MoEx in ResNet-20 on parts of Fashion-MNIST (benchmarks/README.md):
-# baseline's test loss minus training loss, MoEx's test error minus the baseline's in points
+# the baseline's test loss minus its training loss, and MoEx's test error minus the baseline's, in points
 STUDY = ((1.43, -3.2), (1.05, -1.3), (0.75, -0.9), (0.59, -0.7), (0.22, -0.1))
 _MANY_PAIRS = 100
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures of a run after its last epoch, or their mean over domains.
+    """Metrics of a run after its last epoch, or their mean over domains.
 
     Attributes:
-        error: In percent, on the images that decide: the test split's, or the held-out domain's, else the evaluation's.
+        error: In percent, on the test split or the held-out domain if there is one, otherwise on the evaluation split.
         loss: Cross-entropy on the same images.
-        train_loss: On the samples' own labels, if the run has that, else the loss that was minimised.
-        seconds: For an epoch; on a CPU, which may have other work, processor time.
+        train_loss: Loss on the samples' own labels if the run recorded it, otherwise the loss that was minimised.
+        seconds: Time per epoch; on a CPU, processor time, because other jobs may be running.
     """
 
     error: float
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def gap(self) -> float:
-        """Loss on the images that decide minus training loss."""
+        """Loss on the images of `error` minus the training loss."""
         return self.loss - self.train_loss
 
 
@@ -43,7 +43,7 @@ Figures = dict[str, dict[str, Outcome]]  # method → seed → outcome
 
 
 def read_outcomes(plan: Plan) -> dict[str, Figures]:
-    """Read the finished runs: group → method → seed → outcome; the group is "" unless domains are held out."""
+    """Read the finished runs as group → method → seed → outcome; the group is "" unless domains are held out."""
     key = plan.settings.get("eval_metric", "top1")
     metric = "top5" if key == "top5" else "top1"
     found: dict[str, Figures] = {group: {m: {} for m in plan.methods} for group in plan.groups or ("",)}
@@ -65,7 +65,7 @@ def _outcome(entry: Entry, metric: str) -> Outcome | None:
 
 
 def mean_over_groups(by_group: Mapping[str, Figures]) -> Figures:
-    """Average the domains of each method and seed that has all of them."""
+    """Average over the domains, for each method and seed that is finished in all of them."""
     methods = next(iter(by_group.values()))
     means: Figures = {method: {} for method in methods}
     for method in methods:
@@ -79,53 +79,53 @@ def mean_over_groups(by_group: Mapping[str, Figures]) -> Figures:
 
 
 def values(figures: Figures, method: str, value: Callable[[Outcome], float]) -> dict[str, float]:
-    """Map seeds to a figure of a method."""
+    """Map each seed to one metric of a method."""
     return {seed: value(outcome) for seed, outcome in figures[method].items()}
 
 
 def differences(figures: Figures, method: str, value: Callable[[Outcome], float]) -> list[float]:
-    """List a method's figure minus the baseline's, for the seeds that both have."""
+    """List a method's metric minus the baseline's, for the seeds that both have."""
     return paired(values(figures, method, value), values(figures, BASELINE, value))
 
 
 def verdict(method: str, errors: Sequence[float]) -> str:
-    """Say in a sentence what a method does to the error.
+    """Summarise in a sentence how a method changes the error.
 
     Args:
-        method: Its name.
-        errors: Its error minus the baseline's, in points, for each pair of runs.
+        method: Name of the method.
+        errors: The method's error minus the baseline's, in points, for each pair of runs.
 
     Example:
         >>> verdict("moex", [-0.6, -0.8, -0.7])
         'moex lowers the error by 0.70 points (0.45 to 0.95, 3 pairs).'
     """
     if not errors:
-        return f"{method}: there is no pair with the baseline yet."
+        return f"{method}: no pair of runs with the baseline yet."
     mean, count = statistics.fmean(errors), len(errors)
     if count == 1:
-        return f"{method}: one pair ({mean:+.2f} points) says nothing about other seeds; 3 give a first interval."
+        return f"{method}: {mean:+.2f} points in one pair, too few for an interval; 3 pairs give a first one."
     low, high = interval(errors)
     if low > 0 or high < 0:
         verb, (near, far) = ("lowers", (-high, -low)) if high < 0 else ("raises", (low, high))
         return f"{method} {verb} the error by {abs(mean):.2f} points ({near:.2f} to {far:.2f}, {count} pairs)."
     bound = max(-low, high)
     if bound == 0:
-        return f"{method}: all {count} pairs have equal errors."
+        return f"{method}: the errors are equal in all {count} pairs."
     start = (
-        f"{method}: no difference of {bound:.2f} points or more can be seen with {count} pairs "
+        f"{method}: no measurable difference; {count} pairs rule out {bound:.2f} points or more "
         f"({mean:+.2f}, from {low:+.2f} to {high:+.2f})"
     )
     needed = pairs_needed(mean, statistics.stdev(errors), limit=_MANY_PAIRS)
     if needed is None:
-        return f"{start}; if there is one, it is too small for {_MANY_PAIRS} pairs."
-    return f"{start}; about {needed} would be needed to tell {abs(mean):.2f} points from 0."
+        return f"{start}. It would take more than {_MANY_PAIRS} pairs to tell a difference this small from 0."
+    return f"{start}. It would take about {needed} pairs to tell {abs(mean):.2f} points from 0."
 
 
 def gap_in_words(gaps: Sequence[float]) -> str:
-    """Say how much the baseline overfits, and what the study found at such a gap.
+    """Describe how much the baseline overfits, and what our study measured at a similar gap.
 
     Args:
-        gaps: Loss minus training loss of the baseline's runs.
+        gaps: Evaluation loss minus training loss of each baseline run.
 
     Example:
         >>> gap_in_words([0.6, 0.64]).partition(". ")[0]
@@ -136,7 +136,8 @@ def gap_in_words(gaps: Sequence[float]) -> str:
     below = [point for point in STUDY if point[0] < gap][:1]
     found = [f"{error:+.1f} points at {'a gap of ' * (not i)}{at}" for i, (at, error) in enumerate(below + above)]
     position = "above" if gap >= 0 else "below"
-    beyond = " No gap as small was studied." if not below else " No gap as large was studied." if not above else ""
+    extreme = "small" if not below else "large" if not above else ""
+    beyond = f" The study has no gap this {extreme}." if extreme else ""
     return (
         f"The baseline's loss is {abs(gap):.2f} {position} its training loss. In our study MoEx changed the error by "
         f"{' and by '.join(found)} (ResNet-20, parts of Fashion-MNIST); other data may behave differently.{beyond}"

@@ -1,4 +1,4 @@
-"""What a comparison consists of: a recipe, methods, seeds, and the run that belongs to each of them."""
+"""The plan of a comparison: a recipe, methods, seeds, and the run for each combination."""
 
 import itertools
 import json
@@ -33,17 +33,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides which runs there are; it is kept in compare.json.
+    """Everything that determines the runs of a comparison, saved in compare.json.
 
     Attributes:
-        folder: Holds METHOD/SEED for each run, or METHOD/GROUP/SEED.
-        name: Of the recipe.
-        settings: The recipe's, the same for all methods.
-        methods: Name to changes, see `parse_methods`.
+        folder: Contains METHOD/SEED for each run, or METHOD/GROUP/SEED.
+        name: Name of the recipe.
+        settings: The recipe's settings, shared by all methods.
+        methods: Name → changes, see `parse_methods`.
         seeds: In the order of the runs.
-        images: Part ("training", "evaluation", "test") to a description of its images.
-        test: Name of the split that finished runs are tested on; "" for none.
-        groups: Domains that are held out in turn; none for an ordinary comparison.
+        images: Part ("training", "evaluation", "test") → description of its images.
+        test: Name of the split to test finished runs on; "" to skip the test.
+        groups: Domains to hold out in turn; empty for an ordinary comparison.
     """
 
     folder: Path
@@ -76,10 +76,10 @@ class Plan:
         return Entry(method, seed, group, Run(recipe, self.folder / method / group / str(seed), self.test, bool(group)))
 
     def merged(self) -> "Plan":
-        """Add the methods and seeds that the folder's own compare.json has.
+        """Add the methods and seeds of an existing compare.json in the folder.
 
         Raises:
-            ValueError: It is of another recipe, or its methods of the same name are others.
+            ValueError: compare.json has a different recipe, or a different method under the same name.
         """
         if not (self.folder / _FILE).is_file():
             return self
@@ -88,19 +88,19 @@ class Plan:
         for key in ours | theirs:
             if ours.get(key) != theirs.get(key):
                 raise ValueError(
-                    f"{self.folder} compares with {key}: {short_repr(theirs.get(key))}, now it is "
+                    f"{self.folder} was started with {key}: {short_repr(theirs.get(key))}, but now it is "
                     f"{short_repr(ours.get(key))}; choose another --output"
                 )
         for name in self.methods.keys() & old.methods.keys():
             if self.methods[name] != old.methods[name]:
                 raise ValueError(
-                    f"{self.folder}: method {name!r} is {' '.join(old.methods[name])!r} there, now "
+                    f"{self.folder}: method {name!r} was {' '.join(old.methods[name])!r}, but now it is "
                     f"{' '.join(self.methods[name])!r}; choose another name"
                 )
         if self.groups != old.groups:
             raise ValueError(f"{self.folder} holds out {', '.join(old.groups) or 'nothing'}; choose another --output")
         if old.test and self.test and self.test != old.test:
-            raise ValueError(f"{self.folder} is tested on {old.test!r}, now on {self.test!r}; choose another --output")
+            raise ValueError(f"{self.folder} tests on {old.test!r}, but now on {self.test!r}; choose another --output")
         test, images = self.test or old.test, old.images | self.images
         seeds = sorted({*self.seeds, *old.seeds})
         return replace(self, methods=old.methods | self.methods, seeds=seeds, test=test, images=images)
@@ -117,10 +117,10 @@ class Plan:
         """Read the plan of a folder.
 
         Raises:
-            FileNotFoundError: The folder holds no comparison.
+            FileNotFoundError: The folder does not contain a comparison.
         """
         path = Path(folder) / _FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no comparison: there is no {_FILE}")
+            raise FileNotFoundError(f"{folder} does not contain a comparison: {_FILE} is missing")
         content = json.loads(path.read_text(encoding="utf-8"))
         return cls(Path(folder), **content | {"groups": tuple(content["groups"])})

@@ -1,4 +1,4 @@
-"""How far a comparison is: an estimate after the first epoch, then a bar, or a line a minute without a terminal."""
+"""Progress of a comparison: an estimate after the first epoch, then a progress bar, or a log line every minute."""
 
 import sys
 import time
@@ -19,10 +19,10 @@ class Progress:
     """Counts epochs over all runs.
 
     Args:
-        names: The runs that are to be trained, with their names.
-        jobs: How many are trained side by side.
-        say: Takes a line.
-        show_bar: Whether a bar may be shown, if stderr is a terminal.
+        names: The runs to train, and their names.
+        jobs: Number of runs to train in parallel.
+        say: Called with each line.
+        show_bar: Whether to show a progress bar if stderr is a terminal.
     """
 
     def __init__(self, names: Mapping[Run, str], jobs: int, say: Callable[[str], None], show_bar: bool):
@@ -44,13 +44,13 @@ class Progress:
         return sum(self.done.values())
 
     def say(self, line: str) -> None:
-        """Print a line without damage to the bar."""
+        """Print a line without breaking the bar."""
         self.bar.clear()
         self.print(line)
         self.bar.refresh()
 
     def listen(self, run: Run | None, event: Mapping[str, Any]) -> None:
-        """Take an event of `run_all`."""
+        """Handle an event of `run_all`."""
         if run is not None and "epoch" in event:
             self.done[run], self.total[run] = event["epoch"], event["epochs"]
             self.trained += 1
@@ -71,7 +71,7 @@ class Progress:
         left = self.epochs - self.epochs_done
         rest = left * seconds / self.jobs
         until = time.strftime("%H:%M", time.localtime(time.time() + rest))
-        side_by_side = f", {self.jobs} runs side by side" if self.jobs > 1 else ""
+        side_by_side = f", {self.jobs} runs in parallel" if self.jobs > 1 else ""
         self.say(
             f"about {in_words(rest)}, until {until}: the first epoch took {seconds:.1f} s, {left} are left in "
             f"{len(self.names)} runs{side_by_side}"
@@ -86,5 +86,5 @@ class Progress:
         )
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.close()

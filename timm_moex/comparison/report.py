@@ -1,4 +1,4 @@
-"""The report of a comparison: a table and sentences, compare.csv and report.md."""
+"""Report of a comparison: a table and a summary, written to report.md and compare.csv."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ MEAN = "mean over the domains"
 
 
 def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Format a Markdown table that can be read as it is: the first column is aligned left, the others right.
+    """Format a Markdown table that is readable as plain text, with the first column aligned left, the others right.
 
     Example:
         >>> print(format_table(["", "error"], [["baseline", "9.5"]]))
@@ -35,7 +35,7 @@ def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def figures_by_title(plan: Plan) -> dict[str, Figures]:
-    """Read the figures to show: "" for an ordinary comparison, else each held-out domain and the mean over them."""
+    """Read the outcomes to report: "" for an ordinary comparison, otherwise each held-out domain and their mean."""
     found = read_outcomes(plan)
     return found | {MEAN: mean_over_groups(found)} if plan.groups else found
 
@@ -63,7 +63,7 @@ def _loss(outcome: Outcome) -> float:
 
 
 def _relative_time(figures: Figures, method: str) -> str:
-    """Seconds for an epoch divided by the baseline's, over the seeds that both have."""
+    """Seconds per epoch divided by the baseline's, over the seeds that both have."""
     ours, theirs = (values(figures, name, lambda outcome: outcome.seconds) for name in (method, BASELINE))
     both = ours.keys() & theirs.keys()
     ratio = sum(ours[s] for s in both) / sum(theirs[s] for s in both) if both else math.nan
@@ -71,13 +71,13 @@ def _relative_time(figures: Figures, method: str) -> str:
 
 
 def failures(plan: Plan) -> list[str]:
-    """List the runs that failed and were not finished since, with the reason."""
+    """List the runs that failed and have not been finished since, with the reason."""
     files = [(entry, entry.run.folder / FAILED) for entry in plan.entries()]
     return [f"{entry}: {file.read_text(encoding='utf-8')}" for entry, file in files if file.is_file()]
 
 
 def report_text(plan: Plan) -> str:
-    """Write the report in Markdown: what was compared, a table for each domain, a sentence for each method."""
+    """Write the report in Markdown: the set-up, a table for each domain, and a sentence for each method."""
     titled, failed = figures_by_title(plan), failures(plan)
     decisive = list(titled.values())[-1]
     parts = [_what(plan)]
@@ -100,25 +100,25 @@ def _what(plan: Plan) -> str:
     count = plan.entries()[0].run.epochs
     epochs = f"{count} epoch{'s' * (count > 1)}"
     return (
-        f"{plan.name} ({plan.settings['model']}), {epochs} on {trained}. Errors are those of {judged}, after "
-        "the last epoch. The runs of a seed have the same initial weights and order of the images; differences are "
+        f"{plan.name} ({plan.settings['model']}), {epochs} on {trained}. Errors are measured on {judged}, after "
+        "the last epoch. Runs with the same seed share initial weights and image order; differences are "
         "paired by seed."
     )
 
 
 def _choice_warning(plan: Plan) -> str:
     return (
-        f"Warning: {len(plan.methods) - 1} methods were tested on {plan.images['test']}. The best of several is partly "
-        "the luckiest on these images: its figure is too good. Choose on the evaluation split, then test that choice."
+        f"Warning: {len(plan.methods) - 1} methods were tested on {plan.images['test']}. The best of them owes part of "
+        "its lead to chance, so its error is optimistic. Choose on the evaluation split, then test only that choice."
     )
 
 
 def write_report(plan: Plan) -> str:
-    """Write report.md and compare.csv; returns the report."""
+    """Write report.md and compare.csv, and return the report."""
     text = report_text(plan)
     picture = "\n![differences and curves](compare.png)\n"
-    methods = "".join(f"- {name}: `{' '.join(changes) or 'as it is'}`\n" for name, changes in plan.methods.items())
-    page = f"# Comparison\n\n{text}{picture}\nThe recipe's changes:\n\n{methods}"
+    methods = "".join(f"- {name}: `{' '.join(changes) or 'unchanged'}`\n" for name, changes in plan.methods.items())
+    page = f"# Comparison\n\n{text}{picture}\nChanges to the recipe:\n\n{methods}"
     for name, content in (("report.md", page), ("compare.csv", _csv(plan))):
         _write(plan.folder / name, content)
     return text
@@ -129,7 +129,7 @@ def _write(path: Path, content: str) -> None:
 
 
 def _csv(plan: Plan) -> str:
-    """A row for each finished run, with everything it measured."""
+    """Format a CSV with a row for each finished run and everything it measured."""
     rows = []
     for entry in plan.entries():
         if (result := entry.run.result) is None:

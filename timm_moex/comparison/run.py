@@ -1,4 +1,4 @@
-"""A run of a comparison: a folder of the built-in trainer with a result.json, written once after the last epoch."""
+"""A run of a comparison: a folder of the built-in trainer, plus result.json, written after the last epoch."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ..utils.messages import short_repr
 
 __all__ = ["NOT_SETTINGS", "Run", "comparable"]
 
-# Paths, reporting and speed, which do not change the trained model; and the seed, which tells runs apart by itself
+# Paths, reporting and speed do not change the trained model; the seed distinguishes the runs of a method
 NOT_SETTINGS = frozenset(
     {"data_dir", "pretrained_path", "initial_checkpoint", "device", "workers", "pin_mem", "output", "experiment"}
     | {"log_interval", "log_wandb", "wandb_project", "wandb_tags", "log_tensorboard", "resume", "save_epochs", "seed"}
@@ -20,7 +20,7 @@ NOT_SETTINGS = frozenset(
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the settings that a run's result depends on, without the seed.
+    """Keep only the settings that a run's result depends on, without the seed.
 
     Example:
         >>> comparable({"epochs": 5, "workers": 2, "seed": 7})
@@ -31,13 +31,13 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A training to do, or done.
+    """A training run, finished or not.
 
     Attributes:
-        recipe: The whole recipe, including data_dir, device and seed.
-        folder: Where it is written.
-        test_split: Name of a split to evaluate once, after the last epoch; "" for none.
-        test_held_out: Whether to do so with the group that the recipe holds out.
+        recipe: The complete recipe, including data_dir, device and seed.
+        folder: Output folder.
+        test_split: Name of a split to evaluate once, after the last epoch; "" to skip.
+        test_held_out: Whether to evaluate the recipe's held-out group once, after the last epoch.
     """
 
     recipe: Recipe
@@ -47,38 +47,38 @@ class Run:
 
     @property
     def has_test(self) -> bool:
-        """Whether images are to be evaluated that played no part in the training."""
+        """Whether the run is tested on images that are not used during training."""
         return bool(self.test_split) or self.test_held_out
 
     @property
     def epochs(self) -> int:
-        """Number of epochs, as far as the recipe alone tells."""
+        """Number of epochs, estimated from the recipe without building the schedule."""
         args = self.recipe.arguments()
         return args.stop_epoch or args.epochs + args.cooldown_epochs
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that a killed run need not repeat."""
+        """Number of epochs that a killed run need not repeat."""
         summary = self.folder / "summary.csv"
         return len(summary.read_text(encoding="utf-8").splitlines()) - 1 if summary.is_file() else 0
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Content of result.json; None before the last epoch."""
+        """Content of result.json; None before the end of the last epoch."""
         path = self.folder / "result.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is trained and, if it has a test, tested."""
+        """Whether the run is trained and, if it has a test, tested."""
         result = self.result
         return result is not None and (not self.has_test or "test" in result)
 
     def check(self) -> None:
-        """Refuse a folder with the result of another recipe.
+        """Refuse a folder that contains the result of another recipe.
 
         Raises:
-            ValueError: The settings differ; the message names the first.
+            ValueError: A setting differs; the message names the first one.
         """
         result = self.result
         if result is None:
@@ -87,11 +87,11 @@ class Run:
         for key in ours | theirs:
             if ours.get(key) != theirs.get(key):
                 raise ValueError(
-                    f"{self.folder} was trained with {key}: {short_repr(theirs.get(key))}, now it is "
-                    f"{short_repr(ours.get(key))}; choose another --output or another name for the method"
+                    f"{self.folder} was trained with {key}: {short_repr(theirs.get(key))}, but now it is "
+                    f"{short_repr(ours.get(key))}; choose another --output, or another name for the method"
                 )
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json whole or not at all."""
+        """Write result.json atomically."""
         content = json.dumps(result, indent=1).encode()
         write_atomically(self.folder / "result.json", lambda file: file.write(content))

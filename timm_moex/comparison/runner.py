@@ -1,4 +1,4 @@
-"""Runs one after the other or side by side, each in a process of its own that a crash cannot take the others with."""
+"""Train runs one after another or in parallel, in separate processes, so that a crash stops only one of them."""
 
 import json
 import os
@@ -28,15 +28,15 @@ def run_all(
     threads: int | None = None,
     log: Path | None = None,
 ) -> None:
-    """Train the runs that are not finished, in order.
+    """Train the unfinished runs in order.
 
     Args:
-        runs: What to train.
+        runs: The runs to train.
         listen: Called in this thread with a run and an event: `started`; `epoch`, `epochs` and `seconds`; `note`;
             `done`; or `failed` with the reason. Also called with None and {} about once a second.
-        jobs: Number of runs side by side.
-        threads: PyTorch's threads in each; default: those of this process, divided by `jobs`.
-        log: File that takes what the runs' libraries print, and tracebacks.
+        jobs: Number of runs to train in parallel.
+        threads: Number of PyTorch threads per run; default: this process's threads divided by `jobs`.
+        log: File for tracebacks and for the output of libraries.
     """
     waiting = deque(run for run in runs if not run.is_finished)
     events: queue.Queue[tuple[Run | None, Event]] = queue.Queue()
@@ -64,7 +64,7 @@ def run_all(
 def _work(
     waiting: deque[Run], events: queue.Queue, threads: int, workers: list[subprocess.Popen], errors: IO[bytes]
 ) -> None:
-    """Train waiting runs in one process, and in a new one after a crash."""
+    """Train waiting runs in one process; start a new one after a crash."""
     worker = None
     while waiting:
         try:
@@ -81,12 +81,12 @@ def _work(
             events.put((run, {"failed": f"its process ended with exit code {worker.wait()}"}))
             worker = None
     if worker is not None:
-        worker.stdin.close()  # type: ignore[union-attr]  # which ends it
+        worker.stdin.close()  # type: ignore[union-attr]  # tells the worker to exit
         worker.wait()
 
 
 def _start(errors: IO[bytes], threads: int) -> subprocess.Popen:
-    # OpenMP's threads spin while they wait by default, and take the cores from each other's runs
+    # By default, OpenMP threads spin while they wait, which takes CPU time from the other runs
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Figures over seeds: means, standard errors, paired differences, exact confidence intervals (Student's t)."""
+"""Statistics over seeds: means, standard errors, paired differences, exact confidence intervals (Student's t)."""
 
 import math
 import statistics
@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 
 def mean_se(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error (nan for a single value)."""
+    """Compute the mean and its standard error (nan for a single value)."""
     mean = statistics.fmean(values)
     return mean, statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def paired(values: Mapping[str, float], others: Mapping[str, float]) -> list[float]:
-    """`values - others` for every seed that both have, in the order of `values`."""
+    """Compute `values - others` for every seed that both have, in the order of `values`."""
     return [value - others[seed] for seed, value in values.items() if seed in others]
 
 
 def format_mean(values: Sequence[float], digits: int = 2, sign: bool = False) -> str:
-    """`mean ± standard error`; without the latter for a single value, a dash for none."""
+    """Format `mean ± standard error`, only the mean of a single value, or a dash if there are no values."""
     if not values:
         return "–"
     mean, se = mean_se(values)
@@ -26,9 +26,9 @@ def format_mean(values: Sequence[float], digits: int = 2, sign: bool = False) ->
 
 
 def t_probability(t: float, freedom: int) -> float:
-    """Compute the probability that a Student t with `freedom` degrees of freedom lies in [-t, t].
+    """Compute the probability that a Student t with `freedom` degrees of freedom is in [-t, t].
 
-    The finite series of Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4.
+    Uses the finite series of Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4.
 
     Args:
         t: Bound of the interval, 0 or more.
@@ -45,7 +45,7 @@ def t_probability(t: float, freedom: int) -> float:
 
 
 def t_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """Find the t for which a Student t lies in [-t, t] with this probability, by bisection.
+    """Find, by bisection, the t for which a Student t is in [-t, t] with probability `confidence`.
 
     Raises:
         ValueError: `freedom` is below 1, or `confidence` is not between 0 and 1.
@@ -66,7 +66,7 @@ def t_quantile(freedom: int, confidence: float = 0.95) -> float:
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Compute the exact confidence interval of the mean of normal values: Student's t with n - 1 degrees of freedom.
 
-    Given paired differences, it is the interval of the mean difference. A single value has no interval: (nan, nan).
+    For paired differences, this is the interval of the mean difference. A single value has no interval: (nan, nan).
     """
     if len(values) < 2:
         return math.nan, math.nan
@@ -76,7 +76,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 
 
 def format_interval(values: Sequence[float], digits: int = 2) -> str:
-    """`mean [low, high]` of differences, with signs; the value alone where there is one, a dash where there is none."""
+    """Format `mean [low, high]` of differences, with signs; a single value has no interval, an empty list is a dash."""
     if not values:
         return "–"
     mean, (low, high) = statistics.fmean(values), interval(values)
@@ -84,12 +84,12 @@ def format_interval(values: Sequence[float], digits: int = 2) -> str:
 
 
 def pairs_needed(difference: float, deviation: float, confidence: float = 0.95, limit: int = 100) -> int | None:
-    """Find the least number of pairs with which a mean difference of this size has an interval that excludes 0.
+    """Find the smallest number of pairs for which a mean difference of this size has an interval that excludes 0.
 
     Args:
-        difference: The mean difference, with any sign.
+        difference: The mean difference, of either sign.
         deviation: Standard deviation of the differences.
-        confidence: Of the interval.
+        confidence: Confidence level of the interval.
         limit: Largest number to try.
 
     Returns:

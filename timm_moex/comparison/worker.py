@@ -1,7 +1,7 @@
-"""A process that trains one run after the other: `python -m timm_moex.comparison.worker`.
+"""Worker process that trains one run after another: `python -m timm_moex.comparison.worker`.
 
-It reads orders from stdin and writes events to stdout, one JSON object a line. It ends as soon as stdin does, so that
-no training outlives the command that asked for it, however that ended.
+It reads orders from stdin and writes events to stdout, one JSON object per line. It exits as soon as stdin closes, so
+that no training outlives the command that started it, even if that command is killed.
 """
 
 import json
@@ -34,15 +34,15 @@ __all__ = ["main"]
 
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)  train loss")
 _TIME_LEFT = re.compile(r"about .+ left for ")
-_WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed training hold its lock until they notice
+_WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed run hold its lock until they notice
 
 
 def main() -> None:
-    """Train what is asked for until there are no more orders."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the command decides
+    """Train the ordered runs until there are no more orders."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     lines, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not end up among the events
-    # A forked loader process closes sys.stdin, and would wait for ever for the lock of a thread that reads it
+    os.dup2(2, 1)  # keep whatever a library prints out of the events
+    # A forked loader process closes sys.stdin; if a thread is reading it, that would wait forever for the thread's lock
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     orders: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read_orders, args=(lines, orders), daemon=True).start()
@@ -57,7 +57,7 @@ def main() -> None:
             run = Run(recipe, Path(order["folder"]), order["test_split"], order["test_held_out"])
             do(run, order["threads"], say)
             say(done=True)
-        except Exception as error:  # of any kind: the other runs go on, and this one is listed
+        except Exception as error:  # of any kind: report this run as failed and continue with the others
             traceback.print_exc()
             say(failed=f"{type(error).__name__}: {one_line(error)}")
 
@@ -69,11 +69,11 @@ def _read_orders(lines: Iterable[str], orders: queue.Queue) -> None:
 
 
 def do(run: Run, threads: int, say: Callable[..., None]) -> None:
-    """Train what is left of a run, and test it if that is asked for.
+    """Train the rest of a run, then test it if it has a test.
 
     Args:
         run: The run.
-        threads: Number of PyTorch's threads.
+        threads: Number of PyTorch threads.
         say: Called with each event.
     """
     torch.set_num_threads(threads)
@@ -86,13 +86,13 @@ def do(run: Run, threads: int, say: Callable[..., None]) -> None:
 
 
 def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
-    timing = run.folder / "timing.json"  # wall and processor time of each epoch, over all attempts
+    timing = run.folder / "timing.json"  # wall and processor time of each epoch, including earlier attempts
     epochs = json.loads(timing.read_text(encoding="utf-8")) if timing.is_file() and run.epochs_done else []
     mark = [time.perf_counter(), time.process_time()]
 
     def listen(line: str) -> None:
         if (found := _EPOCH.match(line)) is None:
-            if not _TIME_LEFT.match(line):  # in this run; the comparison has an estimate of its own
+            if not _TIME_LEFT.match(line):  # this run's estimate; the comparison prints its own
                 say(note=line)
             return
         now = [time.perf_counter(), time.process_time()]
@@ -104,7 +104,7 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
     _wait_for_orphans(run.folder)
     result = train(run.recipe.override(resume="auto"), run.folder, progress=False, log=listen)
     (curves,) = read_curves([run.folder])
-    later = epochs[1:] or epochs  # the first one includes the set-up
+    later = epochs[1:] or epochs  # the first epoch includes the set-up
     return {
         "metrics": result.metrics,
         "train": {key: values[-1] for key, values in curves.columns.items() if key.startswith("train_")},

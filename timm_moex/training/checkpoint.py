@@ -1,6 +1,6 @@
-"""Checkpoints of the built-in trainer: everything a run needs to go on exactly, in the layout of timm's own.
+"""Checkpoints of the built-in trainer: everything needed to resume a run exactly, in timm's layout.
 
-timm's `load_checkpoint`, `resume_task_checkpoint` and train.py's --resume read them; nothing in them needs unpickling.
+timm's `load_checkpoint`, `resume_task_checkpoint` and train.py's --resume can read them, without unpickling.
 """
 
 import random
@@ -24,7 +24,7 @@ _KEYS = {"epoch", "args", "state_dict", "optimizer", "rng", "best"}
 
 
 def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
-    """State of every source of randomness: torch on CPU and CUDA, NumPy, Python, the data loader's own generator."""
+    """Return the state of every random generator: torch on CPU and CUDA, NumPy, Python, and the data loader's own."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -36,13 +36,13 @@ def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
-    """Put back what `get_rng_state` returned. CUDA's state is left alone where the number of GPUs differs.
+    """Restore the state from `get_rng_state`. CUDA's state is skipped if the number of GPUs differs.
 
     Raises:
-        ValueError: The state has none for `generator`: it is of a version whose loader drew from torch's own.
+        ValueError: `generator` has no state in `state`, because an older version wrote it.
     """
     if generator is not None and state["loader"] is None:
-        raise ValueError("the checkpoint has no state of the loader's generator, an older version wrote it")
+        raise ValueError("the checkpoint has no state for the data loader's generator; an older version wrote it")
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -64,17 +64,17 @@ def save_checkpoint(
     rng: list[dict[str, Any]],
     **extra: Any,
 ) -> None:
-    """Write the state after `epoch` (counted from 0), learning rate of the next one already set.
+    """Write the state after `epoch` (counted from 0), with the next learning rate already set.
 
     Args:
-        path: The file, replaced whole or not at all.
+        path: The file, replaced atomically.
         task: Holds the model and its EMA.
-        optimizer: With the learning rates of the next epoch.
-        scaler: Of fp16 gradients, if any.
-        epoch: The epoch just done.
-        args: The run's settings, for `restore_checkpoint` to compare.
+        optimizer: The optimizer, with the learning rates of the next epoch.
+        scaler: Scaler for fp16 gradients, if any.
+        epoch: The epoch that has just finished.
+        args: The run's settings, which `restore_checkpoint` compares.
         rng: `get_rng_state` of each process.
-        **extra: Plain values to keep: `metric`, `best`, …
+        **extra: Plain values to store: `metric`, `best`, …
     """
     state = {"epoch": epoch, "version": 2, "arch": args["model"], "args": args, "optimizer": optimizer.state_dict()}
     state |= task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
@@ -87,22 +87,22 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `save_checkpoint`, whole and without unpickling.
+    """Read a checkpoint of `save_checkpoint`, completely and without unpickling.
 
     Raises:
-        ValueError: The file is damaged or is no checkpoint of the built-in trainer.
+        ValueError: The file is damaged, or is not a checkpoint of the built-in trainer.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load would not compare the checksums
+            damaged = archive.testzip()  # torch.load does not verify the checksums
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, zlib and torch raise many kinds for a file that is damaged or of another kind
-        raise ValueError(f"resume={str(path)!r} is no whole checkpoint: {one_line(error)}") from error
+    except Exception as error:  # zipfile, zlib and torch raise many types for damaged or unrelated files
+        raise ValueError(f"resume={str(path)!r} is not a complete checkpoint: {one_line(error)}") from error
     if not isinstance(state, dict) or not _KEYS <= state.keys():
         raise ValueError(
-            f"resume={str(path)!r} was not written by the built-in trainer; to start from its weights, give "
+            f"resume={str(path)!r} was not written by the built-in trainer; to start from its weights, set "
             "initial_checkpoint instead"
         )
     return state
@@ -121,28 +121,28 @@ def restore_checkpoint(
     rank: int,
     generator: torch.Generator | None,
 ) -> None:
-    """Put a run back to where `save_checkpoint` left it.
+    """Restore a run to the state that `save_checkpoint` wrote.
 
     Args:
         state: The checkpoint.
         path: Its file, for messages.
-        task: As for `save_checkpoint`, with its EMA already set up.
-        optimizer: Made, with its scheduler, as for a new run.
-        scaler: Likewise.
+        task: As for `save_checkpoint`, with the EMA already set up.
+        optimizer: Created for a new run, together with its scheduler.
+        scaler: Created for a new run.
         args: The settings of this run.
-        defaults: Values of settings that a checkpoint of an older version may lack.
-        may_differ: Keys of `args` that need not be what they were.
-        rank: Which of the processes this is.
-        generator: The data loader's own, if it has one.
+        defaults: Values for settings that are missing from checkpoints of older versions.
+        may_differ: Keys of `args` that may differ from the checkpoint.
+        rank: The rank of this process.
+        generator: The data loader's own generator, if it has one.
 
     Raises:
-        ValueError: The checkpoint is of a run with other settings.
+        ValueError: The checkpoint was saved with different settings.
     """
     was = {**defaults, **state["args"]}
     changed = [k for k in args if k not in may_differ and args[k] != was.get(k)]
     if changed:
         values = ", ".join(f"{key}={args[key]!r} (was {was.get(key)!r})" for key in changed)
-        raise ValueError(f"resume={str(path)!r} is of a run with other settings: {values}")
+        raise ValueError(f"resume={str(path)!r} was saved with different settings: {values}")
     try:
         _restore(state, task, optimizer, scaler)
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:

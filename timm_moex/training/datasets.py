@@ -1,4 +1,4 @@
-"""Datasets by timm's names, after a check of what timm would silently take for something else."""
+"""Open datasets by timm's names, and raise an error if timm would silently open something else."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ _SINGLE_FOLDER = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")  # 
 def sample_dir() -> Path:
     """Return the folder of the packaged Fashion-MNIST sample, for `dataset: torch/fashion_mnist`.
 
-    It holds 6,000 training and 1,000 test images, under the MIT licence.
+    It contains 6,000 training and 1,000 test images, under the MIT licence.
 
     Example:
         >>> sorted(path.name for path in sample_dir().rglob("*images*"))
@@ -46,28 +46,28 @@ def open_dataset(
     classes: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """`timm.data.create_dataset`, after a check of what it would silently take for something else.
+    """Call `timm.data.create_dataset`, but raise an error for input that timm would silently misread.
 
-    A folder of images is read by `FolderReader`. For other datasets its arguments, from `val_fraction` to `only_group`,
-    are refused.
+    A folder of images is read by `FolderReader`. Only a folder accepts the arguments `val_fraction`, `group_folders`,
+    `held_out_group` and `only_group`.
 
     Args:
-        name: "" for a folder of images, "torch/fashion_mnist", "hfds/…", as timm names them.
+        name: "" for a folder of images, or timm's name: "torch/fashion_mnist", "hfds/…".
         root: The data folder.
-        split: Name of the part; `train` and `validation` have timm's synonyms. "" for a whole folder of images.
-        num_classes: Number of classes the model has; checked if the dataset has names for its own.
-        unreadable: How an image that cannot be read is treated, see `CheckedImages`; torchvision's datasets raise their
+        split: Name of the split; timm's synonyms of `train` and `validation` are accepted. "" reads the whole folder.
+        num_classes: Number of classes of the model; checked if the dataset has class names.
+        unreadable: How to handle an image that cannot be read, see `CheckedImages`; torchvision's datasets raise their
             own error.
-        val_fraction: Share of the training images that is the split `validation`, if there is no folder for it.
-        group_folders: Whether the folders are GROUP/CLASS/picture. The targets then hold class and group.
+        val_fraction: Share of the training images that makes up the split `validation` if it has no folder.
+        group_folders: Whether the folders are GROUP/CLASS/image. The targets then encode class and group.
         held_out_group: A group to leave out.
-        only_group: The only group to read, such as the one that the training held out.
-        classes: Class names in the order of the labels, those of the training set. The data may lack some. None for
-            the data's own.
+        only_group: The only group to read, such as the group that training held out.
+        classes: Class names of the training set, in the order of the labels. The data may lack some of them. None uses
+            the data's own names.
         **kwargs: Further arguments of `create_dataset`.
 
     Raises:
-        DataError: No such folder or split, or the classes differ from `num_classes` or `classes`.
+        DataError: The folder or split does not exist, or the classes differ from `num_classes` or `classes`.
 
     Example:
         >>> dataset = open_dataset("torch/fashion_mnist", sample_dir(), "validation", num_classes=10)
@@ -76,7 +76,7 @@ def open_dataset(
     """
     prefix, _, rest = name.partition("/")
     if prefix in ("hfids", "tfds", "wds"):
-        raise DataError(f"dataset={name!r}: a stream without a fixed order; only timm's stock train.py serves it")
+        raise DataError(f"dataset={name!r}: a stream without a fixed order, which only timm's train.py supports")
     if prefix != "hfds":
         _check_folder(root, split, rest.lower() if prefix == "torch" else "")
     grouping = dict(group_folders=group_folders, held_out_group=held_out_group, only_group=only_group)
@@ -86,7 +86,7 @@ def open_dataset(
     folder_only: dict[str, Any] = dict(val_fraction=val_fraction) | grouping
     is_folder = prefix not in ("torch", "hfds") and root is not None and Path(root).is_dir()
     if not is_folder and (given := [f"{key}: {short_repr(value)}" for key, value in folder_only.items() if value]):
-        raise DataError(f"dataset={name!r}, data_dir={str(root)!r}: no folder of images, so it has no {given[0]}")
+        raise DataError(f"dataset={name!r}, data_dir={str(root)!r}: only a folder of images supports {given[0]}")
     others = "".join(
         f", {key}={short_repr(value)}" for key, value in kwargs.items() if isinstance(value, str) and value
     )
@@ -104,7 +104,7 @@ def open_dataset(
 
 
 def _relabel(dataset: Any, classes: Sequence[str], where: str) -> None:
-    """Let a dataset give the labels that its classes have in `classes`; a folder's reader does so already."""
+    """Map a dataset's labels to the order of `classes`; a folder's reader already uses that order."""
     found = label_names(dataset)
     if not isinstance(getattr(dataset, "reader", None), FolderReader):
         check_classes(found, classes, where)
@@ -121,13 +121,13 @@ def _open_folder(
     input_key: str | None = None,
     target_key: str | None = None,
     input_img_mode: str = "RGB",
-    is_training: bool = False,  # as timm's create_dataset, which ignores these two for a folder
+    is_training: bool = False,  # accepted like `download`, and ignored for a folder, as in timm's create_dataset
     download: bool = False,
     **reading: Any,
 ) -> ImageDataset:
-    """timm's dataset of a folder, with our reader."""
+    """Open timm's dataset for a folder, with our reader."""
     if target_key:
-        raise ValueError("target_key: a folder's classes are its folders")
+        raise ValueError(f"target_key: {target_key!r} has no meaning for a folder, whose classes are its subfolders")
     found = find_split(root, split, val_fraction)
     mapping = _read_class_map(class_map, (found.folder, root)) if class_map else None
     types = input_key.split(";") if input_key else ()
@@ -136,7 +136,7 @@ def _open_folder(
 
 
 def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> dict[str, int]:
-    """timm's `load_class_map`, but a byte order mark or an empty line is no class, and a name twice is refused."""
+    """Read timm's class map, but skip a byte order mark and empty lines, and refuse duplicate names."""
     if isinstance(given, Mapping):
         return dict(given)
     path = next((path for path in (Path(given), *(folder / given for folder in folders)) if path.is_file()), None)
@@ -148,12 +148,12 @@ def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> 
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"class_map: {given!r} lists {twice[0]!r} twice")
     if not names:
-        raise DataError(f"class_map: {given!r} lists no class")
+        raise DataError(f"class_map: {given!r} lists no classes")
     return {name: i for i, name in enumerate(names)}
 
 
 def _check_labels(dataset: Any, name: str, root: Any) -> None:
-    """Refuse labels of torchvision's datasets that are too few, too many or out of range; its own do not look."""
+    """Refuse torchvision labels that are too few, too many or out of range; torchvision does not check them."""
     labels = getattr(dataset, "targets", None)
     if labels is None or not len(labels):
         return
@@ -162,7 +162,7 @@ def _check_labels(dataset: Any, name: str, root: Any) -> None:
     if len(labels) != len(dataset):
         raise DataError(f"{what} has {len(labels)} labels for {len(dataset)} images")
     if classes and (wrong := labels[(labels < 0) | (labels >= classes)].tolist()):
-        raise DataError(f"{what} has the label {wrong[0]}, but {classes} classes, numbered from 0 to {classes - 1}")
+        raise DataError(f"{what} has the label {wrong[0]}, but its {classes} classes are numbered 0 to {classes - 1}")
 
 
 def _check_num_classes(dataset: Any, num_classes: int | None, root: Any) -> Any:
@@ -174,7 +174,7 @@ def _check_num_classes(dataset: Any, num_classes: int | None, root: Any) -> Any:
 
 
 def group_names(dataset: Any) -> list[str]:
-    """List the names of the groups in the order of their numbers; none without `group_folders`.
+    """List the names of the groups in the order of their numbers; empty without `group_folders`.
 
     Example:
         >>> group_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
@@ -184,7 +184,7 @@ def group_names(dataset: Any) -> list[str]:
 
 
 def ignored_files(dataset: Any) -> str:
-    """Describe in a line which files of a folder were left out, as "train: 3 files ignored (.gif 3)"; "" if none.
+    """Summarise which files of a folder were ignored, as "train: 3 files ignored (.gif 3)"; "" if there are none.
 
     Example:
         >>> ignored_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
@@ -195,13 +195,13 @@ def ignored_files(dataset: Any) -> str:
 
 
 def is_whole_folder(name: str, root: str | Path | None, split: str, val_fraction: float) -> bool:
-    """Whether evaluation takes all of a folder: it has class folders, none for a split, and none is to be divided."""
+    """Whether evaluation reads a whole folder: it has class folders, no split folders, and no `val_fraction`."""
     is_folder = not name and root is not None and Path(root).is_dir()
     return is_folder and not val_fraction and split in TRAIN_SPLITS + EVAL_SPLITS and is_flat(str(root))
 
 
 def unreadable_files(dataset: Any) -> list[str]:
-    """List the images of a dataset of `open_dataset` that could not be read so far.
+    """List the images of a dataset that could not be read so far.
 
     Example:
         >>> unreadable_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
@@ -222,13 +222,13 @@ def _check_folder(root: str | Path | None, split: str, torch_name: str) -> None:
     if torch_name in _SINGLE_FOLDER and not known:
         raise DataError(f"split={split!r}: torch/{torch_name} has {', '.join(TRAIN_SPLITS + EVAL_SPLITS)}")
     if torch_name and torch_name not in ("folder", "image_folder"):
-        return  # torchvision looks for its own files
+        return  # torchvision finds its own files
     if torch_name and root.is_dir():
         find_split(root, split)
 
 
 def label_names(dataset: Any) -> list[str]:
-    """List the class names in the order of the labels; none where the dataset does not know them.
+    """List the class names in the order of the labels; empty if the dataset has no class names.
 
     Example:
         >>> label_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))[:3]
@@ -236,5 +236,5 @@ def label_names(dataset: Any) -> list[str]:
     """
     reader = getattr(dataset, "reader", None)
     mapping = getattr(dataset, "class_to_idx", None) or getattr(reader, "class_to_idx", None)
-    mapping = mapping or getattr(reader, "class_name_to_idx", None)  # of a tar file
+    mapping = mapping or getattr(reader, "class_name_to_idx", None)  # for a tar file
     return [str(name) for name in sorted(mapping, key=mapping.get)] if mapping else []

@@ -1,4 +1,4 @@
-"""Top-1, top-5 and loss of a model, exact over every sample, in total and per class."""
+"""Top-1, top-5 and loss of a model, exact over every sample, in total, per class and per group."""
 
 import csv
 from collections import Counter
@@ -29,24 +29,24 @@ def evaluate(
     per_class: bool = False,
     groups: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluate a classifier. Samples are counted, so that a short last batch has its due weight.
+    """Evaluate a classifier, weighting every sample equally even if the last batch is short.
 
     Args:
         model: Maps images (B, C, H, W) to logits (B, classes); left in eval mode.
-        loader: Yields images and class indices (B,), every sample once; if `groups` are given, also the numbers of
-            their groups, (B,).
-        device: Where the model is.
-        amp_dtype: Type for autocast; None for none.
-        dtype: Type of the images; None leaves the loader's.
-        channels_last: Whether the images are given in that memory format.
-        columns: The logits to choose among; the labels then are positions in this list. None for all.
-        per_class: Whether to count per class too.
+        loader: Yields images and class indices (B,), every sample once; with `groups`, also the numbers of the
+            groups, (B,).
+        device: Device of the model.
+        amp_dtype: Type for autocast; None disables it.
+        dtype: Type of the images; None keeps the loader's type.
+        channels_last: Whether to convert the images to this memory format.
+        columns: The logits to choose from; the labels are then positions in this list. None for all logits.
+        per_class: Whether to also count per class.
         groups: Names of the groups in the order of their numbers.
 
     Returns:
-        `loss` (mean cross-entropy), `top1` and `top5` in percent (of fewer than 5 classes: over all), `count`; with
+        `loss` (mean cross-entropy), `top1` and `top5` in percent (with fewer than 5 classes: over all), `count`; with
         `per_class` also `images` and `correct` (top-1), numbers of images per class; with `groups` also
-        `top1_by_group` and `count_by_group`, a mapping from the names of the groups that have images.
+        `top1_by_group` and `count_by_group`, which map the names of groups with images to their values.
 
     Raises:
         ValueError: The loader is empty, or a label is out of range.
@@ -71,7 +71,7 @@ def evaluate(
         if columns is not None:
             output = output[:, columns]
         hit = output.topk(min(5, output.shape[1]), dim=1).indices == target[:, None]  # (B, 5)
-        known = target.clamp(0, output.shape[1] - 1)  # out of range is reported below: a look at each batch would wait
+        known = target.clamp(0, output.shape[1] - 1)  # labels are checked below, because a check per batch would wait
         losses.append(F.cross_entropy(output.float(), known, reduction="sum"))
         hits1.append(hit[:, 0])
         hits5.append(hit.sum())
@@ -98,7 +98,7 @@ def evaluate(
 
 
 def _by_group(hit: Tensor, ids: Tensor, groups: Sequence[str]) -> dict[str, Any]:
-    """Top-1 and number of images of each group that has images."""
+    """Compute top-1 and number of images of each group that has images."""
     counts, hits = (x.bincount(minlength=len(groups)).tolist() for x in (ids, ids[hit]))
     found = {name: (count, right) for name, count, right in zip(groups, counts, hits, strict=True) if count}
     return {
@@ -108,7 +108,7 @@ def _by_group(hit: Tensor, ids: Tensor, groups: Sequence[str]) -> dict[str, Any]
 
 
 def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The metrics of a whole set from those of its parts.
+    """Combine the metrics of the parts of a dataset into the metrics of the whole.
 
     Args:
         parts: Results of `evaluate` without `per_class`.
@@ -136,7 +136,7 @@ def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics with a number for each group, as the columns of a table.
+    """Flatten metrics into numbers, with one entry per group, as the columns of a table.
 
     Example:
         >>> flat_metrics({"top1": 50.0, "top1_by_group": {"photo": 50.0}, "count_by_group": {"photo": 2}})
@@ -149,7 +149,7 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_samples(loader: Iterable[tuple[Tensor, ...]], count: int) -> Iterator[tuple[Tensor, ...]]:
-    """The first `count` samples of a loader, in its batches; the last batch may be cut.
+    """Yield the first `count` samples of a loader, in its batches; the last batch may be cut.
 
     Example:
         >>> batches = [(torch.zeros(2, 1), torch.tensor([0, 1])), (torch.zeros(2, 1), torch.tensor([2, 3]))]
@@ -186,6 +186,6 @@ def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str
 
 
 def is_per_class(path: Path) -> bool:
-    """Whether `write_per_class` wrote a file."""
+    """Whether a file was written by `write_per_class`."""
     with path.open("rb") as file:
         return file.readline().strip() == ",".join(_PER_CLASS).encode()

@@ -1,4 +1,4 @@
-"""Complete a recipe with what the machine and the data decide: the device, and the number of classes."""
+"""Complete a recipe with settings that depend on the machine and the data: the device and the number of classes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["fill_in", "find_device"]
 
 
 def find_device(recipe: Recipe) -> str:
-    """Return the recipe's device, by default the GPU if there is one; train.py would insist on a GPU.
+    """Return the recipe's device, or by default the GPU if there is one; train.py would require a GPU.
 
     Example:
         >>> find_device(Recipe("mine", {"device": "cuda:1"}))
@@ -21,13 +21,13 @@ def find_device(recipe: Recipe) -> str:
 
 
 def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """Complete a recipe; what it says itself stays.
+    """Complete a recipe without changing its own settings.
 
-    Without `device`, training runs where `find_device` says. Without `num_classes`, the model gets a classifier for the
-    classes of the data. (train.py would keep the classes of the weights, or take 1,000.)
+    Without `device`, training uses the result of `find_device`. Without `num_classes`, the model gets a classifier for
+    the classes of the data. (train.py would keep the classes of the weights, or use 1,000.)
 
     Args:
-        recipe: What the user asked for.
+        recipe: The user's recipe.
 
     Returns:
         The completed recipe, and lines for the user about what was filled in.
@@ -43,9 +43,9 @@ def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
     notes = []
     if "device" not in recipe.settings and find_device(recipe) == "cpu":
         found["device"] = "cpu"
-        notes.append("device: cpu, since there is no CUDA device here")
+        notes.append("device: cpu, because no CUDA device was found")
         if recipe.settings.get("amp"):
-            notes.append("amp: true is slow on a CPU without half-precision arithmetic; --set amp=false turns it off")
+            notes.append("amp: true is slow on a CPU without half-precision arithmetic; turn it off by --set amp=false")
     if recipe.settings.get("num_classes") is None:
         names = _class_names(recipe.settings)
         if names:

@@ -1,4 +1,4 @@
-"""A reader of folders of images: which file has which class and, if there are groups, which group."""
+"""Reader for folders of images, which finds the class of each file and, optionally, its group."""
 
 import os
 import stat
@@ -19,37 +19,37 @@ __all__ = ["EVAL_SPLITS", "ClassError", "FolderReader", "check_classes"]
 
 
 class ClassError(DataError):
-    """Data have other classes than the model."""
+    """The data have classes that the model does not have."""
 
 
 class FolderReader(Reader):
-    """A reader of timm's `ImageDataset` for CLASS/picture or, with groups, GROUP/CLASS/picture.
+    """A reader for timm's `ImageDataset`, for CLASS/image or, with groups, GROUP/CLASS/image.
 
-    The class is the folder that holds the picture, as in timm's own reader, and classes have the same order. Unlike
-    timm's, this one skips hidden files and folders, and refuses what would merge two folders into one class.
+    The class is the folder that contains the image, as in timm's own reader, and classes have the same order. Unlike
+    timm's reader, this one skips hidden files and folders, and raises an error if two folders would become one class.
 
-    A sample has one integer as its target, `class + group * number of classes`. So class and group travel together
-    through timm's dataset, workers, samplers and collation, and through `InMemoryLoader`; `GroupedLoader` takes them
-    apart when a batch is on the device. Without groups the target is the class.
+    The target of a sample is one integer, `class + group * number of classes`, so that class and group pass together
+    through timm's dataset, workers, samplers and collation, and through `InMemoryLoader`. `GroupedLoader` separates
+    them once a batch is on the device. Without groups the target is the class.
 
     Args:
-        split: The folder, and the part of it.
+        split: The folder, and the part of it to read.
         group_folders: Whether the folder above the class is the group.
         held_out_group: Name of a group to leave out.
         only_group: Name of the only group to read.
-        classes: Class names in the order of their labels, those of the training set; None for the folder's own.
-        class_map: Class name → label; images of other classes are left out.
-        types: Suffixes of image files; by default torchvision's, which include timm's.
+        classes: Class names of the training set, in the order of the labels; None uses the folder's own names.
+        class_map: Class name → label; images of other classes are ignored.
+        types: Suffixes of image files; default: torchvision's list, which includes timm's.
 
     Raises:
-        DataError: A picture has no class or no group, two class folders have one name, a name is not UTF-8, there is
-            no such group, `classes` lacks one of the folder's, or no image is left.
+        DataError: An image has no class or no group, two class folders have the same name, a name is not UTF-8, a
+            group does not exist, `classes` lacks a class of the folder, or no images remain.
 
     Attributes:
         samples: Path and target of each image.
         class_to_idx: Class name → label.
         groups: Names of the groups in the order of their numbers; empty without `group_folders`.
-        ignored: Suffix → number of files that are no images, and "of other classes" → those left out by `class_map`.
+        ignored: Suffix → number of files that are not images; "of other classes" → number excluded by `class_map`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FolderReader(Reader):
         suffixes = sorted({suffix.lower() for suffix in types or IMG_EXTENSIONS})
         files = self._scan(suffixes)
         if group_folders:
-            is_for_training = classes is None  # of a folder for evaluation the group may be missing
+            is_for_training = classes is None  # an evaluation folder may lack the group
             files = _of_groups(files, split.folder, held_out_group if is_for_training else None, only_group)
             files = [file for file in files if file.group != held_out_group]
         else:
@@ -82,7 +82,7 @@ class FolderReader(Reader):
             self.ignored["of other classes"] = len(files) - len(kept)
         if not kept:
             ignored = self.describe_ignored() or str(split.folder)
-            raise DataError(f"{ignored}: no images in class folders, of the suffixes {', '.join(suffixes)}")
+            raise DataError(f"{ignored}: found no images with the suffixes {', '.join(suffixes)} in class folders")
         offset = {name: i * self.width for i, name in enumerate(self.groups)}
         self.samples = [
             (os.path.join(split.folder, file.path), self.class_to_idx[file.label] + offset.get(file.group, 0))
@@ -91,12 +91,12 @@ class FolderReader(Reader):
 
     @property
     def width(self) -> int:
-        """The number of labels: by how much the targets of one class in two neighbouring groups differ."""
+        """The number of labels, which is the difference between the targets of one class in consecutive groups."""
         return max(self.class_to_idx.values()) + 1
 
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
         path, target = self.samples[index]
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would block forever
             raise OSError("not a regular file")
         return open(path, "rb"), target
 
@@ -115,7 +115,7 @@ class FolderReader(Reader):
         return os.path.basename(path) if basename else path if absolute else os.path.relpath(path, self.root)
 
     def _scan(self, types: Sequence[str]) -> list["_File"]:
-        """Find the images, in timm's order; on a tie ("1", "01"), where timm's varies, in that of the text."""
+        """Find the images in timm's order; break ties ("1", "01"), whose order varies in timm, by the text."""
         found = []
         for parent, folders, names in os.walk(self.root, followlinks=True, onerror=_raise):
             folders[:] = [name for name in folders if not is_hidden(name)]
@@ -137,7 +137,7 @@ class FolderReader(Reader):
 
 
 class _File(NamedTuple):
-    """An image: its path inside the folder, the folder that it is in, and the one above."""
+    """An image: its path inside the folder, the name of its own folder, and the name of the folder above."""
 
     path: str
     label: str
@@ -149,19 +149,19 @@ def _raise(error: OSError) -> Any:
 
 
 def _check_links(parent: str, folders: Sequence[str]) -> None:
-    """Refuse a link to a folder that it is in: following it would never end."""
+    """Refuse a link to one of its own parent folders, because following it would never end."""
     for path in (os.path.join(parent, name) for name in folders):
         if os.path.islink(path) and Path(path).resolve() in (*Path(parent).resolve().parents, Path(parent).resolve()):
-            raise DataError(f"{path}: a link to a folder that it is in")
+            raise DataError(f"{path}: this link points to a folder that contains it")
 
 
 def _check_folder(where: Path, first: _File, root: Path) -> None:
     if not where.name:
-        raise DataError(f"{root / first.path}: this image is in no class folder; move it into one, or away")
+        raise DataError(f"{root / first.path}: this image is not in a class folder; move it into one, or remove it")
     try:
         str(where).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{str(root / where)!r}: the name of a class folder must be UTF-8") from error
+        raise DataError(f"{str(root / where)!r}: the name of a class folder must be valid UTF-8") from error
 
 
 def _natural(names: set[str]) -> list[str]:
@@ -169,27 +169,27 @@ def _natural(names: set[str]) -> list[str]:
 
 
 def _check_leaves(files: Sequence[_File], root: Path) -> None:
-    """Refuse two class folders of one name."""
+    """Refuse two class folders with the same name."""
     parents: dict[str, str] = {}
     for file in files:
         folder = os.path.dirname(file.path)
         if (other := parents.setdefault(file.label, folder)) != folder:
             raise DataError(
-                f"{root}: the folders {other} and {folder} would be one class, {file.label!r}; rename one of "
-                "them, or give group_folders: true (--group-folders) if the folders above are groups"
+                f"{root}: the folders {other} and {folder} would become one class, {file.label!r}; rename one of "
+                "them, or set group_folders: true (--group-folders) if the folders above them are groups"
             )
 
 
 def _of_groups(files: Sequence[_File], root: Path, held_out: str | None, only: str | None) -> list[_File]:
-    """The images of all groups or of one, after a check that all have a group and that those named exist."""
+    """Select the images of all groups or of one, after checking that all have a group and that named groups exist."""
     if alone := next((file for file in files if not file.group), None):
-        raise DataError(f"group_folders: {root / alone.path} is not in GROUP/CLASS/, it has no group")
+        raise DataError(f"group_folders: {root / alone.path} has no group, because it is not in GROUP/CLASS/")
     groups = _natural({file.group for file in files})
     for key, name in (("held_out_group", held_out), ("only_group", only)):
         if name is not None and name not in groups:
             near = nearest(name, groups)
             raise DataError(
-                f"{key}: {name!r} is no group of {root}; its groups are {', '.join(groups) or 'none'}{near}"
+                f"{key}: {name!r} is not a group in {root}; its groups are {', '.join(groups) or 'none'}{near}"
             )
     return [file for file in files if only in (None, file.group)]
 
@@ -208,15 +208,15 @@ def _class_to_idx(
 
 
 def check_classes(found: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Check that a model knows the classes of its data; it may know more.
+    """Check that a model has all classes of its data; it may have more.
 
     Args:
         found: Class names of the data.
         known: Class names of the model or its training set.
-        where: What has the classes `found`.
+        where: Source of the classes `found`, for the message.
 
     Raises:
-        ClassError: The names differ.
+        ClassError: The data have other classes.
 
     Example:
         >>> check_classes(["cat"], ["cat", "dog"], "val")
@@ -224,7 +224,7 @@ def check_classes(found: Sequence[str], known: Sequence[str], where: str) -> Non
     if strangers := [name for name in found if name not in known]:
         missing = [name for name in known if name not in found]
         lacks = f" and lacks {_listed(missing)}" if missing else ""
-        raise ClassError(f"{where} has classes that training did not have: {_listed(strangers)}{lacks}")
+        raise ClassError(f"{where} has classes that were not in training: {_listed(strangers)}{lacks}")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""Image files: how many channels they have, and what happens to those that cannot be read.
+"""Read image files with the right number of channels, and handle files that cannot be read.
 
-They raise an error by name, or are counted; timm's dataset takes the next image in silence.
+Unreadable files raise an error with their name, or are counted; timm's dataset silently uses the next image.
 """
 
 from typing import Any
@@ -16,22 +16,22 @@ __all__ = ["UNREADABLE", "CheckedImages", "DataError", "check_image_mode", "conv
 
 UNREADABLE = ("error", "replace", "drop")
 _MODE_OF = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_MODES = {"L": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK": 4}  # those of 8 bits
+_MODES = {"L": 1, "LA": 2, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK": 4}  # only 8-bit modes
 
 
 class DataError(ValueError):
-    """The data folder, one of its splits, its classes or one of its images are not as expected."""
+    """The data folder, one of its splits, its classes or one of its images is not as expected."""
 
 
 def check_image_mode(channels: int, mode: str | None = None) -> str:
-    """Return the Pillow mode in which images of so many channels are read.
+    """Return the Pillow mode to read images with this number of channels.
 
     Args:
-        channels: What the model takes.
-        mode: The mode that was asked for; None for the usual one.
+        channels: Number of channels of the model's input.
+        mode: The requested mode; None for the usual one.
 
     Raises:
-        DataError: There is no such mode, or it has another number of channels.
+        DataError: The mode does not exist, or has another number of channels.
 
     Example:
         >>> check_image_mode(3), check_image_mode(4), check_image_mode(4, "CMYK")
@@ -39,24 +39,24 @@ def check_image_mode(channels: int, mode: str | None = None) -> str:
     """
     if mode is None:
         if channels not in _MODE_OF:
-            raise DataError(f"images of {channels} channels: image files are read with 1 to 4")
+            raise DataError(f"the model needs images of {channels} channels, but image files have 1 to 4")
         return _MODE_OF[channels]
     if mode not in _MODES:
         raise DataError(f"input_img_mode: {mode!r}: expected one of {', '.join(_MODES)}{nearest(mode, _MODES, 0.4)}")
     if _MODES[mode] != channels:
-        raise DataError(f"input_img_mode: {mode!r} has {_MODES[mode]} channels, the model takes {channels}")
+        raise DataError(f"input_img_mode: {mode!r} has {_MODES[mode]} channels, but the model needs {channels}")
     return mode
 
 
 def convert_image(image: Image.Image, mode: str) -> Image.Image:
-    """`image.convert(mode)`, but grey values of 16 bits are scaled to 8, where Pillow cuts them off at 255.
+    """Call `image.convert(mode)`, but scale 16-bit grey values to 8 bits, which Pillow would clip at 255.
 
     Args:
-        image: Any mode.
-        mode: One of 8 bits.
+        image: An image of any mode.
+        mode: An 8-bit mode.
 
     Raises:
-        ValueError: Its values have 32 bits, without a range that all such images share.
+        ValueError: The image has 32-bit values, for which there is no common range.
 
     Example:
         >>> sixteen = Image.fromarray(np.array([[0, 256, 65535]], dtype=np.uint16))
@@ -66,23 +66,23 @@ def convert_image(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: I for 16 bits
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of mode {image.mode}, 32 bits; convert it to 8 or 16 bits")
+        raise ValueError(f"the image has 32-bit pixels, mode {image.mode}; convert it to 8 or 16 bits")
     return image.convert(mode)
 
 
 class CheckedImages(ImageDataset):
-    """timm's `ImageDataset`, with a choice of how to treat an image that cannot be read.
+    """timm's `ImageDataset`, with a choice of how to handle images that cannot be read.
 
     Args:
-        dataset: timm's, whose files these are.
-        unreadable: "error" raises a `DataError` with the file's name. "replace" takes the next image, as timm does, and
-            counts. "drop" reads every image once beforehand, leaves out the unreadable ones, and counts.
+        dataset: timm's dataset of the files.
+        unreadable: "error" raises a `DataError` with the file's name. "replace" uses the next image, as timm does, and
+            counts it. "drop" reads every image once beforehand, skips the unreadable ones, and counts them.
 
     Raises:
-        ValueError: `unreadable` is none of these.
+        ValueError: `unreadable` has another value.
 
     Attributes:
-        is_unreadable: (N,), bool: the images found to be unreadable so far; workers share the tensor.
+        is_unreadable: (N,), bool: the images found to be unreadable so far; shared between workers.
     """
 
     def __init__(self, dataset: ImageDataset, unreadable: str = "error"):
@@ -109,7 +109,7 @@ class CheckedImages(ImageDataset):
         return len(self.kept)
 
     def __getitem__(self, index: int) -> tuple:
-        if self.unreadable != "replace":  # of "drop", too: what could be read before is an error now
+        if self.unreadable != "replace":  # includes "drop": if an image that was readable fails now, raise
             return self._transformed(*self._sample(self.kept[index]))
         if index >= len(self):
             raise IndexError(f"image {index} of {len(self)}")  # ends a for loop over the dataset
@@ -120,7 +120,7 @@ class CheckedImages(ImageDataset):
         raise self._none_readable()
 
     def unreadable_files(self) -> list[str]:
-        """Names of the images that were found to be unreadable so far."""
+        """List the images that could not be read so far."""
         return [self._name(index) for index in self.is_unreadable.nonzero().flatten().tolist()]
 
     def _name(self, index: int) -> str:
@@ -130,7 +130,7 @@ class CheckedImages(ImageDataset):
         return DataError(f"none of the {len(self.reader)} images can be read; the first is {self._name(0)}")
 
     def _sample(self, index: int) -> tuple:
-        """Image (or its bytes), target and features."""
+        """Read an image (or its bytes), its target and its features."""
         try:
             image, *rest = self.reader[index]
             if self.load_bytes:
@@ -138,13 +138,13 @@ class CheckedImages(ImageDataset):
             image = Image.open(image)
             if self.input_img_mode:
                 image = convert_image(image, self.input_img_mode)
-            image.load()  # decodes it: only then does a truncated file show
+            image.load()  # decode it now, because only decoding detects a truncated file
             return image, *rest
-        except Exception as error:  # PIL raises many kinds: OSError, SyntaxError, ValueError, its own
+        except Exception as error:  # PIL raises many types: OSError, SyntaxError, ValueError, its own
             raise DataError(f"{self._name(index)} cannot be read as an image: {one_line(error)}") from error
 
     def _sample_or_none(self, index: int) -> tuple | None:
-        """The sample; None where its image is unreadable, which is written down."""
+        """Read a sample, or record its image as unreadable and return None."""
         try:
             return self._sample(index)
         except DataError:

@@ -1,4 +1,4 @@
-"""A small dataset kept on the device, cropped and flipped there."""
+"""A loader for a small dataset that is kept on the device, and cropped and flipped there."""
 
 import argparse
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ __all__ = ["InMemoryLoader", "check_in_memory"]
 
 
 def check_in_memory(args: argparse.Namespace) -> None:
-    """Check that `InMemoryLoader` can serve the augmentation that a recipe asks for.
+    """Check that `InMemoryLoader` supports the augmentation of a recipe.
 
     Args:
         args: `Recipe.arguments()`.
 
     Raises:
-        DataError: It cannot; the message names the keys.
+        DataError: It does not; the message names the keys.
     """
     if args.no_aug:
         return
@@ -29,28 +29,28 @@ def check_in_memory(args: argparse.Namespace) -> None:
     asked = [f"{key}={getattr(args, key)!r}" for key in wanted if getattr(args, key)]
     if asked:
         raise DataError(
-            f"--in-memory crops, flips and erases only; it cannot serve {', '.join(asked)}. Set to 0 (aa: null) or "
-            "leave out --in-memory"
+            f"--in-memory only crops, flips and erases; it does not support {', '.join(asked)}. Set these to 0 "
+            "(aa: null), or leave out --in-memory"
         )
 
 
 class InMemoryLoader:
-    """A small dataset, decoded once, on the device as bytes; random crop and horizontal flip are done batch-wise there.
+    """A loader for a small dataset that is decoded once, kept on the device as bytes, and augmented there in batches.
 
-    The crop is the one of the CIFAR papers: `pad` zero pixels on every side, then a window of the original size. It
-    stands in for train.py's `train_crop_mode`, `scale` and `ratio`, which resize: with the same recipe the two ways of
-    loading augment alike but not equally. Evaluation is bit-equal to timm's loader.
+    The crop follows the CIFAR papers: `pad` zero pixels on every side, then a window of the original size. It replaces
+    train.py's `train_crop_mode`, `scale` and `ratio`, which resize, so the same recipe augments similarly but not
+    identically with the two loaders. Evaluation is bit-equal to timm's loader.
 
     Args:
-        loader: timm's loader over the set with the evaluation transform (`create_eval_loader`).
-        training: Whether to shuffle, augment, and leave out the last short batch.
-        pad: Width of the zero border that the crop may reach into, in pixels.
+        loader: timm's loader of the dataset with the evaluation transform (`create_eval_loader`).
+        training: Whether to shuffle, augment, and drop the last short batch.
+        pad: Width of the zero padding for the crop, in pixels.
         hflip: Probability of a horizontal flip.
         erasing: timm's random erasing, applied to the normalised batch.
-        seed: Seed of the loader's own generator (order, crops, flips), which lives on the CPU.
+        seed: Seed of the loader's own generator (order, crops, flips), which stays on the CPU.
         rank: Which share of each training step to yield, from 0.
-        processes: How many shares a step has. Every process draws for all of them and keeps its own, so that the shares
-            together are the batches that one process with so much larger ones would see.
+        processes: Number of shares in a step. Every process draws for all shares and keeps its own, so that together
+            the shares equal the larger batches of a single process.
 
     Raises:
         ValueError: `pad` is negative.
@@ -82,7 +82,7 @@ class InMemoryLoader:
     ):
         if pad < 0:
             raise ValueError(f"pad={pad}: expected a width of at least 0 pixels")
-        batches = list(loader.loader)  # what the prefetcher takes from the workers: uint8 images, labels
+        batches = list(loader.loader)  # the prefetcher's input from the workers: uint8 images, labels
         images = torch.cat([images for images, _ in batches]).to(loader.device)
         self.height, self.width = images.shape[-2:]
         self.images = F.pad(images, (pad, pad, pad, pad))  # (N, C, H + 2 pad, W + 2 pad), uint8
@@ -113,10 +113,10 @@ class InMemoryLoader:
             yield images, self.targets[index.to(self.targets.device, non_blocking=True)]
 
     def _window(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """This process's share of images `index`, each cropped and flipped at random by one gather from the padded set.
+        """Crop and flip this process's share of images `index` at random, by one gather from the padded dataset.
 
         Returns:
-            The images, (B, C, H, W), uint8, and their share of `index`, (B,).
+            The images, (B, C, H, W), uint8, and the share of `index`, (B,).
         """
         device, count = self.images.device, len(index)
         top, left = torch.randint(2 * self.pad + 1, (2, count, 1), generator=self.generator)
@@ -127,7 +127,7 @@ class InMemoryLoader:
         cols = torch.arange(self.width)
         cols = left + torch.where(flip, cols.flip(0), cols)  # (B, W)
         channels = torch.arange(self.images.shape[1], device=device)
-        # waits for nothing: a copy from pageable memory is taken from it before the call returns
+        # does not block: a copy from pageable memory has been read when the call returns
         index, rows, cols = (x.to(device, non_blocking=True) for x in (index, rows, cols))
         images = self.images[
             index[:, None, None, None],

@@ -1,4 +1,4 @@
-"""A saved model with the data to evaluate it on, opened together, since each must fit the other."""
+"""Open a saved model together with the data to evaluate it on, because each must fit the other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ __all__ = ["Inference", "open_held_out_group", "open_inference", "predict_sample
 
 @dataclass(frozen=True)
 class Inference:
-    """A model and the test set it is to see.
+    """A model and its test set.
 
     Attributes:
-        name: The name that timm knows the model by.
-        model: On `device`, in the mode it was loaded in.
+        name: The model's name in timm.
+        model: The model, on `device`, in the mode in which it was loaded.
         loader: Yields images (B, C, H, W), normalised, and labels (B,), on `device`.
-        device: Where both are.
-        class_names: In the order of the labels that the loader yields; numbers if neither model nor data have names.
+        device: Device of the model and the batches.
+        class_names: In the order of the loader's labels; numbers if neither model nor data have names.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Inference:
 
     @property
     def groups(self) -> list[str]:
-        """Names of the dataset's groups in the order of their numbers; none without `group_folders`."""
+        """Names of the dataset's groups in the order of their numbers; empty without `group_folders`."""
         return group_names(self.loader.dataset)
 
     @property
     def ignored(self) -> str:
-        """A line about the files of the folder that were left out, or ""."""
+        """A line about the files in the folder that were ignored, or ""."""
         return ignored_files(self.loader.dataset)
 
     @property
     def unreadable(self) -> list[str]:
-        """Names of the images that were left out because they cannot be read."""
+        """Names of the images that were skipped because they cannot be read."""
         return unreadable_files(self.loader.dataset)
 
 
@@ -74,27 +74,27 @@ def open_inference(
     only_group: str | None = None,
     ignore_label_names: bool = False,
 ) -> Inference:
-    """Load a model and open the dataset as the model needs it: size, channels, normalisation.
+    """Load a model, and open the dataset with the size, channels and normalisation that the model needs.
 
     Args:
-        model: A folder that timm loads (…/hub), or a model's name.
-        data_dir: The data.
-        dataset: As timm names it; "" for a folder of images.
-        split: Part of the data.
-        batch_size: Images in a batch.
-        workers: Processes that load images.
+        model: A folder that timm can load (…/hub), or the name of a model.
+        data_dir: The data folder.
+        dataset: timm's name of the dataset; "" for a folder of images.
+        split: Name of the split.
+        batch_size: Images per batch.
+        workers: Number of processes that load images.
         device: "cpu", "cuda", …
-        skip_unreadable: Whether to leave out images that cannot be read, which are an error otherwise.
-        columns: Synset folders and their columns among ImageNet's 1,000 logits, see `imagenet_subset`.
-        val_fraction: As in the training: the share of the images that is the split `validation`. 0 takes the folder of
-            the split, or all of a folder that has none.
-        group_folders: Whether the folders are GROUP/CLASS/picture; batches then have the groups' numbers, too.
-        only_group: The only group to open; all its images with `split=""`.
-        ignore_label_names: Whether to take the classes of the data by their order. By default the data's classes are
-            mapped to the model's `label_names`, if both have names.
+        skip_unreadable: Whether to skip images that cannot be read instead of raising an error.
+        columns: Synset folders and their columns in ImageNet's 1,000 logits, see `imagenet_subset`.
+        val_fraction: Share of the images that makes up the split `validation`, as in training. With 0, the split's
+            folder is read, or the whole folder if it has no splits.
+        group_folders: Whether the folders are GROUP/CLASS/image; batches then also contain the groups' numbers.
+        only_group: The only group to open; use `split=""` for all its images.
+        ignore_label_names: Whether to match classes by their order. By default, the classes of the data are matched
+            with the model's `label_names` by name, if both have names.
 
     Raises:
-        ValueError: No such model or device, or `columns` for a model of other classes than ImageNet's.
+        ValueError: The model or device does not exist, or `columns` is given for a model without ImageNet's classes.
         DataError: See `open_dataset`.
         HubError: See `load_model`.
 
@@ -122,33 +122,33 @@ def open_inference(
     try:
         opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, classes=own, **shape)
     except ClassError as error:
-        raise DataError(f"{error}; --ignore-label-names takes the classes by their order") from error
+        raise DataError(f"{error}; use --ignore-label-names to match classes by their order") from error
     loader = create_eval_loader(opened, config, batch_size, device=where, workers=workers)
     found = label_names(opened)
     return Inference(name, loaded, loader, where, own if own and found else found or list(map(str, range(classes))))
 
 
 def _own_names(model: Any, name: str) -> list[str] | None:
-    """The names that a model's checkpoint has for its classes."""
+    """Return the class names stored in a model's checkpoint."""
     names = [str(label) for label in model.pretrained_cfg.get("label_names") or ()]
     if names and (len(names) != model.num_classes or len(set(names)) < len(names)):
         raise ValueError(
             f"{name}: label_names has {len(set(names))} different names for {model.num_classes} classes; "
-            "--ignore-label-names takes the classes by their order"
+            "use --ignore-label-names to match classes by their order"
         )
     return names or None
 
 
 def open_held_out_group(model: str, recipe: Recipe, **kwargs: Any) -> Inference:
-    """Load a trained model and open the group that its training held out, with all its images.
+    """Load a trained model, and open all images of the group that its training held out.
 
     Args:
-        model: The folder …/hub of the training.
-        recipe: That of the training, with `held_out_group`.
+        model: The training run's folder …/hub.
+        recipe: The training recipe, with `held_out_group`.
         **kwargs: Further arguments of `open_inference`: batch_size, device, …
 
     Raises:
-        ValueError: The recipe held out no group.
+        ValueError: The recipe has no `held_out_group`.
         DataError: See `open_dataset`.
     """
     args = recipe.arguments()
@@ -159,13 +159,13 @@ def open_held_out_group(model: str, recipe: Recipe, **kwargs: Any) -> Inference:
 
 
 def timm_name(model: str) -> str:
-    """Return the name that timm loads a model by: "local-dir:FOLDER" for a folder.
+    """Return the name by which timm loads a model: "local-dir:FOLDER" for a folder.
 
     Args:
-        model: A folder that timm loads (…/hub), or a model's name.
+        model: A folder that timm can load (…/hub), or the name of a model.
 
     Raises:
-        ValueError: There is no such model, or it comes without weights; the message says which names have some.
+        ValueError: The model does not exist, or has no weights; the message lists the names that have weights.
 
     Example:
         >>> timm_name("resnet20_cifar.fmnist_sample")
@@ -187,7 +187,7 @@ def _check_has_weights(name: str) -> None:
     if cfg is not None and not cfg.has_weights:
         there = [full for full, other in get_arch_pretrained_cfgs(name.partition(".")[0]).items() if other.has_weights]
         hint = f"; with weights: {', '.join(there)}" if there else ""
-        raise ValueError(f"model: {name!r} comes without weights{hint}")
+        raise ValueError(f"model: {name!r} has no weights{hint}")
 
 
 @torch.inference_mode()
@@ -196,11 +196,11 @@ def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tens
 
     Args:
         opened: The model, left in eval mode, and its data.
-        count: Number of images, at least 1; all of a smaller set.
+        count: Number of images, at least 1; a smaller set is used whole.
 
     Returns:
-        Images (B, C, H, W) with values in [0, 1], as they are before normalisation; true classes (B,); predicted
-        classes (B,). All on the CPU.
+        Images (B, C, H, W) before normalisation, with values in [0, 1]; true classes (B,); predicted classes (B,). All
+        on the CPU.
 
     Raises:
         ValueError: The model's logits are not finite.
@@ -212,7 +212,7 @@ def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tens
     normalised = (images.to(opened.device).float() - loader.mean) / loader.std
     logits = opened.model.eval()(normalised)
     if not logits.isfinite().all():
-        raise ValueError(f"{opened.name}: its logits are not finite")
+        raise ValueError(f"{opened.name}: the logits are not finite")
     predictions = logits.argmax(1)
     labels = torch.tensor([label for _, label in picked])
     return images / 255, labels % dataset.reader.width if group_names(dataset) else labels, predictions.cpu()

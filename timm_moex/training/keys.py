@@ -1,4 +1,4 @@
-"""The keys of a recipe: their types, ranges and needs, read from stock_keys.yaml, and the check of a value by them."""
+"""The keys of a recipe: their types, ranges and dependencies from stock_keys.yaml, and the check of a value."""
 
 import math
 import re
@@ -16,8 +16,9 @@ from ..utils.messages import nearest, short_repr
 __all__ = ["Key", "Range", "RecipeError", "check_value", "explain_idle", "parse_range", "stock_keys"]
 
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
-_TYPE_WORDS = {"str": "a text", "int": "an integer", "float": "a number", "bool": "true or false", "dict": "a mapping"}
-_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # PyYAML takes 1e-3 and 1.0e3 for text, train.py converts it
+_TYPE_WORDS = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"}
+_TYPE_WORDS |= {"dict": "a mapping"}
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # PyYAML reads 1e-3 and 1.0e3 as strings; train.py converts
 _LARGEST_INTEGER, _LARGEST_FLOAT = 2**63 - 1, 3.4e38  # of PyTorch's int64 and float32
 _INFINITY = float("inf")
 _SPELLING = re.compile(
@@ -27,20 +28,20 @@ _SPELLING = re.compile(
 
 
 class RecipeError(ValueError):
-    """A recipe names an unknown key, gives a key a wrong value, or asks a trainer for what it cannot do."""
+    """A recipe has an unknown key or an invalid value, or asks for something that the trainer cannot do."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a key may have.
+    """The allowed values of a key.
 
     Attributes:
         low: Lower bound.
         high: Upper bound.
         low_included: Whether `low` itself is allowed.
         high_included: Whether `high` itself is allowed.
-        counts: How many values a list may hold; empty for any number but none.
-        ascending: Whether a list's values must grow, equal neighbours allowed.
+        counts: Allowed numbers of values in a list; empty for any number except 0.
+        ascending: Whether a list's values must be in ascending order; equal neighbours are allowed.
     """
 
     low: float
@@ -51,7 +52,7 @@ class Range:
     ascending: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether a number, or each of a list's numbers, is in the range; nan never is.
+        """Whether a number, or each number in a list, is in the range; nan never is.
 
         Example:
             >>> parse_range("[0, 1)").holds(1.0), parse_range("2 ascending in (0, inf)").holds([0.5, 2])
@@ -66,7 +67,7 @@ class Range:
         return fits and all(self.holds(item) for item in value) and is_sorted
 
     def describe(self, of_list: bool = False) -> str:
-        """The range as words for an error message.
+        """Describe the range in words for an error message.
 
         Args:
             of_list: Whether the key takes a list.
@@ -93,13 +94,13 @@ class Range:
 
 
 def parse_range(text: str) -> Range:
-    """Parse a range as stock_keys.yaml writes it: "[0, 1)", or "2 ascending in (0, 1]" for a list.
+    """Parse a range from stock_keys.yaml: "[0, 1)", or "2 ascending in (0, 1]" for a list.
 
     Args:
-        text: An interval, for a list with the number of its values and "ascending in" in front if that is demanded.
+        text: An interval; for a list, optionally preceded by the number of values and "ascending in".
 
     Raises:
-        ValueError: `text` is spelled otherwise.
+        ValueError: `text` has another format.
 
     Example:
         >>> parse_range("(0, inf)").holds(float("inf"))
@@ -122,11 +123,11 @@ class Key(NamedTuple):
     """One key of a recipe.
 
     Attributes:
-        type: As in stock_keys.yaml.
-        default: train.py's, or the built-in trainer's for a key of its own.
-        trainer: Which trainer serves the key: "both", "stock" (train.py) or "built-in".
-        values: The allowed values: a `Range`, all of them in a tuple, or None for whatever the type allows.
-        needs: Other settings without which the key does nothing; "" if it always does something.
+        type: The type, as in stock_keys.yaml.
+        default: train.py's default, or the built-in trainer's default if train.py lacks the key.
+        trainer: Which trainer supports the key: "both", "stock" (train.py) or "built-in".
+        values: The allowed values: a `Range`, a tuple of all values, or None for any value of the type.
+        needs: Other settings without which the key has no effect; "" if it always has one.
     """
 
     type: str
@@ -138,7 +139,7 @@ class Key(NamedTuple):
 
 @cache
 def stock_keys() -> dict[str, Key]:
-    """Every key of a recipe: the arguments of timm's train.py, and the few that only the built-in trainer has."""
+    """Return every key of a recipe: the arguments of timm's train.py, and a few keys of the built-in trainer."""
     table = yaml.safe_load((Path(__file__).parent / "stock_keys.yaml").read_text(encoding="utf-8"))
     return {name: _key(*row) for name, row in table.items()}
 
@@ -150,13 +151,13 @@ def _key(kind: str, default: Any, trainer: str, values: str | list | None = None
 
 
 def check_value(key: Any, value: Any) -> Any:
-    """Check a value of a recipe against its key's type and range.
+    """Check a value of a recipe against the type and range of its key.
 
     Returns:
-        The value; a number that YAML 1.1 takes for a text, such as 1e-3, as a number.
+        The value. A number that YAML 1.1 reads as a string, such as 1e-3, is converted.
 
     Raises:
-        RecipeError: Unknown key, wrong type, or out of the key's range.
+        RecipeError: The key is unknown, or the value has the wrong type or is out of range.
 
     Example:
         >>> check_value("lr", "1e-3")
@@ -174,10 +175,10 @@ def check_value(key: Any, value: Any) -> Any:
 
 
 def find_key(key: Any) -> Key:
-    """The row of a key.
+    """Return the row of a key.
 
     Raises:
-        RecipeError: There is no such key; the message has the nearest one.
+        RecipeError: The key does not exist; the message suggests the nearest one.
     """
     table = stock_keys()
     if key not in table:
@@ -202,29 +203,29 @@ def _scalar(key: str, kind: str, value: Any) -> Any:
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise RecipeError(f"{key}: {short_repr(value)}: expected {_TYPE_WORDS[kind]}, got {type(value).__name__}")
     if kind in ("int", "float") and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
-        raise RecipeError(f"{key}: {short_repr(value)}: an integer of more than 64 bits")
+        raise RecipeError(f"{key}: {short_repr(value)}: this integer does not fit into 64 bits")
     if kind == "float" and isinstance(value, (int, float)) and _LARGEST_FLOAT < abs(value) < math.inf:
         raise RecipeError(f"{key}: {value}: too large for a 32-bit float")
     return value
 
 
 def explain_idle(key: str, settings: Mapping[str, Any]) -> str:
-    """Say why a key does nothing among the other settings; "" if it does something.
+    """Explain why a key has no effect with the other settings; "" if it has one.
 
     Args:
         key: The key.
-        settings: Key → value; a key that is missing has its default.
+        settings: Key → value; missing keys have their defaults.
 
     Example:
         >>> explain_idle("mixup_off_epoch", {"mixup_off_epoch": 5, "cutmix": 0.0})
-        'mixup_off_epoch: 5 does nothing without mixup, cutmix or cutmix_minmax'
+        'mixup_off_epoch: 5 has no effect without mixup, cutmix or cutmix_minmax'
         >>> explain_idle("clip_mode", {"clip_mode": "agc", "clip_grad": 0.01})
         ''
     """
     for part in filter(None, stock_keys()[key].needs.split(" and ")):
         terms = part.split(" or ")
         if not any(_is_met(term, settings) for term in terms):
-            what = f"{key}: {short_repr(_value(key, settings))} does nothing "
+            what = f"{key}: {short_repr(_value(key, settings))} has no effect "
             if part.startswith(("not ", "opt.")):
                 other = "opt" if part.startswith("opt.") else part.removeprefix("not ")
                 return f"{what}with {other}: {_value(other, settings)}"
@@ -234,7 +235,7 @@ def explain_idle(key: str, settings: Mapping[str, Any]) -> str:
 
 
 def _is_met(term: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a term of a key's needs holds: `key`, `not key`, `key=value`, or a property of timm's optimizer."""
+    """Whether a term in a key's `needs` holds: `key`, `not key`, `key=value`, or a property of timm's optimizer."""
     if term.startswith("opt."):
         name = _value("opt", settings).lower().removeprefix("lookahead_")
         return name not in list_optimizers() or bool(getattr(get_optimizer_info(name), term.removeprefix("opt.")))

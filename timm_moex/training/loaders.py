@@ -1,4 +1,4 @@
-"""Loaders of the built-in trainer: timm's, with train.py's arguments, or a small set kept on the device."""
+"""Data loaders of the built-in trainer: timm's, with train.py's arguments, or a small dataset kept on the device."""
 
 import argparse
 import random
@@ -24,10 +24,10 @@ __all__ = ["GroupedLoader", "create_eval_loader", "create_loaders"]
 
 
 class GroupedLoader:
-    """A loader whose targets hold class and group (see `FolderReader`), with the two taken apart.
+    """A loader that splits targets that encode class and group (see `FolderReader`) into the two.
 
     Args:
-        loader: Yields images and such targets.
+        loader: Yields images and encoded targets.
         classes: The number of labels, `FolderReader.width`.
 
     Example:
@@ -47,19 +47,19 @@ class GroupedLoader:
         return len(self._ungrouped)
 
     def __getattr__(self, name: str) -> Any:
-        """Look up what the wrapped loader has: dataset, sampler, generator, mean, std."""
+        """Look up an attribute of the wrapped loader: dataset, sampler, generator, mean, std."""
         return getattr(self._ungrouped, name)
 
 
 class SeededLoader:
-    """A loader that augments from its own states of Python's, NumPy's and torch's CPU generators.
+    """A loader that augments with its own states of Python's, NumPy's and torch's CPU generators.
 
-    Without workers the transforms run in this process, and random erasing always does. They would draw from the
-    generators that an exchange, dropout and Mixup draw from, and two methods with one seed would see other crops.
-    The states start anew in each epoch from the loader's generator, which is only looked at and not advanced.
+    Random erasing, and without workers all transforms, run in this process. They would share the generators with
+    exchanges, dropout and Mixup, so that two methods with the same seed would see different crops. In each epoch the
+    states are seeded from the loader's generator, which is read but not advanced.
 
     Args:
-        loader: Has a `generator` of its own.
+        loader: A loader with its own `generator`.
     """
 
     def __init__(self, loader: Any):
@@ -90,7 +90,7 @@ class SeededLoader:
         return len(self._shared)
 
     def __getattr__(self, name: str) -> Any:
-        """Look up what the wrapped loader has: dataset, sampler, generator, mean, std."""
+        """Look up an attribute of the wrapped loader: dataset, sampler, generator, mean, std."""
         return getattr(self._shared, name)
 
 
@@ -116,26 +116,26 @@ def create_loaders(
     pad: int | None,
     skip_unreadable: bool = False,
 ) -> tuple[Any, Any]:
-    """Training and evaluation loader; both yield images (B, C, H, W), normalised, and labels (B,), on the device.
+    """Create the training and evaluation loaders; both yield images (B, C, H, W), normalised, and labels (B,).
 
-    With `group_folders` they also yield the groups' numbers, (B,), int64, see `GroupedLoader`. The evaluation set has
-    the classes of the training set, by their names.
+    All tensors are on the device. With `group_folders` the loaders also yield the groups' numbers, (B,), int64, see
+    `GroupedLoader`. The evaluation set has the classes of the training set, by name.
 
-    Of several processes each gets its share: as many training images as the others, and every evaluation image once,
-    where timm repeats some at the end of the last share (see `Processes.share_of`).
+    With several processes, each gets a share: the same number of training images as the others, and every evaluation
+    image exactly once. timm repeats some at the end of the last share (see `Processes.share_of`).
 
     Args:
         args: `Recipe.arguments()`.
-        data_config: What `timm.data.resolve_data_config` says for the model.
-        processes: This process, the device where its images are to be, and the others of the training.
-        dtype: The type of the images.
-        pad: None for timm's loader; else the whole set is kept on the device, see `InMemoryLoader`.
-        skip_unreadable: Whether to leave out evaluation images that cannot be read, which are an error otherwise. In
-            training another image takes the place of such a one, as in train.py, and it is counted.
+        data_config: The model's data config from `timm.data.resolve_data_config`.
+        processes: This process, its device, and the other processes of the training.
+        dtype: Type of the images.
+        pad: None for timm's loader; otherwise the whole dataset is kept on the device, see `InMemoryLoader`.
+        skip_unreadable: Whether to skip evaluation images that cannot be read instead of raising an error. In
+            training, another image replaces an unreadable one, as in train.py, and the replacements are counted.
 
     Raises:
-        DataError: See `open_dataset`; fewer training images than a step takes; fewer
-            evaluation images than processes; `pad` with augmentation it cannot serve.
+        DataError: See `open_dataset`. Also raised for fewer training images than a step needs, fewer evaluation images
+            than processes, or `pad` with augmentation that it does not support.
     """
     common = dict(
         download=args.dataset_download,
@@ -148,7 +148,7 @@ def create_loaders(
         group_folders=args.group_folders,
         held_out_group=args.held_out_group,
     )
-    with processes.first_ahead():  # it downloads
+    with processes.first_ahead():  # it may download the data
         train_set = open_dataset(
             args.dataset, args.data_dir, args.train_split, is_training=True, unreadable="replace", **common
         )
@@ -176,7 +176,7 @@ def create_loaders(
 
 
 def _image_mode(args: argparse.Namespace, channels: int) -> str:
-    """Only a folder of images (or hfds/) is read in a mode; torchvision's datasets have their own."""
+    """Choose the mode for a folder of images (or hfds/); torchvision's datasets have a fixed mode."""
     if args.dataset.startswith("torch/"):
         return args.input_img_mode or ""
     return check_image_mode(channels, args.input_img_mode)
@@ -188,17 +188,17 @@ def _check_groups(args: argparse.Namespace, train_set: Any) -> None:
     groups = group_names(train_set)
     if args.group_folders and args.donors_from != "any" and len(groups) < 2:
         raise DataError(
-            f"donors from other groups need two groups or more; {args.data_dir} has {', '.join(groups)} for training. "
-            "Set donors_from: any"
+            f"donors from other groups need at least two groups, but {args.data_dir} has only {', '.join(groups)} for "
+            "training. Set donors_from: any"
         )
 
 
 def _check_sizes(train: int, evaluation: int, batch_size: int, processes: int) -> None:
     if train < batch_size * processes:
         in_each = f" in each of {processes} processes" if processes > 1 else ""
-        raise DataError(f"batch_size={batch_size}{in_each} is more than the {train} training images")
+        raise DataError(f"batch_size={batch_size}{in_each} is larger than the training set of {train} images")
     if evaluation < processes:
-        raise DataError(f"{evaluation} evaluation images are fewer than the {processes} processes")
+        raise DataError(f"the evaluation set has {evaluation} images, fewer than the {processes} processes")
 
 
 def create_eval_loader(
@@ -212,11 +212,11 @@ def create_eval_loader(
     pin_memory: bool = False,
     distributed: bool = False,
 ) -> Any:
-    """timm's loader with the evaluation transform: every image once, in order, the last batch as short as it is.
+    """Create timm's loader with the evaluation transform: every image once, in order, with a short last batch.
 
-    With `distributed` it yields this process's share, filled up to the length of the longest by images of others.
+    With `distributed` it yields this process's share, padded with other images to the length of the longest share.
 
-    Workers live for one epoch, see `_augmenting_loader`.
+    Workers are restarted in each epoch, see `_augmenting_loader`.
     """
     loader = create_loader(
         dataset,
@@ -245,9 +245,9 @@ def _augmenting_loader(
     dtype: torch.dtype,
     distributed: bool,
 ) -> Any:
-    """timm's training loader with train.py's arguments.
+    """Create timm's training loader with train.py's arguments.
 
-    Workers live for one epoch: their seeds then come from the loader's generator each time, which a checkpoint can
+    Workers are restarted in each epoch, so that their seeds come from the loader's generator, which a checkpoint can
     restore.
     """
     interpolation = data_config["interpolation"] if args.no_aug else args.train_interpolation
@@ -287,9 +287,9 @@ def _augmenting_loader(
 
 
 def _with_own_generator(loader: Any, seed: int, rank: int) -> Any:
-    """Let a loader draw order and workers' seeds from its own generator, which it gets as an attribute.
+    """Make a loader draw its order and workers' seeds from its own generator, added as an attribute.
 
-    From torch's, which an exchange draws from as well, runs with and without one would see other orders of the images.
+    With torch's global generator, which exchanges also use, the order of the images would depend on the exchanges.
     """
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
     generator = torch.Generator().manual_seed(seed + rank)

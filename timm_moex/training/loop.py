@@ -1,6 +1,6 @@
-"""The built-in trainer: what timm's train.py does, as one loop that can be read from top to bottom.
+"""The built-in trainer: timm's train.py as a single loop that reads from top to bottom.
 
-Under torchrun or SLURM every process runs it on its share of the data, and the first one writes and reports.
+With torchrun or SLURM, every process runs the loop on its share of the data, and the first process writes and reports.
 """
 
 import argparse
@@ -36,13 +36,13 @@ __all__ = ["Result", "train"]
 
 @dataclass
 class Result:
-    """What a training run leaves.
+    """The result of a training run.
 
     Attributes:
-        model: The trained model (its EMA where the recipe keeps one), as after the last epoch.
+        model: The trained model after the last epoch, or its EMA if the recipe uses one.
         metrics: Evaluation of the last epoch: loss, top1, top5, count.
-        best: The best epoch's `epoch` and value of the recipe's eval_metric; for information, not the result.
-        folder: Holds last.pth.tar, model_best.pth.tar, summary.csv, recipe.yaml and hub/, which timm loads.
+        best: `epoch` of the best epoch and its value of the recipe's eval_metric; informational, not the result.
+        folder: Contains last.pth.tar, model_best.pth.tar, summary.csv, recipe.yaml and hub/, which timm can load.
     """
 
     model: nn.Module
@@ -59,30 +59,30 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Result:
-    """Train a model by a recipe.
+    """Train a model with a recipe.
 
-    If torchrun or SLURM started several processes, each trains on its share of every step, with permutations of its
-    own; `batch_size` is that of each process.
+    If torchrun or SLURM started several processes, each trains on its share of every step, with its own permutations;
+    `batch_size` is per process.
 
-    The last epoch is the result; the best one is kept as well. `stop_epoch` ends a run before its schedule does, and a
-    resumed run can go on from there. With `resume` in the recipe a run goes on where its last.pth.tar left it, on the
-    CPU bit for bit, and with "auto" if there is one; of a finished run the files that are missing are written.
+    The last epoch is the result; the best epoch is saved as well. `stop_epoch` ends a run before its schedule does, and
+    the run can be resumed from there. With `resume` in the recipe, a run continues from its last.pth.tar, bit for bit
+    on the CPU; with "auto", only if that file exists. Resuming a finished run writes any files that are missing.
 
     Args:
-        recipe: What to train, see `load_recipe`. What it leaves open is filled in, see `fill_in`.
-        folder: Where to write; default `output`/`experiment` of the recipe, else output/<recipe's name>.
-        log: Gets one line per epoch, after the first one an estimate of the time left, and what was filled in.
-        progress: Show a bar if stderr is a terminal, else log a line a minute.
+        recipe: The recipe to train, see `load_recipe`. Open settings are filled in, see `fill_in`.
+        folder: Output folder; default: `output`/`experiment` of the recipe, otherwise output/<recipe's name>.
+        log: Called with what was filled in, one line per epoch, and after the first epoch an estimate of the time left.
+        progress: Show a progress bar if stderr is a terminal; otherwise log a line every minute.
         **settings: Keys of the recipe to replace, such as `in_memory=True`, see `Recipe.override`.
 
     Raises:
-        RecipeError: The recipe asks for something that is not there.
-        DataError: The recipe asks for data that are not there.
-        FileExistsError: `folder` holds a run already and `resume` is not given, it holds files that would be lost, or
-            another training writes to it.
-        ValueError: `resume` is not the folder's own last.pth.tar, or is damaged, or of other settings or classes.
-        FloatingPointError: The loss is not finite; the checkpoint of the epoch before stays.
-        ConnectionError: Another process of this training has ended or was started otherwise, see `join_processes`.
+        RecipeError: The recipe has an invalid setting, or asks for something that does not exist.
+        DataError: The data do not exist or do not match the recipe.
+        FileExistsError: `folder` already contains a run and `resume` is not set, contains files that would be lost, or
+            another training run is writing to it.
+        ValueError: `resume` is not the folder's own last.pth.tar, is damaged, or has other settings or classes.
+        FloatingPointError: The loss is not finite; the checkpoint of the previous epoch is kept.
+        ConnectionError: Another process of this training has ended or was started differently, see `join_processes`.
         ImportError: wandb, which `log_wandb` needs, or TensorBoard is not installed.
     """
     recipe = recipe.override(**settings)
@@ -108,7 +108,7 @@ def train(
 
 
 def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool, log: Callable[[str], None]) -> None:
-    """Train and evaluate an epoch, set the learning rate of the next one, and add it to `state`."""
+    """Train and evaluate an epoch, set the next learning rate, and add the epoch to `state`."""
     epoch, key = state.epochs_done, run.args.eval_metric
     train_metrics = _train_one_epoch(run, epoch, show_bar, log)
     lr = run.lr
@@ -144,17 +144,17 @@ def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Pro
 def _train_one_epoch(
     run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None] = say
 ) -> dict[str, float]:
-    """One pass over the training set.
+    """Train for one pass over the training set.
 
     Returns:
-        The mean `loss`; `loss_own`, the mean cross-entropy on each image's own label, which is comparable between
-        methods that mix labels or smooth them and those that do not; for a MoEx model the share `exchanged` of batches.
+        The mean `loss`; `loss_own`, the mean cross-entropy on each image's own label, which makes methods comparable
+        whether or not they mix or smooth labels; and for a MoEx model `exchanged`, the share of exchanged batches.
     """
     args, task, optimizer = run.args, run.task, run.optimizer
     run.model.train()
     run.set_epoch(epoch)
     steps, updates = len(run.train_loader), epoch * run.updates_per_epoch
-    last_group = steps - steps % args.grad_accum_steps  # the steps from here on make a shorter group
+    last_group = steps - steps % args.grad_accum_steps  # the steps from here on form a shorter group
     losses, exchanged, logged = _Losses(epoch), [], time.monotonic()
     optimizer.zero_grad()
     bar = tqdm(run.train_loader, f"epoch {epoch + 1}/{run.epochs}", leave=False, disable=None if show_bar else True)
@@ -205,7 +205,7 @@ def _backward(run: TrainingSetup, loss: Tensor, update: bool) -> None:
 
 
 class _Losses:
-    """The losses of an epoch, read from the device only now and then: reading each one would make it wait."""
+    """The losses of an epoch, read from the device only now and then, because each read waits for the device."""
 
     def __init__(self, epoch: int):
         self.epoch, self.totals, self.count = epoch, (0.0, 0.0), 0
@@ -234,7 +234,7 @@ class _Losses:
 
 
 def _not_finite(what: str, epoch: int, lr: float) -> str:
-    kept = f"the checkpoint of epoch {epoch - 1} stays" if epoch else "no checkpoint was written yet"
+    kept = f"the checkpoint of epoch {epoch - 1} is kept" if epoch else "no checkpoint has been written yet"
     return f"{what} (counted from 0), lr {lr:g}; {kept}. A lower lr, warm-up or clip_grad may help"
 
 
@@ -256,7 +256,7 @@ def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
 
 
 def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:
-    """What the model must be built with again to compute the same."""
+    """Return the arguments needed to rebuild the model so that it computes the same."""
     chosen = {"global_pool": args.gp, "bn_eps": args.bn_eps}
     return args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""The model of a training run: created as train.py creates it, and tried on a small batch before a file is written."""
+"""The model of a training run: create it as train.py does, and try it on a small batch before any file is written."""
 
 import argparse
 import json
@@ -29,18 +29,18 @@ __all__ = ["create_model", "try_first_step"]
 
 
 def create_model(args: argparse.Namespace) -> Any:
-    """The recipe's model, as train.py creates it.
+    """Create the recipe's model as train.py does.
 
     Args:
         args: `Recipe.arguments()`.
 
     Raises:
-        RecipeError: Unknown model, settings that it does not take, or weights that are missing or do not fit.
+        RecipeError: Unknown model, settings that the model does not accept, or weights that are missing or do not fit.
         HubError: Pretrained weights could not be loaded, see `load_model`.
     """
     check_model_name(args.model)
     _check_weights(args)
-    # train.py's 3 where nothing is given would contradict weights of another number; timm finds that in the model's cfg
+    # train.py's default of 3 would contradict weights with other channels; with None, timm reads the model's cfg
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else None)
     settings, model_kwargs = _settings_of_folder(args)
     chosen = ("num_classes", "gp", "in_chans", "bn_momentum", "bn_eps", "drop_path", "drop_block", "pretrained_path",
@@ -74,20 +74,20 @@ def create_model(args: argparse.Namespace) -> Any:
 
 
 def _settings_of_folder(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """MoEx's settings and other model_kwargs of a "local-dir:" or "hf-hub:" model, which is of a stock architecture."""
+    """Separate MoEx's settings from model_kwargs if "local-dir:" or "hf-hub:" loads a model, a stock architecture."""
     if ":" not in args.model:
         return {}, args.model_kwargs
     return take_settings(args.model_kwargs)
 
 
 def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] | None:
-    """What a checkpoint given as pretrained weights changes in the model's pretrained cfg.
+    """Change the pretrained cfg for a checkpoint that is given as pretrained weights.
 
-    Channels, size and normalisation come from the config.json next to it if its channels are not the architecture's.
+    Channels, size and normalisation come from the config.json next to the checkpoint if it differs in channels.
     """
     if not args.pretrained_path:
         return None
-    # num_classes=-1 makes timm take a new head, whatever the weights were trained for
+    # num_classes=-1 makes timm create a new head, regardless of the classes of the weights
     overlay = {"file": args.pretrained_path, "num_classes": -1}
     config = Path(args.pretrained_path).with_name(CONFIG_NAME)
     own = timm.get_pretrained_cfg(args.model)
@@ -110,18 +110,18 @@ def _check_weights(args: argparse.Namespace) -> None:
 def try_first_step(
     task: TrainingTask, input_size: Sequence[int], args: argparse.Namespace, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Run a training step's forward pass on one or two black images, and leave no trace of it.
+    """Run the forward pass of a training step on one or two black images, leaving the model unchanged.
 
-    What does not fit together - the size or channels of the images, a pool, a batch of one in a batch norm, a norm of
-    the exchange that cannot divide the channels - shows before any file is written, instead of somewhere inside torch
-    during the first step or in the epoch that first exchanges.
+    Settings that do not fit together - the size or channels of the images, a pool, a batch of one in a batch norm, a
+    norm of the exchange that does not divide the channels - then fail before any file is written, instead of deep
+    inside torch in the first step or in the first epoch that exchanges.
 
     Args:
-        task: As for training; its model is not compiled yet.
-        input_size: Of an image, (C, H, W).
+        task: The training task; its model is not compiled yet.
+        input_size: Size of an image, (C, H, W).
         args: `Recipe.arguments()` with `num_classes` filled in.
         dtype: Type of the images.
-        device: Where the model is.
+        device: Device of the model.
 
     Raises:
         RecipeError: The step fails; the message has the reason and the settings that it depends on.
@@ -134,12 +134,12 @@ def try_first_step(
     amp_dtype = getattr(torch, args.amp_dtype)
     keys = ("batch_size", "in_chans", "input_size", "img_size", "gp")
     settings = ", ".join(f"{key}: {getattr(args, key)!r}" for key in keys)
-    what = f"images of shape {shape} do not go through {args.model} ({settings})"
+    what = f"{args.model} cannot process images of shape {shape} ({settings})"
     with blaming(what, RecipeError), _without_a_trace(model, device), torch.no_grad():
         with torch.autocast(device.type, dtype=amp_dtype, enabled=args.amp):
             images = torch.zeros(shape, dtype=dtype, device=device)
             task(images, target)
-            if isinstance(task, MoExTask):  # which may have drawn no exchange, or one of several sites
+            if isinstance(task, MoExTask):  # it may have drawn no exchange, or only one of several sites
                 donors = torch.arange(len(target), device=device).flip(0)
                 with exchanging(model, {exchange.site.name: donors for exchange in task.moex.sites}):
                     model(images)
@@ -147,7 +147,7 @@ def try_first_step(
 
 @contextmanager
 def _without_a_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put buffers, mode and torch's sources of randomness back to where they were."""
+    """Restore buffers, training mode and torch's random states on exit."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [device] if device.type == "cuda" else []
     was_training = model.training

@@ -1,7 +1,7 @@
-"""The processes of one training, as torchrun starts them: who this one is, and what they tell one another.
+"""The processes of one training, as started by torchrun: their ranks, and what they tell each other.
 
-Gradients travel through DistributedDataParallel. What is here is the rest: timm's `init_distributed_device` at the
-start, a few figures of each epoch, and an error in words where another process has gone.
+DistributedDataParallel exchanges the gradients. This module does the rest: it calls timm's `init_distributed_device` at
+the start, gathers a few metrics per epoch, and reports an error if another process has ended.
 """
 
 import argparse
@@ -30,9 +30,9 @@ class Processes:
     """The processes of a training, seen from one of them.
 
     Attributes:
-        device: Where this process trains.
-        rank: Its number, from 0; the first one writes and reports.
-        count: How many there are.
+        device: Device of this process.
+        rank: Number of this process, from 0; the first process writes and reports.
+        count: Number of processes.
 
     Example:
         >>> alone = Processes(torch.device("cpu"))
@@ -49,14 +49,14 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: T, error: BaseException | None = None) -> list[T]:
-        """Every process's value, in the order of their ranks; each of them has to call this.
+        """Return every process's value, in the order of their ranks; all processes must call this.
 
         Args:
             value: A value that can be pickled.
-            error: Why this process cannot go on, see `together`.
+            error: Why this process cannot continue, see `together`.
 
         Raises:
-            ProcessError: Another process has failed; the message has its error.
+            ProcessError: Another process has failed; the message contains its error.
         """
         if self.count == 1:
             return [value]
@@ -69,10 +69,10 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let an error of one process in the body end all of them, wherever in it they wait for each other."""
+        """End all processes if the body fails in one of them, even if the others are waiting for it in the body."""
         try:
             yield
-        except ProcessError:  # the others know
+        except ProcessError:  # the others already have it
             raise
         except Exception as error:
             self.gather(None, error)
@@ -80,10 +80,10 @@ class Processes:
         self.gather(None)
 
     def agree(self, values: Mapping[str, Any]) -> None:
-        """Compare settings with those of the other processes; each of them has to call this.
+        """Compare settings with the other processes; all processes must call this.
 
         Args:
-            values: What has to be equal, by name.
+            values: Values that must be equal, by name.
 
         Raises:
             DisagreementError: They differ; on every process the message has the names and the values.
@@ -97,12 +97,12 @@ class Processes:
             raise DisagreementError(f"the processes of this training disagree: {words}")
 
     def share_of(self, samples: int) -> int:
-        """How many of `samples` are this process's, where each takes every `count`-th, beginning at its rank."""
+        """Count how many of `samples` this process gets if each takes every `count`-th sample, starting at its rank."""
         return len(range(self.rank, samples, self.count))
 
     @contextmanager
     def first_ahead(self) -> Iterator[None]:
-        """Let the first process do the body alone, then all others: it may download what they find then."""
+        """Run the body in the first process, then in the others, which find what the first has downloaded."""
         if not self.is_first:
             self.gather(None)
         yield
@@ -111,11 +111,11 @@ class Processes:
 
 
 class ProcessError(ConnectionError):
-    """Another process of this training has failed, and all of them know."""
+    """Another process of this training has failed, and all processes have been told."""
 
 
 class DisagreementError(ProcessError, ValueError):
-    """The processes of a training were started with different settings or data; all of them raise it."""
+    """The processes of a training have different settings or data; all of them raise this error."""
 
 
 def _by_process(values: list[str]) -> str:
@@ -129,7 +129,7 @@ def _ranks(ranks: list[int]) -> str:
 
 
 def is_alone() -> bool:
-    """Whether neither torchrun nor SLURM, by the environment, started several processes of this training.
+    """Whether, according to the environment, this process is the only one of its training.
 
     Example:
         >>> is_alone()
@@ -137,7 +137,7 @@ def is_alone() -> bool:
     """
     try:
         _check_environment()
-    except ValueError:  # which `join_processes` raises
+    except ValueError:  # `join_processes` raises it
         return True
     return not is_distributed_env()
 
@@ -153,7 +153,7 @@ def _check_environment() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process, by the environment that torchrun or SLURM gave it, is the one that reports.
+    """Whether, according to torchrun's or SLURM's environment variables, this process is the one that reports.
 
     Example:
         >>> is_first_process()
@@ -164,18 +164,18 @@ def is_first_process() -> bool:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the other processes of a training, where torchrun or SLURM started several, and leave them at the end.
+    """Join the other processes of a training if torchrun or SLURM started several, and leave them at the end.
 
     Args:
-        device: As in a recipe: "cpu", "cuda", …; of several processes on GPUs each takes the one of its local rank.
+        device: As in a recipe: "cpu", "cuda", …; with several processes on GPUs, each uses the GPU of its local rank.
 
     Yields:
-        The processes; a single one where nothing started several.
+        The processes; only this one unless several were started.
 
     Raises:
-        ValueError: There is no such device, a machine has fewer GPUs than processes, or WORLD_SIZE or RANK is wrong.
-        RuntimeError: A process group exists already.
-        ConnectionError: The others cannot be reached, or one of them ended in the midst of the training.
+        ValueError: The device does not exist, a machine has fewer GPUs than processes, or WORLD_SIZE or RANK is wrong.
+        RuntimeError: A process group already exists.
+        ConnectionError: The others cannot be reached, or one of them ended during the training.
 
     Example:
         >>> with join_processes("cpu") as processes:
@@ -187,7 +187,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         yield Processes(pick_device(device))
         return
     if dist.is_initialized():
-        raise RuntimeError("a process group exists already; the trainer starts its own, so call it before that")
+        raise RuntimeError("a process group already exists; the trainer creates its own, so call it first")
     _check_gpus(device)
     args = argparse.Namespace(device=device)
     with _explaining():
@@ -202,14 +202,14 @@ def _check_gpus(device: str) -> None:
     local_rank = world_info_from_env()[0]
     if torch.device(device).type == "cuda" and local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"device: {device!r}: process {local_rank} of this machine has no GPU of its own, for there are "
-            f"{torch.cuda.device_count()}; give torchrun at most that --nproc-per-node, or --device cpu"
+            f"device: {device!r}: local rank {local_rank} has no GPU ({torch.cuda.device_count()} available); start "
+            "at most that many processes with torchrun --nproc-per-node, or use --device cpu"
         )
 
 
 @contextmanager
 def _explaining() -> Iterator[None]:
-    """Turn what the backends raise where a connection breaks into one error; they know only a plain RuntimeError."""
+    """Turn a backend's error about a broken connection into a ConnectionError; it may be a plain RuntimeError."""
     try:
         yield
     except RuntimeError as error:

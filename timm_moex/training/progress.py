@@ -1,4 +1,4 @@
-"""How far a training has come: the rows of its summary.csv, and which epoch was the best."""
+"""Progress of a training run: the rows of its summary.csv, and its best epoch."""
 
 import csv
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ __all__ = ["Progress", "read_summary"]
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        history: A row of summary.csv for each epoch done: `epoch`, `train` and `eval` (metrics), `lr`.
-        best: The best epoch's `epoch` and its value of the recipe's eval_metric; empty before the first.
+        history: One row of summary.csv per finished epoch: `epoch`, `train` and `eval` (metrics), `lr`.
+        best: `epoch` of the best epoch and its value of the recipe's eval_metric; empty before the first epoch ends.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -26,25 +26,25 @@ class Progress:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Evaluation after the last epoch done."""
+        """Evaluation metrics of the last finished epoch."""
         return self.history[-1]["eval"]
 
     @property
     def is_best(self) -> bool:
-        """Whether the last epoch done is the best one."""
+        """Whether the last finished epoch is the best."""
         return bool(self.history) and self.best["epoch"] == self.history[-1]["epoch"]
 
     def add(self, train_metrics: dict[str, float], metrics: dict[str, Any], lr: float, key: str) -> None:
-        """Add an epoch.
+        """Add a finished epoch.
 
         Args:
-            train_metrics: Figures of the training.
-            metrics: Figures of the evaluation.
-            lr: The learning rate it ended with.
-            key: The metric that chooses the best epoch; the earlier one of two equal epochs stays.
+            train_metrics: Metrics of the training.
+            metrics: Metrics of the evaluation.
+            lr: Learning rate at the end of the epoch.
+            key: Metric that chooses the best epoch; the earlier epoch wins a tie.
         """
         epoch, value = self.epochs_done, metrics[key]
-        if self.history:  # one header for all rows: a run of an older version goes on with that one's figures
+        if self.history:  # all rows share one header, so a run begun with an older version keeps its columns
             train_metrics = {name: train_metrics[name] for name in self.history[0]["train"] if name in train_metrics}
         self.history.append({"epoch": epoch, "train": train_metrics, "eval": metrics, "lr": lr})
         if not self.best or (value < self.best[key] if key == "loss" else value > self.best[key]):
@@ -52,19 +52,19 @@ class Progress:
 
 
 def read_summary(path: Path, epoch: int) -> list[dict[str, Any]]:
-    """The history up to `epoch` from a summary.csv, for a checkpoint of a version that did not keep it.
+    """Read the history up to `epoch` from summary.csv, for a checkpoint of a version that did not store it.
 
     Raises:
-        ValueError: The file cannot be read or lacks an epoch.
+        ValueError: The file cannot be read, or an epoch is missing.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
         history = [_row_from_text(row) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read, and the checkpoint does not hold its rows") from error
+        raise ValueError(f"{path} cannot be read, and the checkpoint does not contain its rows") from error
     if [row["epoch"] for row in history] != list(range(epoch + 1)):
-        raise ValueError(f"{path} lacks epochs before {epoch}, and the checkpoint does not hold them")
+        raise ValueError(f"{path} lacks epochs before {epoch}, and the checkpoint does not contain them")
     return history
 
 

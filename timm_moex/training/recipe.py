@@ -1,7 +1,7 @@
 """Recipes: YAML files whose keys are the argument names of timm's stock train.py, read strictly.
 
-The same file serves either trainer: `timm-moex train RECIPE` or `python train.py --config RECIPE`. `stock_keys.yaml`
-holds every key with its type, default and allowed values and says whether the built-in trainer serves it too.
+Both trainers read the same file: `timm-moex train RECIPE` and `python train.py --config RECIPE`. `stock_keys.yaml`
+lists every key with its type, default and allowed values, and whether the built-in trainer supports it.
 """
 
 import argparse
@@ -20,44 +20,45 @@ __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_ke
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, 1e-3 is a number, and 010 is not 8."""
+    """A YAML loader that rejects duplicate keys and ambiguous numbers such as 010, and reads 1e-3 as a number."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise RecipeError(f"{', '.join(twice)} given twice, line {node.start_mark.line + 1} on")
+            where = f"the mapping that starts in line {node.start_mark.line + 1}"
+            raise RecipeError(f"{', '.join(twice)} given twice in {where}")
         return node
 
     def construct_decimal(self, node: yaml.ScalarNode) -> float:
         read = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
         number = read(node)
-        if re.search(r"^[-+]?0[0-9xbo]|[_:]", node.value):  # YAML 1.1: octal, hexadecimal, to the base of 60, 1_000
-            raise RecipeError(f"YAML reads {node.value} as {number}, line {node.start_mark.line + 1}; write {number}")
+        if re.search(r"^[-+]?0[0-9xbo]|[_:]", node.value):  # YAML 1.1: octal, hexadecimal, base 60, 1_000
+            raise RecipeError(f"line {node.start_mark.line + 1}: YAML reads {node.value} as {number}; write {number}")
         return number
 
 
 for _tag in ("int", "float"):
     _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_decimal)
-_StrictLoader.add_implicit_resolver(  # which PyYAML takes for text
+_StrictLoader.add_implicit_resolver(  # PyYAML reads these as strings
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """Name → file of the recipes that come with the package."""
+    """Map the names of the packaged recipes to their files."""
     return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe says, checked once.
+    """A recipe with checked values.
 
     Attributes:
-        name: Where it came from: the packaged name, or the file's stem.
-        settings: Key → value, only the keys that are given.
-        written: The keys among them that the user wrote himself: all but those of a packaged recipe.
+        name: Name of the packaged recipe, or the file name without its suffix.
+        settings: Key → value, only for the keys that are given.
+        written: The keys among them that the user wrote, which excludes the keys of a packaged recipe.
     """
 
     name: str
@@ -70,14 +71,14 @@ class Recipe:
         object.__setattr__(self, "written", frozenset(checked) if self.written is None else self.written)
 
     def override(self, assignments: Iterable[str] = (), **settings: Any) -> "Recipe":
-        """The recipe with some values replaced.
+        """Return a copy of the recipe with some values replaced.
 
         Args:
             assignments: `key=value` each, the value read as YAML; `model_kwargs.moex_prob=0.5` reaches into a mapping.
-            **settings: Values as they are; None leaves the recipe's.
+            **settings: Values by key; None keeps the recipe's value.
 
         Raises:
-            RecipeError: No `=`, a key given twice with different values, unknown key, wrong type, or out of its range.
+            RecipeError: An `=` is missing, a key has two different values, or a key or value is invalid.
         """
         given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
         said = dict(given)
@@ -87,29 +88,29 @@ class Recipe:
                 raise RecipeError(f"--set {assignment}: expected key=value")
             name, value = name.strip(), _read_yaml(text, f"--set {assignment}")
             if said.setdefault(name, value) != value:
-                raise RecipeError(f"--set {assignment}: {name} is given twice, the other time as {said[name]!r}")
+                raise RecipeError(f"--set {assignment}: {name} is given twice, also as {said[name]!r}")
             key, dot, inner = name.partition(".")
             if dot:
                 if find_key(key).type != "dict":
-                    raise RecipeError(f"--set {assignment}: {key} is not a mapping, it has no {inner}")
+                    raise RecipeError(f"--set {assignment}: {key} is not a mapping, so it cannot contain {inner}")
                 value = {**given.get(key, self.settings.get(key, {})), inner: value}
             given[key] = value
         return self._with(given, written=True)
 
     def fill_in(self, **settings: Any) -> "Recipe":
-        """The recipe with values that the machine or the data decide, which the user did not write."""
+        """Return a copy of the recipe with values that come from the machine or the data instead of the user."""
         return self._with(settings, written=False)
 
     def _with(self, settings: dict[str, Any], written: bool) -> "Recipe":
         new = Recipe(self.name, settings)
-        # A key that an override makes idle, such as model_ema_decay by model_ema=false, was meant when it was written
+        # A key that an override makes idle, such as model_ema_decay with model_ema=false, had an effect when written
         idle = {key for key in self.written or () if explain_idle(key, self.settings)}
         object.__setattr__(new, "settings", self.settings | new.settings)
         object.__setattr__(new, "written", frozenset(idle | set(settings) if written else self.written or ()))
         return new
 
     def effective_settings(self) -> dict[str, Any]:
-        """The settings without those that do nothing, such as model_ema_decay next to model_ema: false.
+        """Return the settings without those that have no effect, such as model_ema_decay with model_ema: false.
 
         Example:
             >>> Recipe("mine", {"model_ema": False, "model_ema_decay": 0.99}).effective_settings()
@@ -118,26 +119,25 @@ class Recipe:
         return {key: value for key, value in self.settings.items() if not explain_idle(key, self.settings)}
 
     def arguments(self) -> argparse.Namespace:
-        """Every key that the built-in trainer serves, with train.py's defaults for those the recipe leaves out.
+        """Return every key that the built-in trainer supports, with train.py's defaults for missing keys.
 
         Raises:
-            RecipeError: The recipe needs something that only stock train.py does, or the user wrote a key that does
-                nothing without another one.
+            RecipeError: The recipe needs something that only train.py supports, or the user wrote a key that has no
+                effect without another one.
         """
         table = stock_keys()
         not_served = {key: row.default for key, row in table.items() if row.trainer == "stock"}
         only_stock = [k for k, v in self.settings.items() if k in not_served and v != not_served[k]]
         if only_stock:
             raise RecipeError(
-                f"recipe {self.name}: {', '.join(only_stock)}: only timm's stock train.py serves "
-                f"this, the built-in trainer does not; leave it out, or run "
-                "train.py --config with --device-modules timm_moex.plugin"
+                f"recipe {self.name}: the built-in trainer does not support {', '.join(only_stock)}; remove it, or run "
+                "timm's train.py --config with --device-modules timm_moex.plugin"
             )
         values = {key: row.default for key, row in table.items() if row.trainer != "stock"} | self.settings
         for key, row in table.items():
             if isinstance(row.values, tuple) and values[key] not in row.values:
                 served = ", ".join(map(repr, row.values)) + nearest(values[key], row.values)
-                raise RecipeError(f"{key}: {short_repr(values[key])}: the built-in trainer serves {served}")
+                raise RecipeError(f"{key}: {short_repr(values[key])}: the built-in trainer supports {served}")
         written = [key for key in self.written or () if values[key] != table[key].default]
         if idle := sorted(filter(None, (explain_idle(key, values) for key in written))):
             raise RecipeError(f"recipe {self.name}: {'; '.join(idle)}")
@@ -151,7 +151,7 @@ def load_recipe(source: str | Path) -> Recipe:
         source: Name of a packaged recipe (`quickstart`) or path of a YAML file.
 
     Raises:
-        RecipeError: No such recipe or unknown key, or a value of the wrong type or out of its range.
+        RecipeError: The recipe does not exist, or a key or value is invalid.
     """
     text, path, packaged = str(source), Path(source), packaged_recipes()
     if path.suffix in (".yaml", ".yml"):
@@ -174,7 +174,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe {path}: not a text in UTF-8: {error}") from error
+        raise RecipeError(f"recipe {path}: not valid UTF-8: {error}") from error
 
 
 def _read_yaml(text: str, what: str) -> Any:
@@ -183,4 +183,4 @@ def _read_yaml(text: str, what: str) -> Any:
     except RecipeError as error:
         raise RecipeError(f"{what}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, or 5,000 digits
-        raise RecipeError(f"{what}: not readable as YAML: {error}") from error
+        raise RecipeError(f"{what}: not valid YAML: {error}") from error

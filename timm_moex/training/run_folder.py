@@ -1,9 +1,9 @@
-"""The folder of a training run: which files it gets, in which order, and how an interrupted run is completed.
+"""The folder of a training run: which files it contains, when they are written, and how a run is resumed.
 
-After every epoch last.pth.tar is written first; it also holds the rows of summary.csv. Then follow summary.csv, after
-the best epoch so far model_best.pth.tar, after those of `save_epochs` milestone-N.pth.tar, and after the last epoch
-hub/. Each of them appears whole or not at all, and each can be made from last.pth.tar: a run that is killed at any
-moment can be resumed and ends with the same files.
+After every epoch, last.pth.tar is written first; it also contains the rows of summary.csv. Next come summary.csv,
+model_best.pth.tar if the epoch is the best so far, milestone-N.pth.tar for epochs in `save_epochs`, and hub/ after the
+last epoch. Each file is written atomically and can be rebuilt from last.pth.tar, so a run that is killed at any moment
+can be resumed and ends with the same files.
 """
 
 import json
@@ -34,8 +34,8 @@ from .setup import TrainingSetup
 
 __all__ = ["Progress", "RunFolder"]
 
-# Settings that a resumed run may change: paths, and speed. The result is bit-exact only on the same device and, without
-# in_memory, with the same number of workers.
+# Settings that a resumed run may change: paths, speed and reporting. The result is bit-exact only on the same device
+# and, without in_memory, with the same number of workers.
 _MAY_DIFFER = frozenset(
     {"output", "experiment", "data_dir", "workers", "log_interval", "pin_mem", "device", "device_modules"}
     | {"resume", "stop_epoch", "save_epochs", "skip_unreadable"}
@@ -48,7 +48,7 @@ class RunFolder:
     """A run's folder: last.pth.tar, model_best.pth.tar, summary.csv, recipe.yaml and hub/.
 
     Args:
-        path: The folder; it is made when the run starts.
+        path: The folder; it is created when the run starts.
 
     Example:
         >>> folder = RunFolder("output/first_run")
@@ -63,12 +63,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other trainings out of the folder; the system frees it when the process ends, however it ends.
+        """Lock the folder against other training runs; the operating system releases the lock if the process dies.
 
-        The lock's file lies next to the folder, so that all who see the folder see it, and is removed at the end.
+        The lock file is next to the folder, visible to everyone who can see the folder, and is removed at the end.
 
         Raises:
-            FileExistsError: Another training writes to the folder.
+            FileExistsError: Another training run is writing to the folder.
         """
         path = self.path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,60 +76,60 @@ class RunFolder:
         lock = FileLock(file, timeout=0)
         try:
             lock.acquire()
-            while not file.exists():  # its former holder has just removed it: others would not see this lock
+            while not file.exists():  # the previous owner has just removed it, so others would not see this lock
                 lock.release()
                 lock.acquire()
         except Timeout as error:
             raise FileExistsError(
-                f"another training writes to {self.path} at this moment; wait for its end or choose another --output"
+                f"another training run is writing to {self.path}; wait until it ends, or choose another --output"
             ) from error
         try:
             yield
         finally:
-            with suppress(OSError):  # Windows removes no open file
+            with suppress(OSError):  # Windows cannot remove an open file
                 file.unlink()
             lock.release()
 
     def check(self, resume: str | None) -> None:
-        """Refuse a folder whose files would be lost, and a checkpoint that is not the folder's own.
+        """Refuse a folder whose files would be lost, and a checkpoint from another folder.
 
         Args:
-            resume: The checkpoint to go on from; None for a new run.
+            resume: The checkpoint to resume from; None for a new run.
 
         Raises:
             FileExistsError: A new run would replace files; the message names them.
-            FileNotFoundError: There is no file `resume`.
+            FileNotFoundError: The file `resume` does not exist.
             ValueError: `resume` is not the folder's last.pth.tar.
         """
         foreign = foreign_entries(self.hub)
-        if resume:  # what is damaged or missing of the run's own files is made again
+        if resume:  # the run's own files are written again if they are damaged or missing
             foreign = [name for name in foreign if name not in FILES]
         if foreign:
             raise FileExistsError(
-                f"{self.hub} holds {', '.join(foreign)}, which timm_moex did not write; choose another --output"
+                f"{self.hub} contains {', '.join(foreign)}, which timm_moex did not write; choose another --output"
             )
         if resume:
             self._check_resume(Path(resume))
         elif self.last.exists():
             raise FileExistsError(
-                f"{self.path} holds a run already; go on with --resume {self.last}, or choose another --output"
+                f"{self.path} already contains a run; continue it with --resume {self.last}, or choose another --output"
             )
         elif there := self._files_of_others():
-            raise FileExistsError(f"{self.path} holds {', '.join(there)} already; choose another --output")
+            raise FileExistsError(f"{self.path} already contains {', '.join(there)}; choose another --output")
 
     def _check_resume(self, resume: Path) -> None:
         if not resume.is_file():
             raise FileNotFoundError(f"resume={str(resume)!r}: no such file")
         if resume.name != self.last.name:
             raise ValueError(
-                f"resume={str(resume)!r}: a run goes on from its {self.last.name}; to start a new run from the weights "
-                "of another checkpoint, give initial_checkpoint instead"
+                f"resume={str(resume)!r}: a run resumes only from its {self.last.name}; to start a new run from the "
+                "weights of another checkpoint, set initial_checkpoint instead"
             )
         if resume.resolve() != self.last.resolve():
-            raise ValueError(f"resume={str(resume)!r}: a run goes on in its own folder, not in {self.path}")
+            raise ValueError(f"resume={str(resume)!r}: a run resumes only in its own folder, not in {self.path}")
 
     def _files_of_others(self) -> list[str]:
-        """Files that are there before the first checkpoint; only the recipe of a run that got no further is ours."""
+        """List unexpected files in a folder without a checkpoint, in which a run of ours leaves only recipe.yaml."""
         files = [path.name for path in (self.summary, self.best, self.hub) if path.exists()]
         files += sorted(path.name for path in self.path.glob("milestone-*.pth.tar"))
         if self.recipe.exists() and not self.recipe.read_bytes().startswith(_NOTE.encode()):
@@ -137,7 +137,7 @@ class RunFolder:
         return files
 
     def start(self, recipe: Recipe, processes: int) -> None:
-        """Make the folder, remove what a killed run left half written, and write the recipe that repeats this run."""
+        """Create the folder, remove partial files of a killed run, and write a recipe that repeats this run."""
         self.path.mkdir(parents=True, exist_ok=True)
         for path in (self.last, self.best, self.summary, self.recipe):
             remove_leftovers(path)
@@ -151,12 +151,12 @@ class RunFolder:
         write_atomically(self.recipe, lambda file: file.write(text.encode()))
 
     def record(self, run: TrainingSetup, settings: dict[str, Any], progress: Progress) -> None:
-        """Let the first process write the state after an epoch, learning rate of the next one already set.
+        """Write the state after an epoch, from the first process, with the next learning rate already set.
 
         Args:
             run: The run.
-            settings: Everything that the result depends on; a resumed run must have the same.
-            progress: With the epoch just done.
+            settings: All settings that the result depends on; a resumed run must have the same.
+            progress: Progress, including the finished epoch.
         """
         rng = run.processes.gather(get_rng_state(run.generator))
         if not run.processes.is_first:
@@ -170,7 +170,7 @@ class RunFolder:
         self._write_from_last(progress, run.args.save_epochs)
 
     def hub_is_complete(self, model: nn.Module) -> bool:
-        """Whether hub/ is whole, holds the weights of `model`, and was made after the last epoch of summary.csv."""
+        """Whether hub/ is complete, contains the weights of `model`, and was written after summary.csv's last epoch."""
         try:
             json.loads((self.hub / "config.json").read_text(encoding="utf-8"))
             weights = load_file(self.hub / "model.safetensors")
@@ -182,24 +182,24 @@ class RunFolder:
         return equal and is_of_last and (self.hub / README).is_file()
 
     def clear_damaged_hub(self) -> None:
-        """Remove what is left of a hub/ that `save_folder` would take for someone else's."""
+        """Remove the rest of a damaged hub/, which `save_folder` would refuse to replace."""
         if foreign := foreign_entries(self.hub):
             if not set(foreign) <= set(FILES):
-                raise FileExistsError(f"{self.hub} holds {', '.join(foreign)}, which timm_moex did not write")
+                raise FileExistsError(f"{self.hub} contains {', '.join(foreign)}, which timm_moex did not write")
             shutil.rmtree(self.hub)
 
     def resume(self, run: TrainingSetup, settings: dict[str, Any]) -> tuple[Progress, list[str]]:
-        """Put a run back where its last.pth.tar left it, and make the files that follow it right again.
+        """Restore a run from its last.pth.tar, and rewrite the files that depend on it.
 
         Args:
             run: The run, set up as a new one.
             settings: See `record`.
 
         Returns:
-            How far the run is, and lines for the user about what is not as it was.
+            The run's progress, and lines for the user about what has changed.
 
         Raises:
-            ValueError: The checkpoint is damaged, or not of this run or these classes.
+            ValueError: The checkpoint is damaged, or belongs to another run or other classes.
         """
         state = read_checkpoint(self.last)
         notes = _compare_data(state.get("data"), _data_of(run))
@@ -220,12 +220,10 @@ class RunFolder:
         try:
             if read_checkpoint(self.best)["epoch"] == epoch:
                 return []
-            why = "is of another epoch"
+            why = "belongs to another epoch"
         except ValueError:
             why = "is damaged" if self.best.exists() else "is missing"
-        return [
-            f"{self.best} {why}, and cannot be made again: the best epoch so far, {epoch} (from 0), was not the last"
-        ]
+        return [f"{self.best} {why} and cannot be rebuilt: the best epoch so far, {epoch} (from 0), was not the last"]
 
     def _write_from_last(self, progress: Progress, save_epochs: Sequence[int] | None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -237,30 +235,30 @@ class RunFolder:
         if progress.is_best:
             write_atomically(self.best, _copy_of(self.last))
         if progress.epochs_done in (save_epochs or ()):
-            milestone = self.path / f"milestone-{progress.epochs_done}.pth.tar"  # timm's name, after so many epochs
+            milestone = self.path / f"milestone-{progress.epochs_done}.pth.tar"  # timm's name; counts epochs from 1
             write_atomically(milestone, _copy_of(self.last))
 
 
 def _data_of(run: TrainingSetup) -> dict[str, Any]:
-    """What a resumed run compares of its data."""
+    """Return the properties of the data that a resumed run compares."""
     sizes = {"training": len(run.train_loader.dataset), "evaluation": len(run.eval_loader.dataset)}
     return {"images": sizes, "classes": label_names(run.train_loader.dataset)}
 
 
 def _compare_data(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """Lines about images that were added or removed since a run began; other classes are an error."""
+    """Describe images that were added or removed since a run began; raise an error if the classes changed."""
     if was is None:  # a checkpoint of an older version
         return []
     if was["classes"] != now["classes"]:
         gone = [name for name in was["classes"] if name not in now["classes"]]
         new = [name for name in now["classes"] if name not in was["classes"]]
-        parts = [f"{what} {', '.join(names[:10])}" for what, names in (("without", gone), ("with", new)) if names]
+        parts = [f"{what} {', '.join(names[:10])}" for what, names in (("removed", gone), ("added", new)) if names]
         raise ValueError(
-            f"the data have other classes than those this run began with: {' and '.join(parts) or 'in another order'}; "
-            "put the folders back, or start a new run"
+            f"the classes have changed since this run began: {' and '.join(parts) or 'they are in another order'}; "
+            "restore the folders, or start a new run"
         )
     return [
-        f"{now['images'][part]} {part} images, where this run began with {count}"
+        f"the {part} data now have {now['images'][part]} images; this run began with {count}"
         for part, count in was["images"].items()
         if now["images"][part] != count
     ]

@@ -1,6 +1,6 @@
-"""The parts of a training run - model, data, loss, optimizer, schedule - made as timm's train.py makes them.
+"""Create the parts of a training run - model, data, loss, optimizer, schedule - as timm's train.py does.
 
-Where it mixes images, as train.py --no-prefetcher: normalised ones, where the prefetcher mixes and rounds bytes.
+Mixup and CutMix mix normalised images, as in train.py --no-prefetcher. The prefetcher would mix and round bytes.
 """
 
 import argparse
@@ -41,13 +41,13 @@ class TrainingSetup:
 
     Attributes:
         args: `Recipe.arguments()`, with `lr` and `num_classes` filled in.
-        processes: This process, where its model and batches are, and the others of the training.
+        processes: This process, its device, and the other processes of the training.
         data_config: Preprocessing: input_size, mean, std, interpolation, crop_pct, crop_mode.
-        epochs: Number of epochs, cool-down included.
+        epochs: Number of epochs, including cool-down.
         updates_per_epoch: Optimizer steps per epoch.
-        scaler: Of fp16 gradients on CUDA, else None.
+        scaler: Scaler for fp16 gradients on CUDA, otherwise None.
         mixup: timm's Mixup/CutMix, or None.
-        amp_dtype: Type for autocast, None for none.
+        amp_dtype: Type for autocast, or None.
         dtype: Type of model and images.
     """
 
@@ -68,34 +68,34 @@ class TrainingSetup:
 
     @property
     def stops_after(self) -> int:
-        """How many epochs are trained now: all, or up to the recipe's `stop_epoch`, on the schedule of all."""
+        """Number of epochs to train now: all, or `stop_epoch` of them, on the schedule of all."""
         return self.args.stop_epoch or self.epochs
 
     @property
     def initial_share(self) -> float:
-        """How much of the initial weights the evaluated and saved weights still hold at the end, as their EMA."""
+        """Share of the initial weights left in the EMA at the end of training; 0 with EMA warm-up or without an EMA."""
         if not self.args.model_ema or self.args.model_ema_warmup:
             return 0.0
         return self.args.model_ema_decay ** (self.updates_per_epoch * self.stops_after)
 
     @property
     def device(self) -> torch.device:
-        """Where the model and the batches are."""
+        """Device of the model and the batches."""
         return self.processes.device
 
     @property
     def model(self) -> nn.Module:
-        """The model that is trained: compiled where the recipe compiles, in DDP where there are several processes."""
+        """The trained model, compiled if the recipe says so, and wrapped in DDP if there are several processes."""
         model = self.task.get_trainable_module()
         assert model is not None
         return model
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model that is evaluated and saved: the EMA where the recipe keeps one."""
+        """The model to evaluate and save: the EMA if the recipe uses one."""
         model = self.task.get_eval_model(ema=self.task.has_ema())
         assert model is not None
-        # DDP would wait for the other processes in every batch, also in evaluation
+        # DDP would wait for the other processes in every batch, even in evaluation
         return model.module if isinstance(model, DistributedDataParallel) else model
 
     @property
@@ -109,7 +109,7 @@ class TrainingSetup:
         return sum(group["lr"] for group in self.optimizer.param_groups) / len(self.optimizer.param_groups)
 
     def close(self) -> None:
-        """Take the model out of DDP, which has to go before its process group; else a thread of gloo may hang."""
+        """Remove DDP, which must be destroyed before its process group; otherwise a gloo thread may hang."""
         model = self.task.get_trainable_module()
         if isinstance(model, DistributedDataParallel):
             self.task.trainable_module = model.module
@@ -117,7 +117,7 @@ class TrainingSetup:
             gc.collect()
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell every part that changes with the epoch, counted from 0, which one begins."""
+        """Tell every part that depends on the epoch, counted from 0, which epoch begins."""
         if isinstance(self.task, MoExTask):
             self.task.set_epoch(epoch)
         if self.mixup is not None and self.args.mixup_off_epoch and epoch >= self.args.mixup_off_epoch:
@@ -127,19 +127,19 @@ class TrainingSetup:
             sampler.set_epoch(epoch)
 
     def donor_groups(self, images: Tensor, target: Tensor, groups: Tensor | None = None) -> dict[str, Tensor]:
-        """Keyword arguments of the task for a batch: its `groups` if donors are to come from other groups."""
+        """Return the task's keyword arguments for a batch: `groups` if donors must come from other groups."""
         if groups is None or self.args.donors_from == "any" or not isinstance(self.task, MoExTask):
             return {}
         return {"groups": groups}
 
     def equalise_batch_norms(self) -> None:
-        """Give every process the same batch statistics, as the recipe's `dist_bn` says; each has seen other images."""
+        """Synchronise batch statistics between processes according to the recipe's `dist_bn`."""
         if self.processes.count > 1 and self.args.dist_bn:
             for ema in (False, True)[: 1 + self.task.has_ema()]:
                 distribute_bn(self.task.get_trainable_module(ema), self.processes.count, self.args.dist_bn == "reduce")
 
     def prepare(self, images: Tensor, target: Tensor, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """A batch as the model takes it, mixed where the recipe mixes: (B, C, H, W) and (B,) or (B, classes)."""
+        """Convert a batch to the model's input, mixed if the recipe says so: (B, C, H, W) and (B,) or (B, classes)."""
         memory_format = torch.channels_last if self.args.channels_last else torch.preserve_format
         images = images.to(self.device, self.dtype, memory_format=memory_format)
         target = target.to(self.device)
@@ -147,15 +147,15 @@ class TrainingSetup:
 
 
 def set_up_training(args: argparse.Namespace, processes: Processes | None = None) -> TrainingSetup:
-    """Seed everything and make the parts of a run.
+    """Seed all generators, and create the parts of a run.
 
     Args:
-        args: `Recipe.arguments()`; left as it is.
-        processes: This process and the others of the training, see `join_processes`; None if it is alone.
-            `batch_size` is that of each, as in train.py.
+        args: `Recipe.arguments()`; not modified.
+        processes: This process and the others of the training, see `join_processes`; None for a single process.
+            `batch_size` is per process, as in train.py.
 
     Raises:
-        RecipeError: Unknown model, optimizer or device, or settings that do not go together.
+        RecipeError: Unknown model, optimizer or device, or settings that contradict each other.
         DataError: See `open_dataset`.
     """
     processes = processes or Processes(pick_device(args.device))
@@ -193,11 +193,11 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
             optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
         )
     _check_epochs(args, epochs)
-    if processes.count > 1:  # last, so that an error leaves no DDP behind
+    if processes.count > 1:  # last, so that no error leaves a DDP model behind
         for part, loader in (("training", train_loader), ("evaluation", eval_loader)):
             processes.agree({f"{part} images": len(loader.dataset), f"{part} classes": label_names(loader.dataset)})
         task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
-        random_seed(args.seed, processes.rank)  # until here all are equal; from here each draws its own permutations
+        random_seed(args.seed, processes.rank)  # all processes are equal so far; from here, each draws its own
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
     return TrainingSetup(
         args, processes, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
@@ -216,10 +216,10 @@ def _add_ema_and_compile(args: argparse.Namespace, task: TrainingTask) -> None:
 
 
 def _create_criterion(args: argparse.Namespace, *, soft_targets: bool) -> nn.Module:
-    """timm's loss of that name; `bce_loss` is train.py's older way to say loss: bce."""
+    """Create timm's loss of that name; `bce_loss` is train.py's older spelling of loss: bce."""
     loss = args.loss or ("bce" if args.bce_loss else "ce")
     if args.bce_loss and loss != "bce":
-        raise RecipeError(f"loss: {args.loss!r} with bce_loss: true: give one of them")
+        raise RecipeError(f"loss: {args.loss!r} with bce_loss: true: set only one of them")
     if args.bce_loss and not (args.loss or soft_targets or args.smoothing):
         raise RecipeError("bce_loss: true without mixup, cutmix or smoothing: train.py would use cross-entropy")
     bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
@@ -230,26 +230,26 @@ def _create_criterion(args: argparse.Namespace, *, soft_targets: bool) -> nn.Mod
 
 def _import_modules(names: Sequence[str]) -> None:
     for name in names:
-        if name != "timm_moex.plugin":  # what it does for train.py, create_task does here
+        if name != "timm_moex.plugin":  # train.py needs it; here, create_task does the same
             with blaming(f"device_modules: {name!r} cannot be imported", RecipeError):
                 importlib.import_module(name)
 
 
 def _resolve_data_config(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """timm's, after a look at what it only asserts."""
+    """Resolve timm's data config, after checking what timm only asserts."""
     if args.input_size and args.in_chans not in (None, args.input_size[0]):
         raise RecipeError(f"in_chans: {args.in_chans} contradicts input_size: {args.input_size}")
     size = args.input_size or model.pretrained_cfg["input_size"]
     channels = args.in_chans or size[0]
     if channels != size[0] and args.img_size is None:
         raise RecipeError(
-            f"in_chans: {args.in_chans}, but {args.model} takes images of {size[0]} channels; give input_size: "
-            f"{[channels, *size[1:]]}, mean and std, too"
+            f"in_chans: {args.in_chans}, but {args.model} expects images of {size[0]} channels; also set input_size: "
+            f"{[channels, *size[1:]]}, mean and std"
         )
     for key in ("mean", "std"):
         given = getattr(args, key)
         if given is not None and len(given) not in (1, channels):
-            raise RecipeError(f"{key}: {given}: {len(given)} values for images of {channels} channels")
+            raise RecipeError(f"{key}: {given}: {len(given)} values, but the images have {channels} channels")
     return resolve_data_config(vars(args), model=model)
 
 
@@ -257,7 +257,7 @@ def _create_mixup(args: argparse.Namespace) -> Mixup | None:
     if not (args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None):
         return None
     if args.batch_size % 2:
-        raise RecipeError(f"batch_size: {args.batch_size}: Mixup and CutMix need an even one")
+        raise RecipeError(f"batch_size: {args.batch_size}: Mixup and CutMix need an even batch size")
     return Mixup(
         mixup_alpha=args.mixup,
         cutmix_alpha=args.cutmix,
@@ -271,27 +271,27 @@ def _create_mixup(args: argparse.Namespace) -> Mixup | None:
 
 
 def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
-    """Refuse a stop and milestones that the run would never reach."""
+    """Refuse `stop_epoch` and `save_epochs` that the run would never reach."""
     if args.stop_epoch and args.stop_epoch > epochs:
-        raise RecipeError(f"stop_epoch: {args.stop_epoch}: the run has {epochs} epochs")
+        raise RecipeError(f"stop_epoch: {args.stop_epoch}: the run has only {epochs} epochs")
     if late := [epoch for epoch in args.save_epochs or () if epoch > (args.stop_epoch or epochs)]:
         stop = f", and stop_epoch: {args.stop_epoch}" if args.stop_epoch else ""
-        raise RecipeError(f"save_epochs: {late}: the run has {epochs} epochs{stop}")
+        raise RecipeError(f"save_epochs: {late}: the run has only {epochs} epochs{stop}")
 
 
 def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
     known, name = list_optimizers(), args.opt.lower().removeprefix("lookahead_")
     if name not in known:
-        raise RecipeError(f"opt: {args.opt!r} is unknown to timm{nearest(args.opt, known)}")
+        raise RecipeError(f"opt: {args.opt!r}: timm has no such optimizer{nearest(args.opt, known)}")
     wanted = get_optimizer_info(name).num_betas
     if args.opt_betas and len(args.opt_betas) != wanted:
-        raise RecipeError(f"opt_betas: {args.opt_betas}: opt: {args.opt!r} takes {wanted}")
+        raise RecipeError(f"opt_betas: {args.opt_betas}: opt: {args.opt!r} expects {wanted} values")
     with blaming(f"opt: {args.opt!r} with opt_kwargs: {short_repr(args.opt_kwargs)}", RecipeError):
         return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
 
 
 def _learning_rate(args: argparse.Namespace, processes: int) -> float:
-    """train.py's: `lr`, or where there is none, `lr_base` scaled by the batch size."""
+    """Compute the learning rate as train.py does: `lr`, or `lr_base` scaled by the batch size."""
     if args.lr:
         return args.lr
     ratio = args.batch_size * processes * args.grad_accum_steps / args.lr_base_size

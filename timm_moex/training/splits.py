@@ -1,4 +1,4 @@
-"""Splits of a folder of images: a folder for each, or a part of the training folder that is held out."""
+"""Splits of a folder of images: one folder per split, or a held-out part of the training folder."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ __all__ = ["EVAL_SPLITS", "TRAIN_SPLITS", "Split", "divide", "find_split", "is_f
 TRAIN_SPLITS = ("train", "training")
 EVAL_SPLITS = ("val", "valid", "validation", "eval", "evaluation")
 _OTHER_SPLITS = ("test", "testing")
-_OF_SYSTEMS = ("@eaDir", "#recycle", "__MACOSX", "lost+found")  # hidden folders whose names do not begin with a dot
+_OF_SYSTEMS = ("@eaDir", "#recycle", "__MACOSX", "lost+found")  # system folders whose names do not begin with a dot
 
 
 class Split(NamedTuple):
@@ -21,8 +21,8 @@ class Split(NamedTuple):
 
     Attributes:
         folder: The folder to scan.
-        part: "all" of its images, or "train" or "val", which divide it.
-        val_fraction: Share of each class folder that the part "val" has.
+        part: "all" images, or only the part "train" or "val".
+        val_fraction: Share of each class folder that belongs to "val".
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Split(NamedTuple):
 
 
 def is_flat(root: str | Path) -> bool:
-    """Whether a folder has class folders (or group folders) and no folder for a split.
+    """Whether a folder has class folders (or group folders) and no split folders.
 
     Example:
         >>> import tempfile
@@ -48,7 +48,7 @@ def is_flat(root: str | Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is of the system, an editor or a version control, by its name.
+    """Whether a name belongs to a file or folder of the operating system, an editor or version control.
 
     Example:
         >>> is_hidden(".ipynb_checkpoints"), is_hidden("cat")
@@ -62,11 +62,11 @@ def find_split(root: Path, split: str, val_fraction: float = 0.0) -> Split:
 
     Args:
         root: The data folder.
-        split: Name of the split, "train" and "validation" with timm's synonyms; "" for the whole folder.
-        val_fraction: Share of the training images that is held out for evaluation; 0 if there is a folder for it.
+        split: Name of the split; timm's synonyms of "train" and "validation" are accepted. "" for the whole folder.
+        val_fraction: Share of the training images to hold out for evaluation; 0 if evaluation has its own folder.
 
     Raises:
-        DataError: There is no such split, or `val_fraction` is given and there is a folder for evaluation.
+        DataError: The split does not exist, or `val_fraction` is given although evaluation has its own folder.
 
     Example:
         >>> import tempfile
@@ -87,9 +87,11 @@ def find_split(root: Path, split: str, val_fraction: float = 0.0) -> Split:
 def _find_part(root: Path, split: str, known: Sequence[str], val_fraction: float) -> Split:
     given = f"val_fraction={val_fraction}"
     if not known:
-        raise DataError(f"{given} divides into train and validation, not split={split!r}")
+        raise DataError(f"{given} splits the data into train and validation; split={split!r} is neither")
     if there := _first_folder(root, EVAL_SPLITS):
-        raise DataError(f"{given}, but data_dir={str(root)!r} has a folder {there.name} for evaluation; leave it out")
+        raise DataError(
+            f"{given}, but data_dir={str(root)!r} has an evaluation folder, {there.name}; leave out val_fraction"
+        )
     training = _first_folder(root, TRAIN_SPLITS) or (root if is_flat(root) else None)
     if training is None:
         raise DataError(f"data_dir={str(root)!r} has {_explain_missing(root, 'train', TRAIN_SPLITS)}")
@@ -99,9 +101,9 @@ def _find_part(root: Path, split: str, known: Sequence[str], val_fraction: float
 def _explain_missing(root: Path, split: str, known: Sequence[str]) -> str:
     words = f"no folder {split!r} for this split; found {', '.join(_folders(root)[:10]) or 'no folders'}"
     if known and is_flat(root):
-        return f"{words}. If these are classes, val_fraction: 0.2 (--val-fraction 0.2) holds out a fifth of each"
+        return f"{words}. If these are classes, set val_fraction: 0.2 (--val-fraction 0.2) to hold out a fifth of each"
     may_divide = known == EVAL_SPLITS and _first_folder(root, TRAIN_SPLITS)
-    return words + ("; val_fraction: 0.2 holds out a part of train" if may_divide else "")
+    return words + ("; set val_fraction: 0.2 to hold out a part of train" if may_divide else "")
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
@@ -113,14 +115,14 @@ def _folders(root: Path) -> list[str]:
 
 
 def divide(paths: Sequence[str], split: Split) -> list[str]:
-    """Choose the part of a folder's images that a split has.
+    """Select the images that belong to a split.
 
-    Each class folder (so each class of each group) is divided by itself; of two images each part has one. The images
-    that are held out are those whose paths have the smallest hashes. So the parts are the same for every seed, process
-    and machine, and do not depend on the order of the files or on other class folders.
+    Each class folder (of each group) is divided separately; if it has two images, each part gets one. The images with
+    the smallest path hashes are held out. The parts are therefore the same for every seed, process and machine, and do
+    not depend on the order of the files or on other class folders.
 
     Args:
-        paths: Of the images, relative to the folder.
+        paths: Paths of the images, relative to the folder.
         split: The split.
 
     Example:

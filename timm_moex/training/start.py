@@ -1,4 +1,4 @@
-"""The start of a run: the recipe is completed, compared between processes and set up, and the folder is opened."""
+"""Start a run: complete the recipe, compare it between processes, set the run up, and open its folder."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -26,7 +26,7 @@ _LARGEST_INITIAL_SHARE = 0.05
 
 @dataclass
 class StartedRun:
-    """A run that has its folder, and all that its epochs need."""
+    """A run that has its folder, with everything that its epochs need."""
 
     recipe: Recipe
     settings: dict[str, Any]
@@ -39,15 +39,15 @@ class StartedRun:
 def start_run(
     recipe: Recipe, folder: str | Path | None, processes: Processes, stack: ExitStack, log: Callable[[str], None]
 ) -> StartedRun:
-    """Set a run up, compare it with those of the other processes, and open its folder until `stack` closes."""
+    """Set up a run, compare it between processes, and keep its folder open until `stack` closes."""
     recipe.arguments()  # before the data are opened
-    with processes.first_ahead():  # it downloads
+    with processes.first_ahead():  # it may download the data
         recipe, notes = fill_in(recipe)
     args = recipe.arguments()
     processes.agree({key: value for key, value in vars(args).items() if key not in _OF_THE_MACHINE})
     check_trackers(args)
     place = RunFolder(Path(folder or Path(args.output or "output") / (args.experiment or recipe.name)).expanduser())
-    if args.resume == "auto":  # a job that is started again and again by the same command
+    if args.resume == "auto":  # for a job that is restarted with the same command
         args.resume = str(place.last) if place.last.is_file() else ""
     if processes.is_first:
         stack.enter_context(place.locked())
@@ -68,7 +68,7 @@ def start_run(
 
 
 def ignore_report(_: Any) -> None:
-    """What the other processes do in place of reporting."""
+    """Ignore a report; used in all processes but the first."""
 
 
 def _ignored_notes(run: TrainingSetup) -> list[str]:
@@ -80,6 +80,6 @@ def _ema_note(run: TrainingSetup) -> list[str]:
     if run.initial_share <= _LARGEST_INITIAL_SHARE:
         return []
     return [
-        f"model_ema_decay: {run.args.model_ema_decay}: at the end the EMA, which is evaluated and saved, will still "
-        f"hold {run.initial_share:.0%} of the initial weights; set model_ema_warmup: true, or a lower decay"
+        f"model_ema_decay: {run.args.model_ema_decay}: at the end, the EMA, which is evaluated and saved, will still "
+        f"hold {run.initial_share:.0%} of the initial weights; set model_ema_warmup: true, or lower the decay"
     ]

@@ -1,4 +1,4 @@
-"""Test sets of 200 of ImageNet's classes: which of a model's 1,000 logits they use, and where their images lie."""
+"""Test sets with 200 of ImageNet's classes: their columns in a model's 1,000 logits, and their folders."""
 
 import pkgutil
 from pathlib import Path
@@ -11,18 +11,18 @@ from .splits import is_hidden
 
 __all__ = ["SUBSETS", "imagenet_subset", "locate_subset"]
 
-# Name of the set: where timm lists its synsets
+# Name of the subset → timm's list of its synsets
 SUBSETS = {"imagenet-a": "_info/imagenet_a_synsets.txt", "imagenet-r": "_info/imagenet_r_synsets.txt"}
 
 
 def imagenet_subset(name: str) -> dict[str, int]:
-    """Map each synset of a subset to its column among the 1,000 logits, in the order of the synsets.
+    """Map each synset of a subset to its column in the 1,000 logits, in the order of the synsets.
 
     Args:
         name: A key of `SUBSETS`.
 
     Raises:
-        ValueError: There is no such subset.
+        ValueError: The subset does not exist.
 
     Example:
         >>> columns = imagenet_subset("imagenet-a")
@@ -33,24 +33,24 @@ def imagenet_subset(name: str) -> dict[str, int]:
         raise ValueError(f"--subset {name!r}: expected one of {', '.join(SUBSETS)}{nearest(name, SUBSETS)}")
     column = {synset: i for i, synset in enumerate(ImageNetInfo().label_names())}
     listed = pkgutil.get_data("timm.data", SUBSETS[name])
-    assert listed is not None, "timm.data has its files on disk"
+    assert listed is not None, "timm.data is installed as files"
     return {synset: column[synset] for synset in sorted(listed.decode().split())}
 
 
 def locate_subset(name: str, data_dir: str | Path | None, split: str) -> tuple[dict[str, int], str]:
-    """Look at a subset's folder of synsets before any image is read.
+    """Find a subset's synset folders before any image is read.
 
     Args:
         name: A key of `SUBSETS`.
-        data_dir: Holds the synset folders, or a folder `split` with them.
-        split: Name of that folder; it may be missing, for these sets come without splits.
+        data_dir: Contains the synset folders, or a folder `split` that contains them.
+        split: Name of that folder; it may be missing, because these sets have no splits.
 
     Returns:
-        The subset's columns, see `imagenet_subset`, and the split to open: `split`, or "" where there is none.
+        The subset's columns, see `imagenet_subset`, and the split to open: `split`, or "" if the folder is missing.
 
     Raises:
-        ValueError: There is no such subset.
-        DataError: There is no such folder, or it holds a folder that is no synset of the subset.
+        ValueError: The subset does not exist.
+        DataError: The data folder does not exist, or contains a folder that is not a synset of the subset.
     """
     columns = imagenet_subset(name)
     if not data_dir or not Path(data_dir).is_dir():
@@ -60,5 +60,5 @@ def locate_subset(name: str, data_dir: str | Path | None, split: str) -> tuple[d
         path.name for path in (Path(data_dir) / found_split).iterdir() if path.is_dir() and not is_hidden(path.name)
     )
     if strangers := [folder for folder in found if folder not in columns]:
-        raise DataError(f"--data-dir {str(data_dir)!r}: {', '.join(strangers[:5])} is no synset of {name}")
+        raise DataError(f"--data-dir {str(data_dir)!r}: not synsets of {name}: {', '.join(strangers[:5])}")
     return columns, found_split

@@ -1,4 +1,4 @@
-"""Where the metrics of an epoch go besides summary.csv: Weights & Biases and TensorBoard, both optional packages."""
+"""Trackers that receive the metrics of each epoch: Weights & Biases and TensorBoard, both optional packages."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ Tracker = Callable[[Mapping[str, Any]], None]
 
 
 def check_trackers(args: argparse.Namespace) -> None:
-    """Check that what a run is to be tracked by is installed, before the run writes anything.
+    """Check that a run's trackers are installed before the run writes anything.
 
     Args:
-        args: `Recipe.arguments()`; `log_wandb` and the `wandb_` keys mean what they mean to train.py.
+        args: `Recipe.arguments()`; `log_wandb` and the `wandb_` keys have the same meaning as in train.py.
 
     Raises:
         ImportError: A package is missing.
@@ -37,12 +37,12 @@ def open_trackers(args: argparse.Namespace, folder: Path, *, epochs_done: int = 
 
     Args:
         args: See `check_trackers`.
-        folder: The run's; its name is the name of the run in Weights & Biases, and TensorBoard's events lie in its
-            subfolder tensorboard/.
-        epochs_done: Epochs of a resumed run that stay; TensorBoard discards later ones.
+        folder: The run folder; its name is the run's name in Weights & Biases, and TensorBoard's events are written to
+            its subfolder tensorboard/.
+        epochs_done: Number of epochs that a resumed run keeps; TensorBoard discards later ones.
 
     Yields:
-        A function that takes a row of `RunFolder`'s history, once for each epoch.
+        A function to call with each epoch's row of the history.
     """
     opened: list[Any] = []
     if args.log_wandb:
@@ -73,7 +73,7 @@ class _Wandb:
         )
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        self.run.log({"epoch": epoch, **values})  # the columns of summary.csv, as timm's update_summary logs them
+        self.run.log({"epoch": epoch, **values})  # the columns of summary.csv, as in timm's update_summary
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
