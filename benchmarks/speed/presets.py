@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from timm_moex import draw_own_share, find_moex
-from timm_moex.insertion.moex import SiteExchange
 from timm_moex.insertion.presets import PRESETS
+from timm_moex.insertion.site_exchange import SiteExchange
 
 from .._results import write_rows
 from ._measure import arguments, measure, print_rows, set_up

@@ -9,6 +9,7 @@ import timm
 import torch
 from small_twins import IDX, images, twin
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from timm_moex import MoExLoss, MoExTask, draw_swap_index, exchanging, find_moex, insert_moex
@@ -121,6 +122,12 @@ def test_ranks_that_were_seeded_alike_draw_differently(monkeypatch):
         drawn.append([draw_swap_index(6, 0.5) for _ in range(40)])
     coins = [[index is None for index in indexes] for indexes in drawn]
     assert len({tuple(c) for c in coins}) == 4
+
+
+def test_what_cannot_be_exchanged_fails_before_the_coin_says_yes():
+    model = twin("resnet10t", moex_preset="padain", moex_prob=1e-9).train()  # stage4 is 1x1 at 32 pixels
+    with pytest.raises(ValueError, match="variance of a single element does not exist"):
+        model(images("resnet10t"))
 
 
 # Gradient checkpointing
@@ -350,6 +357,21 @@ def test_a_module_put_around_the_site_later_is_noticed():
     model.layer1[0].conv2 = nn.Sequential(model.layer1[0].conv2)
     with pytest.raises(RuntimeError, match="module at layer1.0.conv2 of ResNet is no longer the one"):
         model(images("resnet10t"))
+
+
+@pytest.mark.parametrize("wrap", [checkpoint_wrapper, lambda module: torch.compile(module, backend="eager")])
+def test_a_block_that_was_checkpointed_or_compiled_later_still_exchanges(wrap):
+    grads = []
+    for wrapped in (False, True):
+        model = keeping_twin(moex_preset="mixstyle", moex_prob=1.0)
+        if wrapped:
+            model.layer1[0] = wrap(model.layer1[0])
+        torch.manual_seed(2)
+        model(images("resnet10t").double()).square().mean().backward()
+        assert find_moex(model).exchanged == 1
+        grads.append([p.grad for p in model.parameters()])
+    for a, b in zip(*grads):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)
 
 
 def test_two_sites_that_are_one_module_are_refused():

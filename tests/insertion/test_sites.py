@@ -13,7 +13,7 @@ from zoo.small import SMALL, awaken, effect_of, images_for, model_of, tensors
 from timm_moex import find_moex, insert_moex, moex_sites
 from timm_moex.hub.manifest import released_weights
 from timm_moex.insertion.families import FAMILIES
-from timm_moex.insertion.insert import called_module
+from timm_moex.insertion.locate import called_module
 
 IDX = torch.tensor([1, 2, 0])
 PLAIN = [arch for arch in list_models() if not arch.startswith("moex_")]

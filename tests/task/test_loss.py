@@ -10,7 +10,7 @@ from small_twins import IDX, images, twin
 from timm.loss import BinaryCrossEntropy
 from torch import nn
 
-from timm_moex import MoExLoss, find_moex, mix_loss
+from timm_moex import MoExLoss, MoExTask, find_moex, mix_loss
 
 X, Y = images("resnet10t"), torch.arange(4)
 
@@ -119,6 +119,80 @@ def test_the_trainer_of_hugging_face_normalises_by_the_items_of_the_step():
         torch.testing.assert_close(sum(halves), nn.functional.cross_entropy(output, Y))
 
 
+class Head(nn.Module):
+    """A model of the user's, whose output is not the twin's own."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.body = model
+        self.head = nn.Linear(10, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu())
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Head])
+def test_the_loss_mixes_the_labels_of_the_forward_behind_the_output(wrap):
+    model, loss = bound()
+    net = wrap(model).train()
+    ema = copy.deepcopy(net).eval()
+    lost = net(X)  # an interrupt came before the loss
+    for plain in (ema(X), net.eval()(X), net.train()(X, swap_index=None) if net is model else ema(X)):
+        torch.testing.assert_close(loss(plain, Y), nn.functional.cross_entropy(plain, Y))
+    assert not torch.equal(loss(lost, Y), nn.functional.cross_entropy(lost, Y))
+    plain = ema(X)
+    torch.testing.assert_close(loss(plain, Y), nn.functional.cross_entropy(plain, Y))
+
+
+def test_own_donors_stay_with_their_forward():
+    model, loss = bound()
+    others = IDX.flip(0)
+    outputs = [(model(X, swap_index=index), index) for index in (IDX, others)]
+    plain = model(X, swap_index=None)
+    for output, index in outputs:
+        expected = mix_loss(nn.functional.cross_entropy, output, Y, index, 0.7)
+        torch.testing.assert_close(loss(output, Y), expected)
+    torch.testing.assert_close(loss(plain, Y), nn.functional.cross_entropy(plain, Y))
+
+
+def test_a_compiled_models_own_donors_reach_the_loss():
+    torch._dynamo.reset()
+    model, loss = bound()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for index in (IDX, IDX.flip(0)):
+        output = compiled(X, swap_index=index)
+        expected = mix_loss(nn.functional.cross_entropy, output, Y, index, 0.7)
+        torch.testing.assert_close(loss(output, Y), expected)
+
+
+def test_logging_the_loss_of_a_detached_output_takes_no_draw():
+    model, loss = bound()
+    output = model(X)
+    torch.testing.assert_close(loss(output.detach(), Y), nn.functional.cross_entropy(output, Y))
+    assert not torch.equal(loss(output, Y), nn.functional.cross_entropy(output, Y))
+    loss(output.detach(), Y)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_forward_that_failed_leaves_no_draw(error):
+    model, loss = bound()
+
+    def fail(*_):
+        raise error("out of memory")
+
+    handle = model.layer4.register_forward_hook(fail)
+    with pytest.raises(error, match="out of memory"):
+        model(X)
+    handle.remove()
+    loss(model(X[:2]), Y[:2])
+
+
+def test_a_criterion_may_take_several_outputs():
+    model, loss = bound(lambda outputs, target: sum(nn.functional.cross_entropy(o, target) for o in outputs))
+    output = model(X)
+    assert not torch.equal(loss((output, output), Y), 2 * nn.functional.cross_entropy(output, Y))
+
+
 def test_the_loss_has_what_its_criterion_has():
     class Criterion(nn.CrossEntropyLoss):
         def activation(self, output):
@@ -134,6 +208,10 @@ def test_the_loss_has_what_its_criterion_has():
 
 
 def test_refusals():
+    model, loss = bound()
+    with pytest.raises(TypeError, match="criterion is a MoExLoss already"):
+        MoExLoss(model, loss)
+    assert MoExTask(model, loss, verbose=False).criterion is loss
     with pytest.raises(ValueError, match="holds no MoEx"):
         MoExLoss(nn.Linear(2, 2), nn.CrossEntropyLoss())
     with pytest.raises(TypeError, match="criterion must be callable, got str"):

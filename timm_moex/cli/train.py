@@ -97,5 +97,6 @@ def _run_train(args: argparse.Namespace) -> None:
     if is_first_process():
         hub = result.folder / "hub"
         say(f"last epoch: {metrics_in_words(result.metrics)}")
-        imported = " after `import timm_moex`" if is_ours(result.model.pretrained_cfg["architecture"]) else ""
+        cfg: Any = result.model.pretrained_cfg
+        imported = " after `import timm_moex`" if is_ours(cfg["architecture"]) else ""
         say(f"{hub} loads as timm.create_model('local-dir:{hub}', pretrained=True){imported}")

@@ -3,7 +3,8 @@
 from torch import nn
 
 from ..utils.checks import check_model
-from .moex import MoEx, SiteExchange
+from .moex import MoEx
+from .site_exchange import SiteExchange
 
 __all__ = ["find_moex", "hooks_of", "holds_moex"]
 

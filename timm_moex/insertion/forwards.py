@@ -8,6 +8,7 @@ torch.compile traces neither these numbers nor threads; a traced forward is over
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = [
     "Forward",
     "close",
     "drawn_from",
+    "forwards_behind",
+    "has_graph",
     "is_recomputation",
     "keep_with",
     "open_",
@@ -81,6 +84,7 @@ class Forward:
             self.first_node = torch.autograd._get_sequence_nr() if first_node is None else first_node
             self.end_node: int | None = None
             self.thread = _this_thread()
+            self.consumed = False  # a loss has mixed the labels of its draw
 
     def note_exchange(self, name: str) -> None:
         """Count an exchange at a site."""
@@ -164,6 +168,8 @@ def close(forward: Forward, output: Any = None) -> None:
     if not forward.traced:
         forward.end_node = torch.autograd._get_sequence_nr()
         keep_with(forward, output)
+        if output is None and forward.seed is not None:
+            forward.moex.pending = None  # it failed, so no loss follows; whoever catches the error may call again
 
 
 def keep_with(forward: Forward, output: Any) -> None:
@@ -183,6 +189,23 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         values: Iterable[Any] = output.values() if isinstance(output, dict) else output
         for value in values:
             yield from _tensors(value)
+
+
+def has_graph(output: Any) -> bool:
+    """Return whether there is anything to differentiate in an output: a tensor, or some in a tuple, list or dict."""
+    return any(x.requires_grad for x in _tensors(output))
+
+
+def forwards_behind(output: Any) -> Iterator[Forward]:
+    """Yield the forwards that computed an output, nearest first; none if the graph behind it does not name them."""
+    queue, seen = deque(x.grad_fn for x in _tensors(output)), {None}
+    while queue:
+        node: Any = queue.popleft()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield from node.metadata.get("timm_moex", ())
+        queue.extend(following for following, _ in node.next_functions)
 
 
 def is_recomputation() -> bool:

@@ -1,28 +1,24 @@
 """`insert_moex`: from a site's name to its module, and the hooks onto it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.models import FeatureInfo
 from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.checks import check_model
-from ..utils.messages import nearest
 from .find import find_moex, holds_moex, hooks_of
+from .locate import called_module, find_site, twin_hint
 from .model_forward import ModelForward
 from .moex import MoEx
 from .presets import Preset, find_preset
 from .sites import KnownSites, Site, known_sites
 
-__all__ = ["called_module", "hook_moex", "insert_into_features", "insert_moex", "plan_moex", "remove_moex"]
+__all__ = ["hook_moex", "insert_into_features", "insert_moex", "plan_moex", "remove_moex"]
 
 _WRAPPERS = (nn.DataParallel, DistributedDataParallel, ModelEma, ModelEmaV2, ModelEmaV3)
-
-_LAYERS_2D = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -41,103 +37,6 @@ def _check_model(model: nn.Module) -> None:
         raise ValueError("model already holds MoEx; call remove_moex(model) first")
     if hasattr(model, "moex"):
         raise ValueError(f"{type(model).__name__} has an attribute 'moex' of its own, the name MoEx needs")
-
-
-def _find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int | None) -> Site:
-    if site := known.by_name.get(known.resolve_alias(layer)):
-        return _with_layout(site, channel_dim)
-    if known.ineffective is not None and layer in (known.ineffective.name, known.ineffective.module):
-        raise ValueError(
-            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so exchanging "
-            "the last patch tokens would change nothing; choose an earlier layer or another global_pool"
-        )
-    modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
-    if layer not in modules:
-        raise ValueError(
-            f"layer={layer!r} is no site of {type(model).__name__}: expected {_sites_or(known)} of "
-            f"a module{nearest(layer, [*known.by_name, *modules])}{_twin_hint(model)}"
-        )
-    if inner := _site_of_inner_model(model, layer, channel_dim):
-        return inner
-    for site in known.by_name.values():
-        if (site.module, site.hook_on) == (layer, "output"):
-            return _with_layout(replace(site, name=layer), channel_dim)
-    layout, channels = _layout_of(model.get_submodule(layer), known)
-    if channel_dim is not None and (layout is None or channels is not None):
-        return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
-    if layout is None:
-        raise ValueError(
-            f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
-            "give channel_dim=1 or -1" + (f", or one of its sites: {', '.join(known.by_name)}" if known.by_name else "")
-        )
-    norm = known.by_name[known.family.layer].norm if known.family else "pono"
-    return _with_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels, strict=False), channel_dim)
-
-
-def _sites_or(known: KnownSites) -> str:
-    return (f"one of {', '.join(known.by_name)}, or " if known.by_name else "") + "the dotted path"
-
-
-def _twin_hint(model: nn.Module) -> str:
-    """Say how a feature extractor gets the named sites of its architecture."""
-    if not isinstance(getattr(model, "feature_info", None), FeatureInfo):
-        return ""
-    return "; for stem and stages create the extractor as a twin: timm.create_model('moex_…', features_only=True)"
-
-
-def _site_of_inner_model(model: nn.Module, layer: str, channel_dim: int | None) -> Site | None:
-    """Find the site by the table of a timm model that contains the module, inside a module of the user's."""
-    parts = layer.split(".")
-    for end in range(1, len(parts)):
-        prefix, rest = ".".join(parts[:end]), ".".join(parts[end:])
-        owner = model.get_submodule(prefix)
-        if (known := known_sites(owner)).family is not None:
-            site = _find_site(owner, rest, known, channel_dim)
-            return replace(site, name=layer, module=f"{prefix}.{site.module}")
-    return None
-
-
-def _with_layout(site: Site, channel_dim: int | None) -> Site:
-    """Let the caller's channel_dim decide; a layout that contradicts it is the caller's to know."""
-    if channel_dim in (None, site.channel_dim):
-        return site
-    raise ValueError(
-        f"channel_dim={channel_dim}: the {site.hook_on} of {site.module} (layer={site.name!r}) is {site.layout}, with "
-        f"channel_dim={site.channel_dim}; leave channel_dim out"
-    )
-
-
-def _layout_of(module: nn.Module, known: KnownSites) -> tuple[str | None, int | None]:
-    """Return the layout of a module's output, and the channels to insist on if it is not sure by definition.
-
-    The family or the module's own class defines it. A block of only 2d layers is presumed to have it too, if the
-    features then have as many channels as its last layer.
-    """
-    if known.family is not None and known.family.interior_layout is not None:
-        return known.family.interior_layout, None
-    while type(module).forward is nn.Sequential.forward and len(module) > 0:  # type: ignore[arg-type]
-        module = module[-1]  # type: ignore[index]
-    if isinstance(module, _LAYERS_2D):
-        return "NCHW", None
-    with_parameters = [layer for layer in module.modules() if layer._parameters]
-    if with_parameters and all(isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)) for layer in with_parameters):
-        last = with_parameters[-1]
-        return "NCHW", last.num_features if isinstance(last, nn.BatchNorm2d) else last.out_channels  # type: ignore
-    return None, None
-
-
-def called_module(model: nn.Module, site: Site) -> nn.Module:
-    """The module to hook for a site.
-
-    A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential: take the first or the
-    last of them.
-    """
-    module = model.get_submodule(site.module)
-    while len(children := list(module.children())) and (
-        isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
-    ):
-        module = children[-1 if site.hook_on == "output" else 0]
-    return module
 
 
 def insert_moex(
@@ -203,7 +102,7 @@ def plan_moex(
     known = known_sites(model)
     layers = _default_layers(model, chosen, known) if layer is None else layer
     layers = [layers] if isinstance(layers, str) else list(layers)
-    sites = [_find_site(model, name, known, channel_dim) for name in layers]
+    sites = [find_site(model, name, known, channel_dim) for name in layers]
     if not sites or len({site.name for site in sites}) < len(sites):
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
     if settings.norm == "freq":
@@ -228,7 +127,7 @@ def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSite
 def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str | list[str]:
     if known.default_layer is None:
         name = type(model).__name__
-        raise ValueError(f"{name} is unknown to timm_moex; give layer= and channel_dim={_twin_hint(model)}")
+        raise ValueError(f"{name} is unknown to timm_moex; give layer= and channel_dim={twin_hint(model)}")
     names = list(known.by_name)
     if preset.layers == "default":
         return known.default_layer

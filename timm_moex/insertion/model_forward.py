@@ -11,9 +11,11 @@ from .draw import take_generator
 from .forwards import Forward, close, drawn_from, is_recomputation, open_, recomputed, running
 from .moex import UNKNOWN_ORIGIN, MoEx
 from .request import DRAW, Exchange
-from .traced import draw_in_graph
+from .traced import draw_in_graph, own_in_graph
 
 __all__ = ["ModelForward"]
+
+_CALLING_THE_SAME = ("_orig_mod", "_checkpoint_wrapped_module")  # in torch.compile's and checkpointing's wrappers
 
 
 class ModelForward:
@@ -71,7 +73,11 @@ class ModelForward:
             if groups is not None:
                 raise ValueError("groups with swap_index: the donors are given already; leave one of them out")
             exchanges = self.moex.plan(swap_index, swap_layer, own_share)
-            self._note_own(exchanges)
+            if torch.compiler.is_compiling():
+                mixed = self.moex.mixes_labels and self.moex.settings.lam < 1 and self.model.training
+                exchanges = own_in_graph(self.moex, exchanges) if mixed and exchanges else exchanges
+            else:
+                self._note_own(exchanges)
             forward = Forward(self.moex, exchanges)
         if forward.exchanges:
             self._check_call(args, kwargs)
@@ -87,8 +93,6 @@ class ModelForward:
     def _note_own(self, exchanges: dict[str, Exchange]) -> None:
         """Note a call that says itself what is exchanged; it takes the place of a draw that no loss has used yet."""
         moex = self.moex
-        if torch.compiler.is_compiling():
-            return
         moex.ever_asked = True
         moex.ever_exchanged = moex.ever_exchanged or bool(exchanges)
         if self.model.training and torch.is_grad_enabled():
@@ -161,6 +165,7 @@ class ModelForward:
 
     def train(self, mode: bool = True) -> nn.Module:
         """Switch the mode of the model; training that begins, or resumes after an evaluation, is counted from 0."""
+        self.moex.evaluating = not mode
         if mode and not self.model.training:  # some trainers call train() in every step
             self.moex.reset_counts()
         return type(self.model).train(self.model, mode)
@@ -200,4 +205,6 @@ def _at(model: nn.Module, path: str) -> nn.Module | None:
         module = module._modules.get(name)
         if module is None:
             return None
+        for inner in _CALLING_THE_SAME:
+            module = module._modules.get(inner, module)
     return module

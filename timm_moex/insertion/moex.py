@@ -17,102 +17,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..exchange.layer import MomentExchange
 from .draw import draw_own_share, draw_swap_index, take_generator
-from .forwards import Forward, keep_with, recomputed, remember, running
+from .forwards import Forward, forwards_behind, recomputed, remember, running
 from .presets import SETTING_NAMES, MoExSettings
 from .request import Exchange, requested_exchanges
+from .site_exchange import SiteExchange
 from .sites import Site
 from .traced import draw_in_graph, new_token
 
-__all__ = ["UNKNOWN_ORIGIN", "MoEx", "SiteExchange"]
-
-
-class SiteExchange(MomentExchange):
-    """The exchange at one site: its settings, and the hook that carries it out in the forwards that exchange there.
-
-    Args:
-        moex: The model's MoEx.
-        site: Where it is.
-        settings: Those of the MoEx; without a norm, the site's default.
-    """
-
-    def __init__(self, moex: "MoEx", site: Site, settings: MoExSettings) -> None:
-        super().__init__(
-            norm=site.norm if settings.norm is None else settings.norm,
-            eps=settings.eps,
-            positive_only=settings.positive_only,
-            moments=settings.moments,
-            channel_dim=site.channel_dim,
-            detach=settings.detach,
-            match=settings.match,
-        )
-        self.moex = moex
-        self.site = site
-
-    def output_hook(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        """Forward hook of a site that is a module's output."""
-        return self._exchange(module, output)
-
-    def input_hook(self, module: nn.Module, args: tuple) -> tuple | None:
-        """Forward-pre-hook of a site that is a module's input."""
-        if not args:
-            raise TypeError(f"site {self.site.name!r}: {self.site.module} is not called with a positional argument")
-        x = self._exchange(module, args[0])
-        return None if x is None else (x, *args[1:])
-
-    def _exchange(self, module: nn.Module, value: Any) -> Any:
-        """Exchange the moments of the value, or return None, which leaves it unchanged."""
-        if isinstance(value, torch.fx.Proxy):
-            raise TypeError(
-                "torch.fx cannot trace the draw of an exchange; call remove_moex(model) first, or take features with "
-                "features_only=True"
-            )
-        chosen = self.site.tuple_entries if isinstance(value, (tuple, list)) else None
-        first = value if chosen is None else value[chosen][0]
-        forward = self.moex.forward_at(self.site.name, module, first)
-        if forward is None:
-            return None
-        asked = forward.exchanges.get(self.site.name)
-        if asked is None:
-            if forward.is_direct:
-                keep_with(forward, value)
-            return None
-        if chosen is not None:
-            entries = list(value)
-            entries[chosen] = [self._exchange_tensor(x, asked) for x in entries[chosen]]
-            exchanged: Any = type(value)(entries)
-        else:
-            exchanged = self._exchange_tensor(value, asked)
-        keep_with(forward, exchanged)
-        return exchanged
-
-    def _exchange_tensor(self, x: Any, asked: Exchange) -> Tensor:
-        self._check_tensor(x)
-        if prefix := self.site.prefix_tokens:
-            return torch.cat([x[:, :prefix], self(x[:, prefix:], *asked)], dim=1)
-        return self(x, *asked)
-
-    def _check_tensor(self, x: Any) -> None:
-        site = self.site
-        where = f"site {site.name!r}: the {site.hook_on} of {site.module}"
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{where} is a {type(x).__name__}, not a tensor; choose another layer")
-        if "..." not in site.layout and x.ndim != len(site.layout):
-            raise ValueError(
-                f"{where} has shape {tuple(x.shape)}, which is not {site.layout}; choose another layer"
-                + (", or give channel_dim=1 or -1" if site.channels else "")
-            )
-        # A layout that timm_moex could only presume must agree with the number of channels, and strictly no other may.
-        fitting = [dim for dim in (1, -1) if x.shape[dim] == site.channels]
-        if site.channels and (site.channel_dim not in fitting or site.strict and len(fitting) > 1):
-            raise ValueError(
-                f"{where} has shape {tuple(x.shape)}; where its {site.channels} channels are is not certain. "
-                f"Give layer={site.module!r} and channel_dim=1 or -1"
-            )
-
-    def extra_repr(self) -> str:
-        return f"{self.site.name}: {self.site.hook_on} of {self.site.module}, {super().extra_repr()}"
+__all__ = ["UNKNOWN_ORIGIN", "MoEx"]
 
 
 class MoEx:
@@ -142,6 +55,7 @@ class MoEx:
         self.mixes_labels = False  # a MoExLoss is bound to it
         self.pending: tuple[Tensor | None, bool] | None = None  # the donors of a forward, and whether they were drawn
         self.consumed = False  # a loss has used the last donors
+        self.evaluating = False
         self.ever_asked = False
         self.ever_exchanged = False
         self.direct_passes: dict[int, Forward] = {}  # by thread
@@ -280,6 +194,31 @@ class MoEx:
                 "draw is model(x, swap_index=index)"
             )
 
+    def donors_of(self, output: Any) -> Tensor | None:
+        """Hand the donors of the forward that computed `output` to the loss; None if it exchanged nothing.
+
+        The autograd graph of the output names the forward. A compiled model's does not: its last forward is meant.
+
+        Raises:
+            RuntimeError: A loss had them already.
+        """
+        forward = None
+        for forward in forwards_behind(output):
+            if forward.moex is self:
+                break
+        if forward is None:
+            return None if self.evaluating else self.take_donors()
+        if forward.moex is not self:  # an EMA's, for example
+            return None
+        donors = next((exchange.swap_index for exchange in forward.exchanges.values()), None)
+        if forward.seed is None:
+            return donors
+        if forward.consumed:
+            raise RuntimeError(_TWICE)
+        forward.consumed = self.consumed = True
+        self.pending = None
+        return donors
+
     def take_donors(self) -> Tensor | None:
         """Hand the donors of the last forward to the loss; None if it exchanged nothing.
 
@@ -288,10 +227,7 @@ class MoEx:
         """
         if self.pending is None:
             if self.consumed:
-                raise RuntimeError(
-                    "MoExLoss was called twice for one forward; call it once, and mix further terms with "
-                    "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
-                )
+                raise RuntimeError(_TWICE)
             return None
         donors, self.pending, self.consumed = self.pending[0], None, True
         return donors
@@ -379,6 +315,10 @@ class MoEx:
         return f"MoEx({self.extra_repr()}{sites}\n  {share}\n)"
 
 
+_TWICE = (
+    "MoExLoss was called twice for one forward; call it once, and mix further terms with "
+    "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
+)
 UNKNOWN_ORIGIN = (
     "gradient checkpointing computes a segment again, but timm_moex does not know in which forward it was computed "
     "first, so it cannot repeat the exchange; use use_reentrant=False (use_reentrant=True runs the segment without "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .request import Exchange
 
-__all__ = ["donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "times_noted"]
+__all__ = ["donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "own_in_graph", "times_noted"]
 
 _by_token: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # each value a MoEx
 _tokens = itertools.count()
@@ -85,3 +85,21 @@ def _(output: Tensor, token: int) -> Tensor:
 def donors_in_graph(moex: Any, output: Tensor) -> Tensor:
     """Return the donors of the forward that computed `output`, in a graph that holds model and loss."""
     return torch.ops.timm_moex.donors(output.detach(), moex.token)
+
+
+@torch.library.custom_op("timm_moex::own", mutates_args=(), tags=_TAGS)
+def _own(swap_index: Tensor, token: int) -> Tensor:
+    index = swap_index.clone()
+    _by_token[token].let_loss_have({"": Exchange(index, None)}, drawn=False)
+    return index
+
+
+@_own.register_fake
+def _(swap_index: Tensor, token: int) -> Tensor:
+    return torch.empty_like(swap_index)
+
+
+def own_in_graph(moex: Any, exchanges: dict[str, Exchange]) -> dict[str, Exchange]:
+    """Let the loss have the donors that a call to a compiled model gave: one permutation, since labels are mixed."""
+    index = torch.ops.timm_moex.own(next(iter(exchanges.values())).swap_index, moex.token)
+    return {name: Exchange(index, exchange.own_share) for name, exchange in exchanges.items()}

@@ -8,7 +8,7 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
-from ..insertion.insert import called_module
+from ..insertion.locate import called_module
 from ..insertion.sites import Site, known_sites
 from ..utils.names import stock_name
 from .registry import released_weights

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..exchange.arguments import check_swap_index
 from ..insertion.find import find_moex
+from ..insertion.forwards import has_graph
 from ..insertion.moex import MoEx
 from ..insertion.traced import donors_in_graph
 from ..utils.checks import check_fraction
@@ -88,6 +89,8 @@ class MoExLoss(nn.Module):
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
         if not callable(criterion):
             raise TypeError(f"criterion must be callable, got {type(criterion).__name__}")
+        if isinstance(criterion, MoExLoss):
+            raise TypeError("criterion is a MoExLoss already, which mixes the labels; give the criterion inside it")
         self.criterion: Any = criterion
         self.moex = moex
         moex.mixes_labels = True
@@ -136,13 +139,13 @@ class MoExLoss(nn.Module):
         summed = getattr(self.criterion, "reduction", "mean") == "sum"
         return loss / num_items_in_batch if summed else loss * (target.ne(-100).sum() / num_items_in_batch)
 
-    def _mixed(self, output: Tensor, target: Tensor) -> Tensor:
+    def _mixed(self, output: Any, target: Tensor) -> Tensor:
         lam = self.moex.settings.lam
-        if lam == 1 or not torch.is_grad_enabled():
+        if lam == 1 or not torch.is_grad_enabled() or not has_graph(output):
             return self.criterion(output, target)
         if torch.compiler.is_compiling():
             return mix_loss(self.criterion, output, target, donors_in_graph(self.moex, output), lam)
-        return mix_loss(self.criterion, output, target, self.moex.take_donors(), lam)
+        return mix_loss(self.criterion, output, target, self.moex.donors_of(output), lam)
 
     def extra_repr(self) -> str:
         shown = "" if isinstance(self.criterion, nn.Module) else f"criterion={self.criterion!r}, "

@@ -45,7 +45,8 @@ class MoExTask(ClassificationTask):
         if find_moex(model) is None:
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
         super().__init__(model, *args, **kwargs)
-        self.criterion: MoExLoss = MoExLoss(self.trainable_module, self.criterion)
+        if not isinstance(self.criterion, MoExLoss):
+            self.criterion: MoExLoss = MoExLoss(self.trainable_module, self.criterion)
         if self.verbose:
             sites = ", ".join(site.extra_repr() for site in self.moex.sites)
             _logger.info(f"MoEx: {self.moex.extra_repr()}, {sites}")

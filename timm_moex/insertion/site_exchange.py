@@ -1,0 +1,112 @@
+"""The exchange at one site of a model, and the hook that carries it out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..exchange.layer import MomentExchange
+from .forwards import keep_with
+from .presets import MoExSettings
+from .request import Exchange
+from .sites import Site
+
+__all__ = ["SiteExchange"]
+
+
+class SiteExchange(MomentExchange):
+    """The exchange at one site: its settings, and the hook that carries it out in the forwards that exchange there.
+
+    Args:
+        moex: The model's MoEx.
+        site: Where it is.
+        settings: Those of the MoEx; without a norm, the site's default.
+    """
+
+    def __init__(self, moex: Any, site: Site, settings: MoExSettings) -> None:
+        super().__init__(
+            norm=site.norm if settings.norm is None else settings.norm,
+            eps=settings.eps,
+            positive_only=settings.positive_only,
+            moments=settings.moments,
+            channel_dim=site.channel_dim,
+            detach=settings.detach,
+            match=settings.match,
+        )
+        self.moex = moex
+        self.tried = False
+        self.site = site
+
+    def output_hook(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """Forward hook of a site that is a module's output."""
+        return self._exchange(module, output)
+
+    def input_hook(self, module: nn.Module, args: tuple) -> tuple | None:
+        """Forward-pre-hook of a site that is a module's input."""
+        if not args:
+            raise TypeError(f"site {self.site.name!r}: {self.site.module} is not called with a positional argument")
+        x = self._exchange(module, args[0])
+        return None if x is None else (x, *args[1:])
+
+    def _exchange(self, module: nn.Module, value: Any) -> Any:
+        """Exchange the moments of the value, or return None, which leaves it unchanged."""
+        if isinstance(value, torch.fx.Proxy):
+            raise TypeError(
+                "torch.fx cannot trace the draw of an exchange; call remove_moex(model) first, or take features with "
+                "features_only=True"
+            )
+        chosen = self.site.tuple_entries if isinstance(value, (tuple, list)) else None
+        first = value if chosen is None else value[chosen][0]
+        forward = self.moex.forward_at(self.site.name, module, first)
+        if forward is None:
+            return None
+        asked = forward.exchanges.get(self.site.name)
+        if asked is None:
+            if forward.is_direct:
+                keep_with(forward, value)
+            if forward.seed is not None and not self.tried:
+                self._try(first)
+            return None
+        if chosen is not None:
+            entries = list(value)
+            entries[chosen] = [self._exchange_tensor(x, asked) for x in entries[chosen]]
+            exchanged: Any = type(value)(entries)
+        else:
+            exchanged = self._exchange_tensor(value, asked)
+        keep_with(forward, exchanged)
+        return exchanged
+
+    def _try(self, x: Any) -> None:
+        """Exchange one sample with itself, so that what cannot work fails in the first forward that draws."""
+        self.tried = True
+        if isinstance(x, Tensor):
+            with torch.no_grad():
+                index = torch.zeros(1, dtype=torch.int64, device=x.device)
+                self._exchange_tensor(x[:1].detach(), Exchange(index, None))
+
+    def _exchange_tensor(self, x: Any, asked: Exchange) -> Tensor:
+        self._check_tensor(x)
+        if prefix := self.site.prefix_tokens:
+            return torch.cat([x[:, :prefix], self(x[:, prefix:], *asked)], dim=1)
+        return self(x, *asked)
+
+    def _check_tensor(self, x: Any) -> None:
+        site = self.site
+        where = f"site {site.name!r}: the {site.hook_on} of {site.module}"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{where} is a {type(x).__name__}, not a tensor; choose another layer")
+        if "..." not in site.layout and x.ndim != len(site.layout):
+            raise ValueError(
+                f"{where} has shape {tuple(x.shape)}, which is not {site.layout}; choose another layer"
+                + (", or give channel_dim=1 or -1" if site.channels else "")
+            )
+        # A layout that timm_moex could only presume must agree with the number of channels, and strictly no other may.
+        fitting = [dim for dim in (1, -1) if x.shape[dim] == site.channels]
+        if site.channels and (site.channel_dim not in fitting or site.strict and len(fitting) > 1):
+            raise ValueError(
+                f"{where} has shape {tuple(x.shape)}; where its {site.channels} channels are is not certain. "
+                f"Give layer={site.module!r} and channel_dim=1 or -1"
+            )
+
+    def extra_repr(self) -> str:
+        return f"{self.site.name}: {self.site.hook_on} of {self.site.module}, {super().extra_repr()}"
