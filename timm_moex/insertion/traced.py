@@ -50,7 +50,7 @@ def _draw(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Ten
     moex = _by_token[token]
     exchanges = moex.draw_forward(x, groups)
     donors = torch.arange(x.shape[0], device=x.device).repeat(sites, 1)
-    shares = torch.zeros(sites, x.shape[0], device=x.device)
+    shares = torch.zeros(sites, x.shape[0], dtype=torch.float32, device=x.device)
     for number, name in enumerate(moex.site_names):
         if name in exchanges:
             donors[number], share = exchanges[name]
