@@ -1,7 +1,7 @@
 """Every fenced block of README.md and docs/ runs as printed, but for the substitutions listed here.
 
-The blocks of a page share one folder and, where they are Python, one namespace, and run in the order of the page: a
-reader would run them so. A test asks for its block and for all blocks before it, so that each test can run alone.
+The blocks of a page share one folder and run in the order of the page, each Python block in a namespace of its own, so
+that each can be pasted by itself. A test runs its block and all blocks before it, so that each test can run alone.
 """
 
 import importlib.util
@@ -93,7 +93,7 @@ class Reader:
     """Works through the page in a folder that has what a reader is expected to bring."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.namespace, self.done = folder, {}, 0
+        self.folder, self.done = folder, 0
         write_tiny(folder / "tiny", train=128)
         write_images(folder / "imagenet")
         recipe = (ROOT / "timm_moex/training/recipes/quickstart.yaml").read_text()
@@ -119,7 +119,7 @@ class Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)
-                exec(compile(as_run(block.code), f"{block.page.name}, block {block.number}", "exec"), self.namespace)
+                exec(compile(as_run(block.code), f"{block.page.name}, block {block.number}", "exec"), {})
         finally:
             os.chdir(before)
 
