@@ -50,7 +50,7 @@ def test_stages_of_a_feature_extractor_mean_those_of_its_architecture_or_nothing
     twin = timm.create_model(f"moex_{arch}", features_only=True, moex_layer=site)
     whole = timm.create_model(f"moex_{arch}", moex_layer=site)
     assert [site.site for site in find_moex(twin).sites] == [site.site for site in find_moex(whole).sites]
-    with pytest.raises(ValueError, match=f"layer='{site}' is no site.*create the extractor as a twin"):
+    with pytest.raises(ValueError, match=f"layer='{site}' is not a site.*create the extractor as a twin"):
         insert_moex(timm.create_model(arch, features_only=True), site)
 
 

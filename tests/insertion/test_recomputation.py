@@ -119,7 +119,7 @@ def test_recomputation_within_an_exchanging_body_and_after_it(use_reentrant, way
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.filterwarnings("ignore:this model was made with moex_prob")
+@pytest.mark.filterwarnings("ignore:this model has moex_prob")
 def test_a_checkpointed_direct_call_is_recomputed_plainly(use_reentrant):
     results = []
     for net in nets(use_reentrant):
@@ -194,5 +194,5 @@ def test_a_recomputation_of_unknown_origin_is_refused():
     net = nets(False)[1]
     loss = net(rows(), swap_index=INDEXES[0]).square().mean()
     forwards._known.clear()
-    with pytest.raises(RuntimeError, match="timm_moex does not know in which forward"):
+    with pytest.raises(RuntimeError, match="the forward that first computed it is unknown"):
         loss.backward()

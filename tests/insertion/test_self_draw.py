@@ -355,7 +355,7 @@ def test_children_are_the_stock_models_own():
 def test_a_module_put_around_the_site_later_is_noticed():
     model = insert_moex(timm.create_model("resnet10t"), "layer1.0.conv2", channel_dim=1, lam=1.0).train()
     model.layer1[0].conv2 = nn.Sequential(model.layer1[0].conv2)
-    with pytest.raises(RuntimeError, match="module at layer1.0.conv2 of ResNet is no longer the one"):
+    with pytest.raises(RuntimeError, match="module at layer1.0.conv2 of ResNet was replaced or wrapped"):
         model(images("resnet10t"))
 
 

@@ -45,8 +45,8 @@ def draw_swap_index(
             that group. If None, donors come from anywhere in the batch.
 
     Returns:
-        Donors (B,), int64, on the CPU: a permutation of range(B). Only if one group has more than half of the batch do
-        samples of the other groups give more often than once. None for no exchange.
+        Donors (B,), int64, on the CPU: a permutation of range(B). If one group has more than half of the batch,
+        some samples of the other groups are used more than once. None for no exchange.
 
     Raises:
         ValueError: `prob` is not in [0, 1], `batch_size` is not an integer >= 1, or `groups` has the wrong length.
@@ -63,7 +63,7 @@ def draw_swap_index(
     """
     check_fraction("prob", prob)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected an integer >= 1")
+        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if groups is not None:

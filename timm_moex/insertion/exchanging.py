@@ -35,8 +35,8 @@ class exchanging:
         TypeError: `swap_index` is neither a tensor nor a mapping.
         ValueError: The model holds no MoEx or several, `swap_layer` is not one of its sites, or both `groups` and
             `swap_index` are given.
-        RuntimeError: The body exchanged nothing or exchanged more than once, or it is in a generator or coroutine, which
-            could be suspended while other code calls the model.
+        RuntimeError: The body exchanged nothing or exchanged more than once, or it is in a generator or coroutine,
+            which could be suspended while other code calls the model.
 
     Example:
         >>> import timm, torch
@@ -81,8 +81,8 @@ class exchanging:
         by_contextlib = frame.f_back is not None and frame.f_back.f_globals.get("__name__") == "contextlib"
         if frame.f_code.co_flags & suspends and not by_contextlib:
             raise RuntimeError(
-                f"exchanging cannot be used in the generator or coroutine {frame.f_code.co_name}: while it is suspended, "
-                "other calls of the model would exchange too. Pass swap_index to the model's call instead"
+                f"exchanging cannot be used in the generator or coroutine {frame.f_code.co_name}: while it is "
+                "suspended, other calls of the model would exchange too. Pass swap_index to the model's call instead"
             )
         open_(self._forward)
 

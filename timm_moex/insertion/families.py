@@ -39,15 +39,17 @@ class Family:
 
     Args:
         stem: Module whose output is the `stem` site, `input_of(module)`, or `FeatureInfo()` for its first entry.
-        stages: Modules whose outputs are `stage1`, `stage2`, …: a path in which `#` is the block or stage number, several
-            paths, or `FeatureInfo()`.
+        stages: Modules whose outputs are `stage1`, `stage2`, …: a path in which `#` is the block or stage number,
+            several paths, or `FeatureInfo()`.
         layout: Layout of the stage outputs, or a function of the model and the stage's number.
         stem_layout: Layout of the stem if it differs, or a function of the model.
         num_prefix_tokens: Number of class and register tokens in front of the patch tokens, as a function of the model
-            and the stage's number (0 for the stem). They are not exchanged, and the moments are computed over the patch tokens only.
+            and the stage's number (0 for the stem). They are not exchanged, and the moments are computed over the patch
+            tokens only.
         tuple_entries: The entries to exchange if a site is a tuple or list.
         norm: Default norm, or a function of the model and the stage's number. Use `pono` if a convolution
-            follows. Use `in` if a LayerNorm over channels follows, because it would remove each position's mean and std.
+            follows. Use `in` if a LayerNorm over channels follows, because it would remove each position's mean and
+            std.
         layer: Default site.
         aliases: Other accepted names of sites.
         reads_class_token_only: Function of the model: True if only the class token of the last stage reaches the

@@ -29,7 +29,8 @@ def _check_model(model: nn.Module) -> None:
         raise TypeError(f"model is {how}; insert MoEx into the bare model, then wrap or compile it")
     if type(model).__name__.startswith("TimmWrapper") and isinstance(getattr(model, "timm_model", None), nn.Module):
         raise TypeError(
-            f"model is a {type(model).__name__} from transformers, which has no sites; insert MoEx into model.timm_model"
+            f"model is a {type(model).__name__} from transformers, which has no sites; insert MoEx into "
+            "model.timm_model"
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
@@ -49,9 +50,9 @@ def insert_moex(
 ) -> nn.Module:
     """Insert MoEx into a model in place, so that the model exchanges moments during training.
 
-    The model's class, modules, parameters and `state_dict` keys do not change. With `lam=1` (every preset except "moex"),
-    each training forward draws and exchanges. With `lam` < 1 the labels must be mixed as well, so the model draws only
-    after a `MoExLoss` is bound to it. `model(x, swap_index=...)` exchanges exactly once or raises an error.
+    The model's class, modules, parameters and `state_dict` keys do not change. With `lam=1` (every preset except
+    "moex"), each training forward draws and exchanges. With `lam` < 1 the labels must be mixed as well, so the model
+    draws only after a `MoExLoss` is bound to it. `model(x, swap_index=...)` exchanges exactly once or raises an error.
     `model(x, swap_index=None)`, evaluation and forwards without gradients exchange nothing.
 
     Args:
@@ -60,10 +61,10 @@ def insert_moex(
             dotted path of a module whose output is exchanged. Several can be given. Default: the preset's.
         preset: "moex", "padain", "mixstyle", "freq_mixstyle" or "efdmix", see `timm_moex.insertion.presets`. It
             sets the default of every setting.
-        channel_dim: 1 or -1. Needed only for the path of a module with an unknown layout. The layout of 2d convolutions,
-            batch norms, pools, and blocks of these is known. If given, this value is used.
-        **settings: Fields of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, each_site, lam, prob,
-            off_epoch, ramp_epochs.
+        channel_dim: 1 or -1. Needed only for the path of a module with an unknown layout. The layout of 2d
+            convolutions, batch norms, pools, and blocks of these is known. If given, this value is used.
+        **settings: Fields of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, each_site, lam,
+            prob, off_epoch, ramp_epochs.
 
     Returns:
         `model`.
