@@ -36,7 +36,7 @@ def test_a_block_whose_channels_could_be_another_axis_is_refused():
             return self.conv(x).permute(0, 2, 3, 1)
 
     net = insert_moex(nn.Sequential(Turned(), nn.Identity()), "0")
-    with pytest.raises(ValueError, match="not certain.*channel_dim=1 or -1"):
+    with pytest.raises(ValueError, match="ambiguous.*channel_dim=1 or -1"):
         net(torch.randn(3, 3, 5, 5), swap_index=IDX)
     given = insert_moex(nn.Sequential(Turned(), nn.Identity()), "0", channel_dim=-1)
     assert given(torch.randn(3, 3, 5, 5), swap_index=IDX).shape == (3, 5, 5, 8)

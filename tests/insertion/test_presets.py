@@ -84,10 +84,14 @@ def test_a_share_for_all_sites_and_matched_distributions():
     [
         (dict(swap_index={"stage9": IDX}), ValueError, "swap_index='stage9' is not among.*did you mean 'stage"),
         (dict(swap_index={"stage1": IDX, "C2": IDX}), ValueError, "names the site 'stage1' twice"),
-        (dict(swap_index={"stage1": IDX}, swap_layer="stage1"), ValueError, "the keys of swap_index name the sites"),
+        (
+            dict(swap_index={"stage1": IDX}, swap_layer="stage1"),
+            ValueError,
+            "the keys of swap_index already name the sites",
+        ),
         (dict(swap_index=IDX), ValueError, "several MoEx layers; give swap_layer"),
         (dict(swap_index={"stage1": IDX}, own_share={"stage2": SHARE}), ValueError, "own_share names 'stage2'"),
-        (dict(swap_index=IDX, swap_layer="C2", own_share={"C2": SHARE}), TypeError, "give both by site"),
+        (dict(swap_index=IDX, swap_layer="C2", own_share={"C2": SHARE}), TypeError, "pass both as mappings from site"),
         (dict(own_share=SHARE), ValueError, "without swap_index: nothing would be exchanged"),
         (dict(swap_index={"stage1": IDX[:2]}), ValueError, "swap_index must have shape"),
         (dict(swap_index={"stage1": [1, 2, 3, 0]}), TypeError, "swap_index must be a tensor"),

@@ -168,7 +168,7 @@ def test_checkpointed_forwards_of_two_threads_are_right_or_refused():
         thread.start()
         thread.join()
     for n in range(2):  # the nodes of both threads have the same numbers
-        with pytest.raises(RuntimeError, match="forwards of two threads fit"):
+        with pytest.raises(RuntimeError, match="matches forwards of two threads"):
             losses[n].backward()
     del losses[1]
     forward(0)
