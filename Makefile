@@ -1,16 +1,16 @@
-# make quickstart   environment, install, train on the packaged sample, reload through timm (needs only Python >= 3.10)
-# make test         the tests and the examples of the docstrings
-# make zoo          sweeps over every architecture (long)
-# make bench        speed on this CPU: output/bench/*.csv and plots (a few minutes; on a GPU: DEVICE=cuda)
-# make study        the study, robustness and report (hours; on a GPU: PRESET=full DEVICE=cuda PARALLEL=12)
-# make evidence     the runs of the report's first half: cpu-deep, cpu-growth-*, MixStyle (a day of two cores; goes on where it stopped;
+# make quickstart   create an environment, install, train on the packaged sample and reload through timm (needs Python >= 3.10)
+# make test         all tests, including the examples in docstrings
+# make zoo          sweep over every architecture (hours)
+# make bench        measure speed on this CPU; writes output/bench/*.csv and plots (a few minutes; on a GPU: DEVICE=cuda)
+# make study        run the study and robustness tests, and write the report (hours; on a GPU: PRESET=full DEVICE=cuda PARALLEL=12)
+# make evidence     runs of the first half of the report: cpu-deep, cpu-growth-*, MixStyle (a day on two cores; can be resumed;
 #                   on a GPU: gpu-deep, gpu-deep-long, gpu-all with DEVICE=cuda PARALLEL=12)
-# make ablation     the runs that settings are chosen by, on validation images alone (likewise)
-# make timm-tests   timm's own model tests on the twins (long; fetches timm's sdist)
+# make ablation     runs for choosing the settings, evaluated only on validation images (hours; can be resumed)
+# make timm-tests   run timm's own model tests on the twins (long; downloads timm's sdist)
 # make lint         ruff (format and check) and mypy
-# make docs         the site of docs/ in output/site, built in an environment of its own
-# make dist         wheel and sdist in dist/, built in an environment of their own
-# make test-floor   the tests with the lowest Python and the lowest versions that pyproject.toml declares (likewise)
+# make docs         build the documentation site in output/site, in a separate environment
+# make dist         build wheel and sdist in dist/, in a separate environment
+# make test-floor   run the tests with the lowest versions that pyproject.toml allows, in a separate environment
 VENV ?= .venv
 PYTHON ?= python3
 FLOOR_PYTHON ?= python3.10
@@ -24,9 +24,9 @@ EVIDENCE_cpu := cpu-deep cpu-growth-250 cpu-growth-500 cpu-growth-1000 cpu-growt
 EVIDENCE_cuda := gpu-deep gpu-deep-long gpu-all
 BENCH_cuda := compile presets
 STEP_cuda := convnext_tiny vit_small_patch16_224 --dtype bfloat16 --layout channels_last
-# Processes that share the tests, each of them with one thread.
+# Number of test processes; each uses one thread.
 WORKERS ?= 2
-# OpenMP's threads otherwise spin while they wait: where another process has one of two cores, ten times slower.
+# Otherwise idle OpenMP threads spin, which is ten times slower if another process occupies one of two cores.
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: quickstart test zoo bench study evidence ablation timm-tests lint docs dist test-floor

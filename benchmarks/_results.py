@@ -36,9 +36,9 @@ def environment(device: torch.device, *code: str) -> dict[str, str]:
 
 
 def _commit(code: tuple[str, ...]) -> str:
-    """Return the short hash, with a + where the code under test has changes that are not committed.
+    """Return the short hash, followed by + if the code under test has uncommitted changes.
 
-    Where files were copied to another machine without their repository, TIMM_MOEX_COMMIT says which commit they are of.
+    If the files were copied to another machine without the repository, set TIMM_MOEX_COMMIT to their commit.
     """
     if not (ROOT / ".git").exists():
         return os.environ.get("TIMM_MOEX_COMMIT", "")

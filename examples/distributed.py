@@ -37,7 +37,7 @@ def train(steps: int) -> list[float]:
 
 def main(steps: int = 20) -> list[float]:
     dist.init_process_group("gloo")  # "nccl" on GPUs
-    losses = train(steps)  # in a function of its own: DDP goes before its process group
+    losses = train(steps)  # a separate function, so that DDP is freed before the process group is destroyed
     dist.destroy_process_group()
     return losses
 

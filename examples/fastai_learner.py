@@ -1,4 +1,4 @@
-"""MoEx in fastai: the loss function is a MoExLoss, and nothing else changes."""
+"""MoEx in fastai: only the loss function changes, to a MoExLoss."""
 
 import timm
 import torch

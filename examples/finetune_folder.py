@@ -1,4 +1,5 @@
-"""Fine-tune a pretrained twin on a folder of pictures, a subfolder per class: `python examples/finetune_folder.py DIR`.
+"""Fine-tune a pretrained twin on a folder of images with one subfolder per class: `python examples/finetune_folder.py
+DIR`.
 
 Without DIR it writes 200 images of the packaged sample to a temporary folder. The weights are packaged, too; with
 access to the Hub use any of timm's, for example "moex_resnet50.a1_in1k" with in_chans=3.

@@ -1,4 +1,4 @@
-"""Donors from another group (drawing style, device, hospital), in a loop of your own: `python examples/groups.py`.
+"""Donors from another group (drawing style, device, hospital) in your own loop: `python examples/groups.py`.
 
 MixStyle's "crossdomain": every sample takes its share of a donor's moments from a sample of another group. The sampler
 keeps the batches mixed, so that there is such a sample. The data are generated: squares and discs, drawn by three
@@ -16,7 +16,7 @@ import timm_moex  # noqa: F401  registers the twins
 
 
 class MixedBatches(Sampler[list[int]]):
-    """Batches with equally many samples of each group, in random order."""
+    """Yield batches with the same number of samples from each group, in random order."""
 
     def __init__(self, groups: Tensor, batch_size: int):
         self.members = [(groups == group).nonzero().flatten() for group in groups.unique()]
@@ -34,7 +34,7 @@ class MixedBatches(Sampler[list[int]]):
 
 
 def shapes(count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (N, 3, 32, 32), labels (N,): 0 square, 1 disc; and the group (N,) of the camera."""
+    """Draw images (N, 3, 32, 32), labels (N,) (0 square, 1 disc) and groups (N,) (the camera)."""
     labels, groups = torch.randint(2, (count,)), torch.arange(count) % 3
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     centre, size = 10 + 12 * torch.rand(count, 2, 1, 1), 5 + 4 * torch.rand(count, 1, 1)

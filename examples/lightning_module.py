@@ -1,4 +1,4 @@
-"""MoEx in a LightningModule. One line differs from any other module: the criterion is a MoExLoss."""
+"""MoEx in a LightningModule. Only one line is specific to MoEx: the criterion is a MoExLoss."""
 
 import lightning
 import timm

@@ -1,4 +1,4 @@
-"""MoEx in a training loop of your own, in plain PyTorch: `python examples/plain_pytorch.py`."""
+"""MoEx in your own training loop in plain PyTorch: `python examples/plain_pytorch.py`."""
 
 import timm
 import torch

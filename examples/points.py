@@ -7,7 +7,7 @@ from timm_moex import MoExLoss, insert_moex
 
 
 class PointNet(nn.Module):
-    """Features of each point, their maximum over the set, a classifier."""
+    """Point-wise features, max pooling over the set, and a classifier."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class PointNet(nn.Module):
 
 
 def draw_points(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """128 points (B, 128, 3) on a sphere (0), in a cube (1) or in a flat square (2)."""
+    """Draw 128 points (B, 128, 3) on a sphere (0), in a cube (1) or in a flat square (2)."""
     label = torch.randint(3, (count,), generator=generator)
     cube = 2 * torch.rand(count, 128, 3, generator=generator) - 1
     square = cube * torch.tensor([1.0, 1.0, 0.0])

@@ -13,7 +13,7 @@ import timm_moex  # noqa: F401  registers the twins
 
 
 class Segmenter(nn.Module):
-    """A features_only twin with a convolution that classifies each pixel."""
+    """Features_only twin followed by a convolution that classifies each pixel."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class Segmenter(nn.Module):
         self.head = nn.Conv2d(sum(self.encoder.feature_info.channels()), classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of images (B, 3, H, W)."""
+        """Compute logits (B, classes, H, W) of images (B, 3, H, W)."""
         features = [nn.functional.interpolate(level, x.shape[-2:], mode="bilinear") for level in self.encoder(x)]
         return self.head(torch.cat(features, dim=1))
 
 
 def draw_discs(count: int, generator: torch.Generator, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Draw a disc of random colour on a noisy ground in each image: (B, 3, H, W), and masks of 0 and 1 (B, H, W)."""
+    """Draw images (B, 3, H, W) of a coloured disc on a noisy background, and their 0/1 masks (B, H, W)."""
     grid = torch.arange(size)
     centre = torch.randint(16, size - 16, (2, count, 1, 1), generator=generator)
     dy, dx = grid[:, None] - centre[0], grid[None, :] - centre[1]

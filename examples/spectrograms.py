@@ -1,8 +1,9 @@
-"""Spectrograms, images of one channel (frequency by time): `python examples/spectrograms.py [FOLDER]`.
+"""MoEx on spectrograms, one-channel images of frequency by time: `python examples/spectrograms.py [FOLDER]`.
 
-The preset freq_mixstyle mixes moments per frequency. They show the response of a microphone and the timbre of a voice,
-so the label stays. FOLDER holds spoken digits, `recordings/{digit}_{speaker}_{n}.wav` as in the Free Spoken Digit
-Dataset; donors are other speakers. Without FOLDER, tones are generated, by three "speakers" of different timbre.
+The preset freq_mixstyle mixes moments per frequency. These moments depend on the microphone and the voice rather than
+the word, so labels are not mixed. FOLDER contains spoken digits named `recordings/{digit}_{speaker}_{n}.wav`, as in the
+Free Spoken Digit Dataset, and donors are other speakers. Without FOLDER, the script generates tones from three
+"speakers" with different timbres.
 """
 
 import math
@@ -31,13 +32,13 @@ def read_digits(folder: Path) -> Samples:
         labels.append(int(digit))
         names.append(speaker)
     if not waves:
-        raise FileNotFoundError(f"{folder} has no recordings/*.wav")
+        raise FileNotFoundError(f"{folder} contains no recordings/*.wav")
     speakers = sorted(set(names))
     return torch.stack(waves), torch.tensor(labels), torch.tensor([speakers.index(name) for name in names])
 
 
 def draw_tones(count: int = 480) -> Samples:
-    """Draw a steady tone (0), a rising one (1) or two at once (2), in noise; each speaker has other overtones."""
+    """Generate noisy steady tones (0), rising tones (1) or pairs of tones (2); overtones differ by speaker."""
     labels, speakers = torch.randint(3, (count,)), torch.arange(count) % 3
     seconds = torch.arange(8192) / 8000
     pitch, rise = 300 + 500 * torch.rand(count, 1), torch.where(labels[:, None] == 1, 300.0, 0.0)
@@ -48,7 +49,7 @@ def draw_tones(count: int = 480) -> Samples:
 
 
 def log_mel(waves: Tensor, bands: int = 64) -> Tensor:
-    """Log-mel spectrograms (N, 1, bands, 65) of waves (N, 8192) at 8 kHz."""
+    """Compute log-mel spectrograms (N, 1, bands, 65) of waves (N, 8192) at 8 kHz."""
     power = torch.stft(waves, 512, 128, window=torch.hann_window(512), return_complex=True).abs().square()
     edges = 700 * (10 ** (torch.linspace(0, 2595 * math.log10(1 + 4000 / 700), bands + 2) / 2595) - 1)
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]

@@ -1,10 +1,10 @@
 """Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
 
-from .cli import early as _early  # noqa: F401  answers `timm-moex --help` and the like before PyTorch is imported
+from .cli import early as _early  # noqa: F401  handles `timm-moex --help` etc. before importing PyTorch
 from .version import __version__ as __version__
 
 # isort: split
-from . import models  # noqa: F401  registers the plain architectures timm lacks
+from . import models  # noqa: F401  registers architectures that timm lacks
 from .comparison.compare import compare
 from .exchange.distribution import match_distribution
 from .exchange.functional import moment_exchange

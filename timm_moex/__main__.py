@@ -1,4 +1,4 @@
-"""`python -m timm_moex`, the same as `timm-moex`."""
+"""Entry point of `python -m timm_moex`, equivalent to `timm-moex`."""
 
 import sys
 

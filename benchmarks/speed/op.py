@@ -1,8 +1,8 @@
-"""The exchange alone, in copies: time divided by that of `y.copy_(x)` in the same round.
+"""Time the exchange operator relative to `y.copy_(x)` in the same round.
 
-Contenders: `x * 0.5`, which reads and writes once forward and once backward, as any operator must that returns a new
-tensor; `reference`, the formula under autograd; `closed_form` and, on CUDA, `triton`, the package's own. On the CPU,
-four cases are repeated with the system's handling of large blocks (`allocator` = system), where fresh pages cost most.
+Contenders: `x * 0.5`, which reads and writes once in forward and once in backward, the minimum for an operator that
+returns a new tensor; `reference`, the formula under autograd; and the package's `closed_form` and, on CUDA, `triton`.
+On the CPU, four cases are repeated with the system's allocator (`allocator` = system), which makes new pages expensive.
 Writes benchmarks/results/op.csv.
 
     python -m benchmarks.speed.op

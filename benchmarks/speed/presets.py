@@ -1,7 +1,7 @@
-"""A training step of each preset against plain timm's: ResNet-50, every site of the preset exchanging in every step.
+"""Time a training step of each preset against plain timm: ResNet-50, with every site exchanging in every step.
 
-That is the most a preset can cost: MixStyle's sites exchange in half of the steps, permuted AdaIN's in one of 100.
-`alone` is forward and backward of the operators on the features of the sites, as a share of the plain step. Writes
+This is an upper bound on the cost of a preset: MixStyle's sites exchange in half of the steps, permuted AdaIN's in 1%.
+`alone` is the forward and backward of the operators on the sites' features, as a share of the plain step. Writes
 benchmarks/results/presets.csv.
 
     python -m benchmarks.speed.presets
@@ -39,7 +39,7 @@ class PresetStep:
         self.images, self.target, self.criterion = images, target, nn.CrossEntropyLoss()
 
     def draw(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Donors, and shares where the preset draws them, for every site."""
+        """Draw donors for every site, and shares if the preset uses them."""
         device, sites = self.images.device, self.moex.site_names
         drawn = {"swap_index": {site: torch.randperm(len(self.images)).to(device) for site in sites}}
         if self.moex.alpha:

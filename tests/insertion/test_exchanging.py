@@ -199,7 +199,7 @@ def test_feature_extractor_trains_under_checkpointing():
 
 
 def test_feature_extractor_without_the_sites_layer_is_refused():
-    with pytest.raises(ValueError, match="stage4.*FeatureListNet has no module.*out_indices"):
+    with pytest.raises(ValueError, match="stage4.*FeatureListNet does not contain.*out_indices"):
         timm.create_model("moex_resnet10t", features_only=True, out_indices=(0, 1), moex_layer="stage4")
     with pytest.raises(ValueError, match="moex_lam|lam=2"):
         timm.create_model("moex_resnet10t", features_only=True, moex_lam=2)

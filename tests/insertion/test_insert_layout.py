@@ -36,7 +36,7 @@ def test_a_block_whose_channels_could_be_another_axis_is_refused():
             return self.conv(x).permute(0, 2, 3, 1)
 
     net = insert_moex(nn.Sequential(Turned(), nn.Identity()), "0")
-    with pytest.raises(ValueError, match="not certain.*channel_dim=1 or -1"):
+    with pytest.raises(ValueError, match="ambiguous.*channel_dim=1 or -1"):
         net(torch.randn(3, 3, 5, 5), swap_index=IDX)
     given = insert_moex(nn.Sequential(Turned(), nn.Identity()), "0", channel_dim=-1)
     assert given(torch.randn(3, 3, 5, 5), swap_index=IDX).shape == (3, 5, 5, 8)
@@ -50,7 +50,7 @@ def test_stages_of_a_feature_extractor_mean_those_of_its_architecture_or_nothing
     twin = timm.create_model(f"moex_{arch}", features_only=True, moex_layer=site)
     whole = timm.create_model(f"moex_{arch}", moex_layer=site)
     assert [site.site for site in find_moex(twin).sites] == [site.site for site in find_moex(whole).sites]
-    with pytest.raises(ValueError, match=f"layer='{site}' is no site.*create the extractor as a twin"):
+    with pytest.raises(ValueError, match=f"layer='{site}' is not a site.*create the extractor as a twin"):
         insert_moex(timm.create_model(arch, features_only=True), site)
 
 

@@ -68,7 +68,7 @@ def test_several_sites_exchange_as_written_by_hand():
     aliases = {"C2": IDX, "stage2": None, "C4": IDX.flip(0)}
     torch.testing.assert_close(model(x, swap_index=aliases, own_share=shares), expected)
     assert torch.equal(model(x, swap_index={"C2": None}), model(x))
-    with pytest.raises(ValueError, match="swap_index={}: names no site"):
+    with pytest.raises(ValueError, match="swap_index={}: expected at least one site"):
         model(x, swap_index={})
 
 
@@ -84,10 +84,14 @@ def test_a_share_for_all_sites_and_matched_distributions():
     [
         (dict(swap_index={"stage9": IDX}), ValueError, "swap_index='stage9' is not among.*did you mean 'stage"),
         (dict(swap_index={"stage1": IDX, "C2": IDX}), ValueError, "names the site 'stage1' twice"),
-        (dict(swap_index={"stage1": IDX}, swap_layer="stage1"), ValueError, "the keys of swap_index name the sites"),
+        (
+            dict(swap_index={"stage1": IDX}, swap_layer="stage1"),
+            ValueError,
+            "the keys of swap_index already name the sites",
+        ),
         (dict(swap_index=IDX), ValueError, "several MoEx layers; give swap_layer"),
         (dict(swap_index={"stage1": IDX}, own_share={"stage2": SHARE}), ValueError, "own_share names 'stage2'"),
-        (dict(swap_index=IDX, swap_layer="C2", own_share={"C2": SHARE}), TypeError, "give both by site"),
+        (dict(swap_index=IDX, swap_layer="C2", own_share={"C2": SHARE}), TypeError, "pass both as mappings from site"),
         (dict(own_share=SHARE), ValueError, "without swap_index: nothing would be exchanged"),
         (dict(swap_index={"stage1": IDX[:2]}), ValueError, "swap_index must have shape"),
         (dict(swap_index={"stage1": [1, 2, 3, 0]}), TypeError, "swap_index must be a tensor"),
@@ -105,7 +109,7 @@ def test_wrong_calls_are_refused_and_leave_nothing_behind(call, error, words):
 def test_labels_are_mixed_by_one_permutation():
     model, x = mixstyle(moex_lam=0.9, moex_each_site=False).eval(), images("resnet10t")
     model(x, swap_index={"stage1": IDX, "stage2": IDX})
-    with pytest.raises(ValueError, match="lam=0.9 mixes labels by one permutation"):
+    with pytest.raises(ValueError, match="lam=0.9 mixes labels with one permutation"):
         model(x, swap_index={"stage1": IDX, "stage2": IDX.flip(0)})
     with pytest.raises(ValueError, match="each_site=True with lam=0.9 at 3 sites"):
         mixstyle(moex_lam=0.9)
@@ -143,7 +147,7 @@ def test_wrong_settings_are_refused_by_name(settings, words):
 @pytest.mark.parametrize(
     "arch, words",
     [
-        ("vit_tiny_patch16_224", "norm='freq': stem of VisionTransformer has tokens"),
+        ("vit_tiny_patch16_224", "norm='freq': stem of VisionTransformer contains tokens"),
         ("convnext_atto", "norm='freq': stem of ConvNeXt is followed by a LayerNorm"),
         ("swin_tiny_patch4_window7_224", "norm='freq': stem of SwinTransformer is followed by a LayerNorm"),
     ],

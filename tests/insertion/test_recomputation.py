@@ -119,7 +119,7 @@ def test_recomputation_within_an_exchanging_body_and_after_it(use_reentrant, way
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.filterwarnings("ignore:this model was made with moex_prob")
+@pytest.mark.filterwarnings("ignore:this model has moex_prob")
 def test_a_checkpointed_direct_call_is_recomputed_plainly(use_reentrant):
     results = []
     for net in nets(use_reentrant):
@@ -168,7 +168,7 @@ def test_checkpointed_forwards_of_two_threads_are_right_or_refused():
         thread.start()
         thread.join()
     for n in range(2):  # the nodes of both threads have the same numbers
-        with pytest.raises(RuntimeError, match="forwards of two threads fit"):
+        with pytest.raises(RuntimeError, match="matches forwards of two threads"):
             losses[n].backward()
     del losses[1]
     forward(0)
@@ -194,5 +194,5 @@ def test_a_recomputation_of_unknown_origin_is_refused():
     net = nets(False)[1]
     loss = net(rows(), swap_index=INDEXES[0]).square().mean()
     forwards._known.clear()
-    with pytest.raises(RuntimeError, match="timm_moex does not know in which forward"):
+    with pytest.raises(RuntimeError, match="the forward that first computed it is unknown"):
         loss.backward()

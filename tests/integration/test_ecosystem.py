@@ -191,7 +191,7 @@ def test_a_model_whose_site_was_fused_away_evaluates_copies_and_refuses_to_excha
     fused, x = reparameterize_model(model), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(copy.deepcopy(fused)(x), model(x), rtol=1e-4, atol=1e-4)
-        with pytest.raises(RuntimeError, match="patch_embed.*no longer the one that exchanges"):
+        with pytest.raises(RuntimeError, match="patch_embed.*was replaced or wrapped after MoEx was inserted"):
             fused(x, swap_index=torch.tensor([1, 0]))
     remove_moex(fused)
     assert find_moex(model) and not find_moex(fused)

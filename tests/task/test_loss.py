@@ -209,7 +209,7 @@ def test_the_loss_has_what_its_criterion_has():
 
 def test_refusals():
     model, loss = bound()
-    with pytest.raises(TypeError, match="criterion is a MoExLoss already"):
+    with pytest.raises(TypeError, match="criterion is already a MoExLoss"):
         MoExLoss(model, loss)
     assert MoExTask(model, loss, verbose=False).criterion is loss
     with pytest.raises(ValueError, match="holds no MoEx"):

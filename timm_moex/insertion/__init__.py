@@ -1,1 +1,1 @@
-"""Where an exchange sits in a model."""
+"""Insertion of Moment Exchange into models."""

@@ -1,8 +1,8 @@
-"""What is drawn for a batch: whether it is exchanged, with whom, and how much of its own moments stays.
+"""Random draws for a batch: whether to exchange, with which donors, and what share of its own moments a sample keeps.
 
-Each draw takes one number from torch's CPU generator, which a seed governs, and starts a separate generator there. So
-the position of torch's generator does not depend on what the coin says. The rank is part of the start: processes that
-were all seeded alike still draw differently.
+Each draw takes one number from torch's seeded CPU generator and uses it, combined with the rank, to seed a separate
+generator. The state of torch's generator therefore does not depend on the outcome of the draw, and processes started
+with the same seed still draw differently.
 """
 
 import math
@@ -19,7 +19,7 @@ _RANK_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: ranks never collid
 
 
 def take_generator(rank: int | None = None) -> torch.Generator:
-    """Start a generator from one number of torch's CPU generator and the rank, by default that of this process."""
+    """Seed a generator with one number from torch's CPU generator and the rank (default: this process's rank)."""
     seed = int(torch.randint(2**62, (), device="cpu"))
     if rank is None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -39,18 +39,18 @@ def draw_swap_index(
     Args:
         batch_size: Number of samples B.
         prob: Probability of an exchange.
-        generator: Source of randomness on the CPU; default: one number of torch's own and the rank of this process.
-        groups: Group of each sample (its drawing style, device, hospital), (B,), whole numbers. Each donor then comes
-            from another group than the sample it gives to, as in MixStyle's "crossdomain"; if the whole batch is one
-            group, from that one. None for donors from anywhere.
+        generator: Source of randomness on the CPU; default: `take_generator()`.
+        groups: Group of each sample (drawing style, device, hospital), (B,), integers. Each sample then gets a donor
+            from a different group, as in MixStyle's "crossdomain". If the whole batch is one group, donors come from
+            that group. If None, donors come from anywhere in the batch.
 
     Returns:
-        Donors (B,), int64, on the CPU: a permutation of range(B). Only if one group has more than half of the batch do
-        samples of the other groups give more often than once. None for no exchange.
+        Donors (B,), int64, on the CPU: a permutation of range(B). If one group has more than half of the batch,
+        some samples of the other groups are used more than once. None for no exchange.
 
     Raises:
-        ValueError: `prob` is no number in [0, 1], `batch_size` no whole number >= 1, or `groups` has another length.
-        TypeError: `generator` is no `torch.Generator`, or `groups` no tensor of whole numbers.
+        ValueError: `prob` is not in [0, 1], `batch_size` is not an integer >= 1, or `groups` has the wrong length.
+        TypeError: `generator` is not a `torch.Generator`, or `groups` is not an integer tensor.
 
     Example:
         >>> draw_swap_index(4, generator=torch.Generator().manual_seed(0)).sort().values
@@ -79,7 +79,7 @@ def draw_swap_index(
 def _check_groups(groups: Tensor, batch_size: int) -> None:
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
         found = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
-        raise TypeError(f"groups must be a tensor of whole numbers, got {found}")
+        raise TypeError(f"groups must be an integer tensor, got {found}")
     if groups.shape != (batch_size,):
         raise ValueError(f"groups must have shape ({batch_size},), got {tuple(groups.shape)}")
 
@@ -87,9 +87,10 @@ def _check_groups(groups: Tensor, batch_size: int) -> None:
 def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator) -> Tensor:
     """Give each sample a donor from another group.
 
-    Takers and donors are laid out group by group, each in an order of their own, and shifted against each other. A
-    shift by at least the largest group, and at most the rest, leads out of every group: the donors are a permutation.
-    If one group has more than half of the batch no such permutation exists, and some donors give more than once.
+    Arrange receivers and donors group by group, each in its own random order, and shift one list against the other.
+    If the shift is at least the size of the largest group and at most the number of remaining samples, every sample
+    gets a donor from another group, and the donors are a permutation. If one group has more than half of the batch,
+    no such permutation exists, and some donors are used more than once.
     """
     batch_size, (names, sizes) = len(order), groups.unique(return_counts=True)
     if len(names) == 1:
@@ -113,20 +114,20 @@ def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator
 
 
 def draw_own_share(batch_size: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw the share of own moments of each sample from Beta(alpha, alpha).
+    """Draw the share of its own moments that each sample keeps from Beta(alpha, alpha).
 
-    Sampled as a ratio of gamma variates in log space, so that an alpha close to 0 gives shares close to 0 or 1.
+    The shares are ratios of gamma variates, computed in log space to stay accurate when alpha is close to 0.
 
     Args:
         batch_size: Number of samples B.
-        alpha: Of the distribution, above 0. Small values give shares near 0 or 1.
-        generator: Source of randomness on the CPU; default: one number of torch's own and the rank of this process.
+        alpha: Parameter of the distribution, above 0. Small values give shares near 0 or 1.
+        generator: Source of randomness on the CPU; default: `take_generator()`.
 
     Returns:
         Shares (B,), float32, on the CPU.
 
     Raises:
-        ValueError: `alpha` is no finite number above 0.
+        ValueError: `alpha` is not a finite number above 0.
 
     Example:
         >>> share = draw_own_share(1000, alpha=0.1, generator=torch.Generator().manual_seed(0))

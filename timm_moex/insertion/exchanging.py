@@ -1,4 +1,4 @@
-"""`exchanging`: an exchange in a forward that takes another way than `model(x)`."""
+"""`exchanging`: a context manager for forwards that do not go through `model(x)`."""
 
 import inspect
 import sys
@@ -15,29 +15,28 @@ __all__ = ["exchanging"]
 
 
 class exchanging:
-    """Exchange moments in the one forward of the body, whichever way it takes.
+    """Exchange moments in the one forward that runs in the body of the `with` statement.
 
-    `model(x, swap_index=...)` is the shorter way for a twin itself. This one serves `forward_features`,
-    `forward_intermediates`, a module of yours that holds a twin, and layers cut out of a twin. When the body ends
-    without an error, the exchange has happened exactly once; after an error nothing of it remains.
+    Use this for `forward_features`, `forward_intermediates`, your own module that holds a twin, or layers cut out of a
+    twin. If you call the twin itself, `model(x, swap_index=...)` is shorter. If the body ends without an error, the
+    exchange has happened exactly once. After an error, no state is left behind.
 
-    Without `swap_index`, the model draws in the forwards of the body as it does elsewhere, with donors from other
-    `groups`.
+    Without `swap_index`, forwards in the body draw as usual, with donors from other `groups`.
 
     Args:
         model: A model that holds MoEx, at any depth.
-        swap_index: Donor of each sample, (B,), int64; a mapping from site to donors for several exchanges; None for
-            forwards without an exchange.
+        swap_index: Donor of each sample, (B,), int64; a mapping from site to donors for several exchanges; None to
+            exchange nothing.
         swap_layer: The site, if the model has several and `swap_index` is a tensor.
-        own_share: Share of a sample's own moments, (B,), or by site; None for 0.
-        groups: Group of each sample, (B,), whole numbers, see `draw_swap_index`; in place of `swap_index`.
+        own_share: Share of a sample's own moments, (B,), or a mapping from site to shares; None for 0.
+        groups: Group of each sample, (B,), integers, see `draw_swap_index`. Cannot be combined with `swap_index`.
 
     Raises:
         TypeError: `swap_index` is neither a tensor nor a mapping.
-        ValueError: The model holds no MoEx or several, `swap_layer` is no site of it, or both `groups` and `swap_index`
-            are given.
-        RuntimeError: The body exchanged nothing, or more than once; or it is part of a generator or a coroutine, which
-            could be suspended while other code calls the model.
+        ValueError: The model holds no MoEx or several, `swap_layer` is not one of its sites, or both `groups` and
+            `swap_index` are given.
+        RuntimeError: The body exchanged nothing or exchanged more than once, or it is in a generator or coroutine,
+            which could be suspended while other code calls the model.
 
     Example:
         >>> import timm, torch
@@ -67,7 +66,7 @@ class exchanging:
             self._forward = Forward(moex, {}, is_body=True, groups=groups, draws=True)
             return
         if groups is not None:
-            raise ValueError("groups with swap_index: the donors are given already; leave one of them out")
+            raise ValueError("groups and swap_index cannot be combined: swap_index already sets the donors")
         if not isinstance(swap_index, (Tensor, Mapping, type(None))):
             found = type(swap_index).__name__
             raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {found}")
@@ -82,8 +81,8 @@ class exchanging:
         by_contextlib = frame.f_back is not None and frame.f_back.f_globals.get("__name__") == "contextlib"
         if frame.f_code.co_flags & suspends and not by_contextlib:
             raise RuntimeError(
-                f"exchanging in the generator or coroutine {frame.f_code.co_name}: while it is suspended, the calls of "
-                "other code would exchange. Pass swap_index to the model's call instead"
+                f"exchanging cannot be used in the generator or coroutine {frame.f_code.co_name}: while it is "
+                "suspended, other calls of the model would exchange too. Pass swap_index to the model's call instead"
             )
         open_(self._forward)
 

@@ -1,7 +1,7 @@
-"""The table of sites: for each timm model class where an exchange can sit, in which layout, and with which default.
+"""Table of sites: the insertion points of each timm model class, with their layouts and defaults.
 
-Everything here was read in timm's sources. `tests/insertion/test_sites.py` and the sweep over all architectures
-(`tests/zoo`, result in `benchmarks/results/zoo.csv`) prove it.
+The entries are taken from timm's source. `tests/insertion/test_sites.py` and the sweep over all architectures
+(`tests/zoo`, results in `benchmarks/results/zoo.csv`) verify them.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ OfStage = Callable[[Any, int], int]
 
 @dataclass(frozen=True)
 class Hook:
-    """The module at which features pass, and whether they are its input or its output."""
+    """A module, and whether its input or its output is exchanged."""
 
     module: str
     hook_on: str = "output"
@@ -23,37 +23,39 @@ class Hook:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """The modules that timm lists in the model's `feature_info`, from entry number `start` on."""
+    """The modules listed in the model's `feature_info`, starting at entry `start`."""
 
     start: int = 0
 
 
 def input_of(module: str) -> Hook:
-    """The input of a module, by its dotted path."""
+    """Return a hook on the input of the module at a dotted path."""
     return Hook(module, "input")
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is known about one model class.
+    """Sites and defaults of one model class.
 
     Args:
         stem: Module whose output is the `stem` site, `input_of(module)`, or `FeatureInfo()` for its first entry.
-        stages: Modules whose outputs are `stage1` …: a path in which `#` stands for a running number, several paths, or
-            `FeatureInfo()`.
+        stages: Modules whose outputs are `stage1`, `stage2`, …: a path in which `#` is the block or stage number,
+            several paths, or `FeatureInfo()`.
         layout: Layout of the stage outputs, or a function of the model and the stage's number.
-        stem_layout: Layout of the stem where it differs, or a function of the model.
+        stem_layout: Layout of the stem if it differs, or a function of the model.
         num_prefix_tokens: Number of class and register tokens in front of the patch tokens, as a function of the model
-            and the stage's number (0 for the stem). They are left alone: the moments are taken over the patch tokens.
-        tuple_entries: Where a site is a tuple or list, the entries that are exchanged.
-        norm: Default norm, or a function of the model and the stage's number. PONO where a convolution follows; a
-            LayerNorm over the channels removes each position's mean and std again, so there `in`.
+            and the stage's number (0 for the stem). They are not exchanged, and the moments are computed over the patch
+            tokens only.
+        tuple_entries: The entries to exchange if a site is a tuple or list.
+        norm: Default norm, or a function of the model and the stage's number. Use `pono` if a convolution
+            follows. Use `in` if a LayerNorm over channels follows, because it would remove each position's mean and
+            std.
         layer: Default site.
         aliases: Other accepted names of sites.
-        reads_class_token_only: Whether, in this model, only the class token of the last stage reaches the logits, so
-            that its patch tokens are no site.
-        interior_layout: The one layout of all tensors between the stem and the pooling, if there is one; then any
-            module's path can be named without `channel_dim`.
+        reads_class_token_only: Function of the model: True if only the class token of the last stage reaches the
+            logits. The patch tokens of that stage are then not a site.
+        interior_layout: Layout of all tensors between the stem and the pooling if they share one. Any module's path can
+            then be given without `channel_dim`.
     """
 
     stem: str | Hook | FeatureInfo

@@ -1,4 +1,4 @@
-"""Where the MoEx of a model is, also of one that was wrapped, cut into pieces or turned into a feature extractor."""
+"""Find the MoEx of a model, even if it was wrapped, cut into pieces or turned into a feature extractor."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ __all__ = ["find_moex", "hooks_of", "holds_moex"]
 
 
 def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
-    """Return the hooks of exchanges on a module: the dictionary and key of each, and the exchange."""
+    """Return a module's exchange hooks, each as (hook dictionary, key, exchange)."""
     hooks = []
     for registered in (module._forward_hooks, module._forward_pre_hooks):
         for key, hook in registered.items():
@@ -21,13 +21,13 @@ def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
 
 
 def _moex_at(module: nn.Module) -> list[MoEx]:
-    """Return the MoEx that a module holds or whose hooks it has; these stay when a model is cut into its layers."""
+    """Return each MoEx that a module holds or is hooked by; hooks survive when a model is cut into its layers."""
     own = module.__dict__.get("moex")
     return [own] if isinstance(own, MoEx) else [exchange.moex for _, _, exchange in hooks_of(module)]
 
 
 def _all_moex(model: nn.Module) -> dict[MoEx, str]:
-    """Return every MoEx inside a model, with the path where it was seen first."""
+    """Return every MoEx inside a model, with the first path at which it was found."""
     found: dict[MoEx, str] = {}
     for path, module in model.named_modules():
         for moex in _moex_at(module):
@@ -36,16 +36,16 @@ def _all_moex(model: nn.Module) -> dict[MoEx, str]:
 
 
 def find_moex(model: nn.Module) -> MoEx | None:
-    """Find the `MoEx` anywhere inside a model; None if there is none.
+    """Return the `MoEx` inside a model, or None.
 
-    It is found through DDP, torch.compile and timm's EMA wrapper, inside a module of your own, and in a model that was
-    cut into its layers. Printed, it shows its settings, its sites and the share of training forwards that exchanged.
+    This looks inside DDP, torch.compile, timm's EMA wrapper and your own modules, and works for a model that was cut
+    into its layers. Print the result to see its settings, its sites and how many training forwards exchanged.
 
     Args:
         model: Any module.
 
     Raises:
-        ValueError: The model has several; the message says where.
+        ValueError: The model has several; the message gives their paths.
 
     Example:
         >>> import timm, torch, timm_moex
@@ -57,12 +57,12 @@ def find_moex(model: nn.Module) -> MoEx | None:
     found = _all_moex(model)
     if len(found) > 1:
         raise ValueError(
-            f"{type(model).__name__} has {len(found)} MoEx, at {', '.join(found.values())}; name the model that holds "
-            "the right one"
+            f"{type(model).__name__} has {len(found)} MoEx, at {', '.join(found.values())}; pass the submodule that "
+            "holds the one you want"
         )
     return next(iter(found), None)
 
 
 def holds_moex(model: nn.Module) -> bool:
-    """Return whether there is any MoEx inside a model."""
+    """Return whether a model contains any MoEx."""
     return bool(_all_moex(model))

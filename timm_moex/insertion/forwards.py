@@ -1,9 +1,9 @@
-"""Which forward is running, and what it exchanges.
+"""Track which forward is running and what it exchanges.
 
-An exchange belongs to one forward, so it is kept with the forward and the thread that runs it, never in the module.
-Gradient checkpointing computes segments again during backward, when other forwards may have followed. Autograd numbers
-its nodes in the order of their creation: the number of the node that asks for the segment tells the forward.
-torch.compile traces neither these numbers nor threads; a traced forward is over when its graph is.
+An exchange belongs to one forward, so it is stored with that forward and the thread that runs it, never in the module.
+Gradient checkpointing recomputes segments during backward, possibly after other forwards have run. Autograd numbers its
+nodes in order of creation, so the number of the node that requests the segment identifies the forward. torch.compile
+traces neither these numbers nor threads; a traced forward ends with its graph.
 """
 
 import threading
@@ -42,14 +42,14 @@ class Forward:
 
     Args:
         moex: The model's MoEx.
-        exchanges: By the name of the site; empty for a plain forward.
-        outer: The body of an `exchanging` that this forward belongs to, if there is one.
-        is_body: Whether this is such a body.
-        groups: In a body that leaves the draw to the model: the group of each sample, (B,).
-        draws: Whether the model draws the exchanges of this body by itself.
-        seed: Where the generator of the draw started, if the model drew: a recomputation takes the same one again.
+        exchanges: Exchange by site name; empty for a forward without an exchange.
+        outer: The `exchanging` body that contains this forward, or None.
+        is_body: Whether this represents the body of an `exchanging`.
+        groups: Group of each sample, (B,), for a body in which the model draws.
+        draws: Whether the model draws the exchanges of this body.
+        seed: Seed of the draw's generator if the model drew; a recomputation uses the same seed.
         first_node: Number of the first autograd node that can belong to this forward; None for the next one.
-        is_direct: Whether the model's layers are called one by one, so that nobody says where the forward begins.
+        is_direct: Whether the layers are called one by one, so that no call marks the start of the forward.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Forward:
         self.draws = draws
         self.seed = seed
         self.is_direct = is_direct
-        self.met: set[str] = set()  # of a direct pass: the sites so far, the first of them, and the node at the last
+        self.met: set[str] = set()  # in a direct pass: sites met so far, the first one, and the node at the last one
         self.first_site = ""
         self.last_node = 0
         self.times_exchanged = dict.fromkeys(exchanges, 0)
@@ -106,17 +106,17 @@ class Forward:
                 )
 
     def repeats(self, other: "Forward") -> bool:
-        """Return whether the other forward exchanges the same at the same sites."""
+        """Return whether the other forward has the same exchanges at the same sites."""
         mine, theirs = self.exchanges, other.exchanges
         return mine.keys() == theirs.keys() and all(a is b for k in mine for a, b in zip(mine[k], theirs[k]))
 
     def made_node(self, number: int) -> bool:
-        """Return whether autograd gave this number to a node during this forward, if it ran in this thread."""
+        """Return whether autograd assigned this number during this forward, assuming both ran in the same thread."""
         return self.first_node <= number and (self.end_node is None or number < self.end_node)
 
 
 def _this_thread() -> object:
-    """Return a mark of this thread; unlike its number, it is never used again."""
+    """Return an object that identifies this thread; unlike the thread id, it is never reused."""
     if not hasattr(_local, "thread"):
         _local.thread = object()
     return _local.thread
@@ -128,7 +128,7 @@ def _stack() -> tuple[Forward, ...]:
 
 
 def running(moex: Any) -> Forward | None:
-    """Return the innermost forward this thread is in; None outside of any and while backward recomputes a segment."""
+    """Return this thread's innermost forward; None if there is none or if backward is recomputing a segment."""
     for forward in reversed(_stack()):
         if forward.moex is moex:
             if torch.compiler.is_compiling() or forward.traced:
@@ -139,15 +139,15 @@ def running(moex: Any) -> Forward | None:
 
 
 def open_(forward: Forward) -> None:
-    """Begin a forward in this thread; `close` ends it, whatever happens in between."""
+    """Begin a forward in this thread. It must be ended with `close`, even after an error."""
     _local.stack = (*_stack(), forward)
     remember(forward)
 
 
 def remember(forward: Forward) -> None:
-    """Let `recomputed` find a forward for as long as the graph of its outputs lives."""
+    """Keep a forward available to `recomputed` while the graph of its outputs is alive."""
     if not forward.traced:
-        _local.latest = forward  # keeps it until the next one if no output of it has a graph
+        _local.latest = forward  # keep it until the next forward if none of its outputs has a graph
         with _lock:
             _known.add(forward)
 
@@ -156,8 +156,8 @@ def close(forward: Forward, output: Any = None) -> None:
     """End a forward.
 
     Args:
-        forward: One that `open_` began in this thread.
-        output: What it computed; as long as the graph behind it lives, `recomputed` finds the forward.
+        forward: A forward begun by `open_` in this thread.
+        output: Its output. `recomputed` can find the forward while the graph of this output is alive.
     """
     stack = _stack()
     if forward in stack:
@@ -169,11 +169,11 @@ def close(forward: Forward, output: Any = None) -> None:
         forward.end_node = torch.autograd._get_sequence_nr()
         keep_with(forward, output)
         if output is None and forward.seed is not None:
-            forward.moex.pending = None  # it failed, so no loss follows; whoever catches the error may call again
+            forward.moex.pending = None  # it failed: no loss follows, and the caller may call again
 
 
 def keep_with(forward: Forward, output: Any) -> None:
-    """Let a forward live as long as the autograd graph of its tensors."""
+    """Keep a forward alive as long as the autograd graph of an output."""
     if forward.traced or torch.compiler.is_compiling():
         return
     for x in _tensors(output):
@@ -192,12 +192,12 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def has_graph(output: Any) -> bool:
-    """Return whether there is anything to differentiate in an output: a tensor, or some in a tuple, list or dict."""
+    """Return whether an output (a tensor, or a tuple, list or dict of tensors) requires gradients."""
     return any(x.requires_grad for x in _tensors(output))
 
 
 def forwards_behind(output: Any) -> Iterator[Forward]:
-    """Yield the forwards that computed an output, nearest first; none if the graph behind it does not name them."""
+    """Yield the forwards that computed an output, nearest first, as far as its autograd graph records them."""
     queue, seen = deque(x.grad_fn for x in _tensors(output)), {None}
     while queue:
         node: Any = queue.popleft()
@@ -209,7 +209,7 @@ def forwards_behind(output: Any) -> Iterator[Forward]:
 
 
 def is_recomputation() -> bool:
-    """Return whether gradient checkpointing is the reason for a call: it computes a segment again during backward."""
+    """Return whether gradient checkpointing is currently recomputing a segment during backward."""
     if torch._C._current_graph_task_id() == -1:
         return False
     node = torch._C._current_autograd_node()
@@ -220,19 +220,19 @@ def is_recomputation() -> bool:
 
 
 def drawn_from(moex: Any, seed: int) -> Forward | None:
-    """Find the forward whose draw started at a seed; None if its graph is gone or it never was."""
+    """Find the forward whose draw used a seed; None if there was none or its graph no longer exists."""
     with _lock:
         return next((forward for forward in _known if forward.moex is moex and forward.seed == seed), None)
 
 
 def recomputed(moex: Any) -> Forward | None:
-    """Find the forward whose checkpointed segment backward computes again; None if it was outside of any.
+    """Find the forward whose checkpointed segment backward is recomputing; None if it belongs to no forward.
 
     Args:
         moex: The model's MoEx.
 
     Raises:
-        RuntimeError: Several forwards fit, and they exchange differently.
+        RuntimeError: Several forwards match, and their exchanges differ.
     """
     node = torch._C._current_autograd_node()
     number = -1 if node is None else node._sequence_nr()
@@ -246,13 +246,13 @@ def recomputed(moex: Any) -> Forward | None:
             continue
         if other.is_direct and innermost.is_direct and other.thread is innermost.thread:
             raise RuntimeError(
-                "gradient checkpointing computes a segment again, and two forwards fit it, because the layers were "
-                "called one by one; run backward before the next forward, or each in timm_moex.exchanging(model)"
+                "gradient checkpointing recomputes a segment that matches two forwards, because the layers were called "
+                "one by one; run backward before the next forward, or run each forward in timm_moex.exchanging(model)"
             )
-        # in one thread forwards are nested or follow each other; numbers of two threads can be equal
+        # within a thread, forwards are nested or sequential; node numbers of two threads can be equal
         if other.thread is not innermost.thread:
             raise RuntimeError(
-                "gradient checkpointing computes a segment again, and forwards of two threads fit it; run backward "
-                "before another thread's forward, or give each thread its own copy of the model"
+                "gradient checkpointing recomputes a segment that matches forwards of two threads; run backward before "
+                "another thread's forward, or give each thread its own copy of the model"
             )
     return innermost

@@ -1,4 +1,4 @@
-"""`insert_moex`: from a site's name to its module, and the hooks onto it."""
+"""`insert_moex`: find the module of each site and register the hooks that exchange there."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,14 +29,15 @@ def _check_model(model: nn.Module) -> None:
         raise TypeError(f"model is {how}; insert MoEx into the bare model, then wrap or compile it")
     if type(model).__name__.startswith("TimmWrapper") and isinstance(getattr(model, "timm_model", None), nn.Module):
         raise TypeError(
-            f"model is a {type(model).__name__} of transformers, which has no site; insert MoEx into model.timm_model"
+            f"model is a {type(model).__name__} from transformers, which has no sites; insert MoEx into "
+            "model.timm_model"
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
     if holds_moex(model):
         raise ValueError("model already holds MoEx; call remove_moex(model) first")
     if hasattr(model, "moex"):
-        raise ValueError(f"{type(model).__name__} has an attribute 'moex' of its own, the name MoEx needs")
+        raise ValueError(f"{type(model).__name__} already has an attribute 'moex', a name that MoEx needs")
 
 
 def insert_moex(
@@ -47,29 +48,29 @@ def insert_moex(
     channel_dim: int | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """Give a model a MoEx insertion point, in place: it then exchanges while it trains.
+    """Insert MoEx into a model in place, so that the model exchanges moments during training.
 
-    Parameters, `state_dict` keys, modules and the class of the model stay as they are. With `lam=1` (every preset but
-    "moex") a training forward draws and exchanges; with `lam` < 1 it does so once a `MoExLoss` is bound to the model,
-    since the labels must be mixed. `model(x, swap_index=...)` exchanges exactly once, or raises an error, and
-    `model(x, swap_index=None)` exchanges nothing. So do evaluation and forwards without gradients.
+    The model's class, modules, parameters and `state_dict` keys do not change. With `lam=1` (every preset except
+    "moex"), each training forward draws and exchanges. With `lam` < 1 the labels must be mixed as well, so the model
+    draws only after a `MoExLoss` is bound to it. `model(x, swap_index=...)` exchanges exactly once or raises an error.
+    `model(x, swap_index=None)`, evaluation and forwards without gradients exchange nothing.
 
     Args:
         model: A timm model, or any module if `layer` is a dotted path; not wrapped or compiled.
-        layer: A site of the model (see `moex_sites`), a stage name of the paper (`C2` … `C5` in ResNets), or the dotted
-            path of a module, whose output is exchanged; or several of them. Default: the preset's.
-        preset: "moex", "padain", "mixstyle", "freq_mixstyle" or "efdmix", see `timm_moex.insertion.presets`; the
-            default of every setting.
-        channel_dim: 1 or -1; needed only for the path of a module whose layout timm_moex does not know. 2d
-            convolutions, batch norms and pools define it, and so does a block of them. What is given here decides.
-        **settings: Of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, each_site, lam, prob,
-            off_epoch, ramp_epochs.
+        layer: A site of the model (see `moex_sites`), a stage name from the paper (`C2` … `C5` in ResNets), or the
+            dotted path of a module whose output is exchanged. Several can be given. Default: the preset's.
+        preset: "moex", "padain", "mixstyle", "freq_mixstyle" or "efdmix", see `timm_moex.insertion.presets`. It
+            sets the default of every setting.
+        channel_dim: 1 or -1. Needed only for the path of a module with an unknown layout. The layout of 2d
+            convolutions, batch norms, pools, and blocks of these is known. If given, this value is used.
+        **settings: Fields of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, each_site, lam,
+            prob, off_epoch, ramp_epochs.
 
     Returns:
         `model`.
 
     Raises:
-        TypeError: `model` is no module, is wrapped, compiled or scripted; or there is no such setting.
+        TypeError: `model` is not a module, or is wrapped, compiled or scripted; or a setting does not exist.
         ValueError: Unknown layer (the message lists the sites) or preset, a setting out of range, settings that
             contradict each other, or the model already holds MoEx.
 
@@ -94,7 +95,7 @@ def plan_moex(
     channel_dim: int | None = None,
     **overrides: Any,
 ) -> MoEx:
-    """Make the MoEx that `insert_moex` would put into a model with these arguments; the model is not changed."""
+    """Build the MoEx that `insert_moex` would insert with these arguments, without changing the model."""
     chosen = find_preset(preset)
     settings = chosen.settings(**overrides)
     if channel_dim not in (None, 1, -1):
@@ -109,8 +110,8 @@ def plan_moex(
         _check_frequencies(model, sites, known)
     if settings.each_site and settings.lam < 1 and len(sites) > 1:
         raise ValueError(
-            f"each_site=True with lam={settings.lam} at {len(sites)} sites: labels are mixed by one permutation, "
-            "and each site would draw its own; give lam=1 or each_site=False"
+            f"each_site=True with lam={settings.lam} at {len(sites)} sites: labels are mixed with one permutation, "
+            "but each site would draw its own; give lam=1 or each_site=False"
         )
     return MoEx(sites, known.aliases, settings, preset)
 
@@ -119,15 +120,15 @@ def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSite
     for site in sites:
         where = f"norm='freq': {site.name} of {type(model).__name__}"
         if site.layout == "NLC":
-            raise ValueError(f"{where} has tokens, not frequency and time")
+            raise ValueError(f"{where} contains tokens, which have no frequency and time axes")
         if known.family is not None and site.norm == "in":
-            raise ValueError(f"{where} is followed by a LayerNorm over the channels, which undoes the exchange")
+            raise ValueError(f"{where} is followed by a LayerNorm over channels, which undoes the exchange")
 
 
 def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str | list[str]:
     if known.default_layer is None:
         name = type(model).__name__
-        raise ValueError(f"{name} is unknown to timm_moex; give layer= and channel_dim={twin_hint(model)}")
+        raise ValueError(f"{name} has no default layer in timm_moex; give layer= and channel_dim={twin_hint(model)}")
     names = list(known.by_name)
     if preset.layers == "default":
         return known.default_layer
@@ -140,23 +141,23 @@ def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str 
 
 
 def hook_moex(model: nn.Module, moex: MoEx, modules: Sequence[nn.Module]) -> None:
-    """Hook the exchanges, one on each module, and give the model its `forward`.
+    """Register one exchange on each module and replace the model's `forward`.
 
     Args:
         model: The model that holds the MoEx.
-        moex: What `plan_moex` made.
-        modules: For each exchange the module whose input or output it takes.
+        moex: The result of `plan_moex`.
+        modules: For each exchange, the module whose input or output is exchanged.
 
     Raises:
-        ValueError: Two sites are one module, which would exchange twice.
+        ValueError: Two sites are the same module, which would exchange twice.
     """
     paths = {module: path for path, module in model.named_modules(remove_duplicate=False)}
     for number, (module, exchange) in enumerate(zip(modules, moex.sites)):
         for earlier, other in zip(modules[:number], moex.sites):
             if earlier is module and other.site.hook_on == exchange.site.hook_on:
                 raise ValueError(
-                    f"layers {other.site.name!r} and {exchange.site.name!r} are one module of {type(model).__name__}, "
-                    "which would exchange twice; give one of them"
+                    f"layers {other.site.name!r} and {exchange.site.name!r} are the same module of "
+                    f"{type(model).__name__}, which would exchange twice; give only one of them"
                 )
     for module, exchange in zip(modules, moex.sites):
         if exchange.site.hook_on == "input":
@@ -168,12 +169,12 @@ def hook_moex(model: nn.Module, moex: MoEx, modules: Sequence[nn.Module]) -> Non
 
 
 def insert_into_features(net: nn.Module, backbone: nn.Module, **settings: Any) -> nn.Module:
-    """Give timm's FeatureListNet, FeatureDictNet, FeatureHookNet or FeatureGetterNet a MoEx insertion point.
+    """Insert MoEx into timm's FeatureListNet, FeatureDictNet, FeatureHookNet or FeatureGetterNet.
 
     Args:
         net: The feature extractor; changed in place.
-        backbone: The architecture it was built from, with the same arguments; on the meta device will do.
-        **settings: Of `insert_moex`.
+        backbone: The architecture it was built from, with the same arguments; may be on the meta device.
+        **settings: As for `insert_moex`.
 
     Returns:
         `net`.
@@ -187,7 +188,7 @@ def insert_into_features(net: nn.Module, backbone: nn.Module, **settings: Any) -
 
 
 def _module_in(net: nn.Module, backbone: nn.Module, site: Site) -> nn.Module:
-    """Return the module of a site in a net that renames, flattens or wraps the backbone's layers."""
+    """Return a site's module in a net that renames, flattens or wraps the backbone's layers."""
     called = called_module(backbone, site)
     path = next(path for path, module in backbone.named_modules() if module is called)
     modules = dict(net.named_modules())
@@ -195,8 +196,8 @@ def _module_in(net: nn.Module, backbone: nn.Module, site: Site) -> nn.Module:
         if renamed in modules:
             return modules[renamed]
     raise ValueError(
-        f"layer={site.name!r}: {type(net).__name__} has no module {path}, which carries this site; choose an earlier "
-        "layer or other out_indices"
+        f"layer={site.name!r}: {type(net).__name__} does not contain {path}, the module of this site; choose an "
+        "earlier layer or other out_indices"
     )
 
 

@@ -1,4 +1,4 @@
-"""From the name of a layer to its site, and from a site to the module that is hooked."""
+"""Resolve a layer name to a site, and a site to the module to hook."""
 
 from dataclasses import replace
 
@@ -20,22 +20,22 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
         model: The model.
         layer: Name or path.
         known: Its `known_sites`.
-        channel_dim: 1 or -1 if the caller gives it.
+        channel_dim: 1 or -1 if given by the caller.
 
     Raises:
-        ValueError: There is no such site, or its layout is unknown or another one.
+        ValueError: The site does not exist, or its layout is unknown or contradicts `channel_dim`.
     """
     if site := known.by_name.get(known.resolve_alias(layer)):
         return _with_layout(site, channel_dim)
     if known.ineffective is not None and layer in (known.ineffective.name, known.ineffective.module):
         raise ValueError(
-            f"layer={layer!r}: the logits of {type(model).__name__} come from its class token alone, so exchanging "
-            "the last patch tokens would change nothing; choose an earlier layer or another global_pool"
+            f"layer={layer!r}: the logits of {type(model).__name__} depend only on its class token, so exchanging "
+            "the last patch tokens would have no effect; choose an earlier layer or another global_pool"
         )
     modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     if layer not in modules:
         raise ValueError(
-            f"layer={layer!r} is no site of {type(model).__name__}: expected {_sites_or(known)} of "
+            f"layer={layer!r} is not a site of {type(model).__name__}: expected {_sites_or(known)} of "
             f"a module{nearest(layer, [*known.by_name, *modules])}{twin_hint(model)}"
         )
     if inner := _site_of_inner_model(model, layer, channel_dim):
@@ -48,7 +48,7 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
         return Site(layer, layer, "output", "NC..." if channel_dim == 1 else "N...C")
     if layout is None:
         raise ValueError(
-            f"layer={layer!r}: timm_moex does not know where this module of {type(model).__name__} has its channels; "
+            f"layer={layer!r}: the channel dimension of this module of {type(model).__name__} is unknown; "
             "give channel_dim=1 or -1" + (f", or one of its sites: {', '.join(known.by_name)}" if known.by_name else "")
         )
     norm = known.by_name[known.family.layer].norm if known.family else "pono"
@@ -60,14 +60,14 @@ def _sites_or(known: KnownSites) -> str:
 
 
 def twin_hint(model: nn.Module) -> str:
-    """Say how a feature extractor gets the named sites of its architecture."""
+    """Return a hint on how a feature extractor gets the named sites of its architecture."""
     if not isinstance(getattr(model, "feature_info", None), FeatureInfo):
         return ""
     return "; for stem and stages create the extractor as a twin: timm.create_model('moex_…', features_only=True)"
 
 
 def _site_of_inner_model(model: nn.Module, layer: str, channel_dim: int | None) -> Site | None:
-    """Find the site by the table of a timm model that contains the module, inside a module of the user's."""
+    """Find a site in the table of the timm model that contains the module and is part of the user's model."""
     parts = layer.split(".")
     for end in range(1, len(parts)):
         prefix, rest = ".".join(parts[:end]), ".".join(parts[end:])
@@ -79,7 +79,7 @@ def _site_of_inner_model(model: nn.Module, layer: str, channel_dim: int | None) 
 
 
 def _with_layout(site: Site, channel_dim: int | None) -> Site:
-    """Let the caller's channel_dim decide; a layout that contradicts it is the caller's to know."""
+    """Return the site, or raise ValueError if the caller's channel_dim contradicts its layout."""
     if channel_dim in (None, site.channel_dim):
         return site
     raise ValueError(
@@ -89,10 +89,10 @@ def _with_layout(site: Site, channel_dim: int | None) -> Site:
 
 
 def _layout_of(module: nn.Module, known: KnownSites) -> tuple[str | None, int | None]:
-    """Return the layout of a module's output, and the channels to insist on if it is not sure by definition.
+    """Return the layout of a module's output and, if the layout is only presumed, the expected number of channels.
 
-    The family or the module's own class defines it. A block of only 2d layers is presumed to have it too, if the
-    features then have as many channels as its last layer.
+    The layout follows from the family or from the module's class. A block that contains only 2d layers is presumed to
+    be NCHW. This is checked in use: the features must have as many channels as the block's last layer.
     """
     if known.family is not None and known.family.interior_layout is not None:
         return known.family.interior_layout, None
@@ -108,10 +108,10 @@ def _layout_of(module: nn.Module, known: KnownSites) -> tuple[str | None, int | 
 
 
 def called_module(model: nn.Module, site: Site) -> nn.Module:
-    """The module to hook for a site.
+    """Return the module to hook for a site.
 
-    A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential: take the first or the
-    last of them.
+    A ModuleList is never called, and `checkpoint_seq` calls only the children of a Sequential, so the first or last
+    child is hooked instead.
     """
     module = model.get_submodule(site.module)
     while len(children := list(module.children())) and (

@@ -1,4 +1,4 @@
-"""The `forward` of a model that holds MoEx: it draws, or takes `swap_index` out of the call, and runs the class's."""
+"""The `forward` of a model that holds MoEx: draw or read `swap_index`, then run the class's own `forward`."""
 
 import inspect
 from types import CodeType
@@ -15,11 +15,11 @@ from .traced import draw_in_graph, own_in_graph
 
 __all__ = ["ModelForward"]
 
-_CALLING_THE_SAME = ("_orig_mod", "_checkpoint_wrapped_module")  # in torch.compile's and checkpointing's wrappers
+_CALLING_THE_SAME = ("_orig_mod", "_checkpoint_wrapped_module")  # set by torch.compile and checkpointing
 
 
 class ModelForward:
-    """Take the place of `model.forward`. A plain object, since accelerate binds the functions of methods to the model.
+    """Replacement for `model.forward`; not a method, because accelerate would rebind a method's function to the model.
 
     Args:
         model: The model; its class's `forward` is called.
@@ -33,7 +33,7 @@ class ModelForward:
         self.hooked = hooked
 
     def install(self) -> None:
-        """Put this, and what else a model that holds MoEx must do, into the model's own attributes."""
+        """Override `forward` and the other methods that MoEx changes, as attributes of the model."""
         self.model.forward = self
         self.model.train = self.train  # type: ignore[method-assign]
         self.model.__prepare_scriptable__ = self.refuse_scripting  # type: ignore[assignment]
@@ -41,7 +41,7 @@ class ModelForward:
 
     @staticmethod
     def uninstall(model: nn.Module) -> None:
-        """Take it out of a model again."""
+        """Remove these overrides from a model."""
         for name in ("forward", "train", "__prepare_scriptable__", "_replicate_for_data_parallel"):
             model.__dict__.pop(name, None)
 
@@ -57,13 +57,13 @@ class ModelForward:
         """Run the model.
 
         Args:
-            *args: The model's own.
-            swap_index: Donor of each sample, (B,), int64; a mapping from site to donors; None for a forward without an
-                exchange. Left out, the model draws while it trains.
+            *args: Arguments of the model.
+            swap_index: Donor of each sample, (B,), int64; a mapping from site to donors; None for no exchange. If
+                omitted, the model draws during training.
             swap_layer: The site, if there are several and `swap_index` is a tensor.
-            own_share: Share of a sample's own moments, (B,), or by site; None for 0.
-            groups: Group of each sample, (B,): the model draws donors from other groups.
-            **kwargs: The model's own.
+            own_share: Share of a sample's own moments, (B,), or a mapping from site to shares; None for 0.
+            groups: Group of each sample, (B,). The model then draws donors from other groups.
+            **kwargs: Keyword arguments of the model.
         """
         if swap_index is DRAW:
             if swap_layer is not None or own_share is not None:
@@ -71,7 +71,7 @@ class ModelForward:
             forward = self._begin(args, kwargs, groups)
         else:
             if groups is not None:
-                raise ValueError("groups with swap_index: the donors are given already; leave one of them out")
+                raise ValueError("groups and swap_index cannot be combined: swap_index already sets the donors")
             exchanges = self.moex.plan(swap_index, swap_layer, own_share)
             if torch.compiler.is_compiling():
                 mixed = self.moex.mixes_labels and self.moex.settings.lam < 1 and self.model.training
@@ -91,7 +91,7 @@ class ModelForward:
         return output
 
     def _note_own(self, exchanges: dict[str, Exchange]) -> None:
-        """Note a call that says itself what is exchanged; it takes the place of a draw that no loss has used yet."""
+        """Record a call with explicit donors; they replace a draw that no loss has used yet."""
         moex = self.moex
         moex.ever_asked = True
         moex.ever_exchanged = moex.ever_exchanged or bool(exchanges)
@@ -102,7 +102,7 @@ class ModelForward:
                 moex.let_loss_have(exchanges, drawn=False)
 
     def _begin(self, args: tuple, kwargs: dict[str, Any], groups: Tensor | None) -> Forward:
-        """Begin a forward that does not say what it exchanges: part of a body, a repetition, a draw, or plain."""
+        """Begin a forward without `swap_index`: in a body, recomputed, drawn or plain."""
         moex, training = self.moex, self.model.training
         body = running(moex)
         if body is not None and body.is_body:
@@ -127,7 +127,7 @@ class ModelForward:
         return Forward(moex, exchanges, seed=generator.initial_seed())
 
     def _repeat(self, draws: bool) -> Forward:
-        """Begin the repetition of a forward that a checkpointed segment contains as a whole."""
+        """Begin the recomputation of a forward that lies entirely within a checkpointed segment."""
         found = recomputed(self.moex)
         if found is not None and found.seed is None and not found.draws:
             return Forward(self.moex, found.exchanges)
@@ -143,41 +143,41 @@ class ModelForward:
             if isinstance(value, Tensor) and value.ndim:
                 return value
         self._check_call(args, kwargs)
-        raise TypeError(f"{type(self.model).__name__} is called without a tensor, so the batch size is unknown")
+        raise TypeError(f"{type(self.model).__name__} was called without a tensor, so the batch size is unknown")
 
     def _check_call(self, args: tuple, kwargs: dict[str, Any]) -> None:
         if getattr(self.model, "_is_replica", False):
             raise RuntimeError("MoEx does not work under nn.DataParallel, which splits the batch; use DDP")
         if kwargs.get("patch_valid") is not None or args and isinstance(args[0], dict):
             raise ValueError(
-                "an exchange with padded patches (NaFlex): the moments would be those of the padding too. "
-                "Exchange batches of images (B, C, H, W)"
+                "cannot exchange padded patches (NaFlex): the moments would include the padding. Pass batches of "
+                "images (B, C, H, W)"
             )
         if torch.compiler.is_compiling():
             return
         for path, module in self.hooked:
             if _at(self.model, path) is not module:
                 raise RuntimeError(
-                    f"the module at {path} of {type(self.model).__name__} is no longer the one that exchanges: it was "
-                    "replaced or wrapped after MoEx was inserted (LoRA, fused or converted BatchNorms, …). Call "
+                    f"the module at {path} of {type(self.model).__name__} was replaced or wrapped after MoEx was "
+                    "inserted, so it would not exchange (LoRA, fused or converted BatchNorms, …). Call "
                     "remove_moex(model) before such a change and insert_moex(model, …) after it"
                 )
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Switch the mode of the model; training that begins, or resumes after an evaluation, is counted from 0."""
+        """Set the training mode. Reset the counts if training starts, or resumes after an evaluation."""
         self.moex.evaluating = not mode
         if mode and not self.model.training:  # some trainers call train() in every step
             self.moex.reset_counts()
         return type(self.model).train(self.model, mode)
 
     def replicate(self) -> nn.Module:
-        """Make a replica for nn.DataParallel, which evaluates, but refuses to exchange."""
+        """Make a replica for nn.DataParallel; it can evaluate but refuses to exchange."""
         replica = type(self.model)._replicate_for_data_parallel(self.model)
         replica.__dict__["forward"] = ModelForward(replica, self.moex, [])
         return replica
 
     def refuse_scripting(self) -> nn.Module:
-        """Answer `torch.jit.script`, which would fail on the hooks with a message of its own."""
+        """Fail in `torch.jit.script` with a clearer message than TorchScript's own."""
         raise TypeError(
             "TorchScript cannot script hooks, so a model that holds MoEx cannot be scripted; create the twin with "
             "scriptable=True, or call remove_moex(model) first"
@@ -185,12 +185,12 @@ class ModelForward:
 
     @property
     def __code__(self) -> CodeType:
-        """Where torch.export says that the model's code is."""
+        """Code of the class's `forward`, which torch.export reports."""
         return type(self.model).forward.__code__
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The model's own, and the arguments of the exchange."""
+        """Signature of the class's `forward`, plus the arguments of the exchange."""
         own = inspect.signature(type(self.model).forward).replace
         parameters = list(inspect.signature(type(self.model).forward).parameters.values())[1:]
         names = ("swap_index", "swap_layer", "own_share", "groups")

@@ -1,8 +1,7 @@
-"""What `insert_moex` puts into a model: the exchange at each site, and a `forward` that draws what is exchanged.
+"""`MoEx`, the object that `insert_moex` adds to a model: the exchange at each site, and the draw for each forward.
 
-A model that holds MoEx exchanges while it trains. Its `forward`, and the hooks at the sites, belong to objects that are
-copied with the model, so a deep copy (an EMA, say) has its own. What a forward exchanges is kept with that forward, in
-`forwards.py`.
+A model that holds MoEx exchanges during training. Its `forward` and hooks are bound to objects that are copied with the
+model, so a deep copy, such as an EMA model, has its own. `forwards.py` stores what each forward exchanges.
 """
 
 import sys
@@ -29,16 +28,16 @@ __all__ = ["UNKNOWN_ORIGIN", "MoEx"]
 
 
 class MoEx:
-    """What `insert_moex` puts into a model as `model.moex`: settings, sites and what was drawn. It is no module.
+    """Settings, sites and draws of a model. `insert_moex` stores it as `model.moex`; it is not an `nn.Module`.
 
     Attributes:
-        sites: The exchanges, a `SiteExchange` each.
-        settings: See `MoExSettings`; each of them can be read as an attribute, and `prob` can be set.
-        preset: The preset that the settings started from.
-        epoch: What `set_epoch` stated last.
+        sites: One `SiteExchange` per site.
+        settings: See `MoExSettings`. Each setting can be read as an attribute, and `prob` can be set.
+        preset: Name of the preset that provided the defaults.
+        epoch: The epoch given to the last `set_epoch`.
         forwards: Number of training forwards since the last `model.train()`.
-        exchanged: How many of them exchanged.
-        last_sites: The sites that exchanged in the last one that drew.
+        exchanged: Number of these forwards that exchanged.
+        last_sites: The sites that exchanged in the last forward that drew.
     """
 
     def __init__(self, sites: Sequence[Site], aliases: dict[str, str], settings: MoExSettings, preset: str = "moex"):
@@ -50,7 +49,7 @@ class MoEx:
         self._start()
 
     def _start(self) -> None:
-        """Set what a copy does not share with its original."""
+        """Initialize the state that a copy does not share with its original."""
         self.token = new_token(self)
         self.mixes_labels = False  # a MoExLoss is bound to it
         self.pending: tuple[Tensor | None, bool] | None = None  # the donors of a forward, and whether they were drawn
@@ -75,7 +74,7 @@ class MoEx:
 
     @property
     def prob(self) -> float:
-        """Probability that a batch is exchanged, or with `each_site` a batch at one site."""
+        """Probability of an exchange, per batch or, with `each_site`, per batch and site."""
         return self.settings.prob
 
     @prob.setter
@@ -91,30 +90,30 @@ class MoEx:
         return self.settings.prob_at(epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """State the epoch that the next forwards belong to, counted from 0.
+        """Set the current epoch, counted from 0.
 
         Raises:
-            ValueError: It is no whole number >= 0.
+            ValueError: `epoch` is not an integer >= 0.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise ValueError(f"epoch={epoch!r}: expected a whole number >= 0")
         self.epoch = epoch
 
     def reset_counts(self) -> None:
-        """Start to count training forwards again, as `model.train()` does."""
+        """Reset the counts of training forwards, as `model.train()` does."""
         self.forwards = self.exchanged = 0
         self.last_sites: tuple[str, ...] = ()
 
     # What a forward exchanges
 
     def draws(self, training: bool) -> bool:
-        """Return whether a forward draws: in training, with gradients, and if labels are kept or a loss mixes them."""
+        """Return whether a forward draws: in training, with gradients, if lam is 1 or a loss mixes the labels."""
         if not training or self.settings.prob == 0 or not torch.is_grad_enabled():
             return False
         return self.settings.lam == 1 or self.mixes_labels
 
     def plan(self, swap_index: Any, swap_layer: str | None = None, own_share: Any = None) -> dict[str, Exchange]:
-        """Return the exchanges that a call asks for, see `requested_exchanges`."""
+        """Return the exchanges that a call requests, see `requested_exchanges`."""
         return requested_exchanges(
             swap_index, swap_layer, own_share, sites=self.site_names, aliases=self.aliases, lam=self.settings.lam
         )
@@ -126,16 +125,16 @@ class MoEx:
         groups: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Exchange]:
-        """Draw what a batch exchanges: a coin and a permutation for each site, or one of the sites.
+        """Draw the exchanges of a batch: with `each_site`, independently per site, else at one random site.
 
         Args:
             batch_size: Number of samples B.
-            device: Where the features are.
+            device: Device of the features.
             groups: Group of each sample, (B,), see `draw_swap_index`.
             generator: See `draw_swap_index`.
 
         Returns:
-            The exchanges by the name of the site, on the device; empty if the coins say no.
+            Exchange by site name, with tensors on `device`; empty if nothing is exchanged.
         """
         settings, names = self.settings, self.site_names
         generator = take_generator() if generator is None else generator
@@ -157,7 +156,7 @@ class MoEx:
     def draw_forward(
         self, x: Tensor, groups: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Exchange]:
-        """Draw for a training forward: count it, and let the loss have the donors."""
+        """Draw for a training forward, count it, and keep the donors for the loss."""
         self.check_consumed()
         exchanges = self.draw(x.shape[0], x.device, groups, generator)
         self.ever_asked = True
@@ -172,35 +171,36 @@ class MoEx:
         self.exchanged += exchanged
         self.ever_exchanged = self.ever_exchanged or exchanged
 
-    # What the loss has of it
+    # Donors for the loss
 
     def let_loss_have(self, exchanges: Mapping[str, Exchange], drawn: bool) -> None:
-        """Keep the donors of a forward for the loss that is bound to this MoEx."""
+        """Keep the donors of a forward for the loss bound to this MoEx."""
         if self.mixes_labels and self.settings.lam < 1:
             self.pending = next((exchange.swap_index for exchange in exchanges.values()), None), drawn
             self.consumed = False
 
     def check_consumed(self) -> None:
-        """Refuse a second draw before a loss has mixed the labels of the first one.
+        """Check that a loss has mixed the labels of the last draw.
 
         Raises:
-            RuntimeError: There is such a draw.
+            RuntimeError: No loss has used the last draw.
         """
         if self.pending is not None and self.pending[1]:
             self.pending = None
             raise RuntimeError(
                 "the model was called again before MoExLoss mixed the labels of the last draw. Call the loss once for "
-                "each training forward; a forward without a loss is model(x, swap_index=None), and one that repeats a "
-                "draw is model(x, swap_index=index)"
+                "each training forward. For a forward without a loss use model(x, swap_index=None); to repeat a draw "
+                "use model(x, swap_index=index)"
             )
 
     def donors_of(self, output: Any) -> Tensor | None:
-        """Hand the donors of the forward that computed `output` to the loss; None if it exchanged nothing.
+        """Return the donors of the forward that computed `output`; None if it exchanged nothing.
 
-        The autograd graph of the output names the forward. A compiled model's does not: its last forward is meant.
+        The forward is found through the autograd graph of the output. The graph of a compiled model does not record it,
+        so the last forward is used.
 
         Raises:
-            RuntimeError: A loss had them already.
+            RuntimeError: A loss has already used these donors.
         """
         forward = None
         for forward in forwards_behind(output):
@@ -208,7 +208,7 @@ class MoEx:
                 break
         if forward is None:
             return None if self.evaluating else self.take_donors()
-        if forward.moex is not self:  # an EMA's, for example
+        if forward.moex is not self:  # such as an EMA model
             return None
         donors = next((exchange.swap_index for exchange in forward.exchanges.values()), None)
         if forward.seed is None:
@@ -220,10 +220,10 @@ class MoEx:
         return donors
 
     def take_donors(self) -> Tensor | None:
-        """Hand the donors of the last forward to the loss; None if it exchanged nothing.
+        """Return the donors of the last forward; None if it exchanged nothing.
 
         Raises:
-            RuntimeError: A loss had them already.
+            RuntimeError: A loss has already used these donors.
         """
         if self.pending is None:
             if self.consumed:
@@ -235,7 +235,7 @@ class MoEx:
     # Layers that are called one by one
 
     def forward_at(self, name: str, module: nn.Module, x: Any) -> Forward | None:
-        """Return the forward that runs through a site, and count its exchange there; None for a plain one."""
+        """Return the forward that reaches a site, and count its exchange there; None for a plain forward."""
         forward = running(self)
         if forward is not None and not forward.draws:
             if name in forward.exchanges:
@@ -252,11 +252,11 @@ class MoEx:
         if not self.draws(module.training):
             return None
         if len(self.sites) > 1 and not self.settings.each_site:
-            raise RuntimeError("compiled layers cannot draw one of several sites; compile the model's own call")
+            raise RuntimeError("layers compiled separately cannot draw one of several sites; compile the whole model")
         return Forward(self, {name: draw_in_graph(self, x, groups)[name]})
 
     def _direct_pass(self, name: str, module: nn.Module, x: Any, groups: Tensor | None) -> Forward:
-        """Return the pass through the layers that this site is a part of; a site met again begins the next one."""
+        """Return the current pass through the layers; meeting the same site again starts a new pass."""
         key, node = threading.get_ident(), torch.autograd._get_sequence_nr()
         forward = self.direct_passes.get(key)
         if forward is None or name in forward.met:
@@ -284,21 +284,21 @@ class MoEx:
                 raise RuntimeError(UNKNOWN_ORIGIN)
             return None
         if forward.is_direct and forward.seed is not None and forward.first_site == name:
-            take_generator()  # as the first computation did, so that what follows draws the same numbers
+            take_generator()  # as in the first computation, so that later draws get the same numbers
         return forward
 
     def warn_if_unused(self, training: bool, reason: str) -> None:
-        """Warn once if a model that was made to exchange is trained without a loss that mixes its labels."""
+        """Warn once if a model with lam < 1 is trained without a loss that mixes its labels."""
         if self.ever_asked or not training or not self.settings.prob or not torch.is_grad_enabled():
             return
         self.ever_asked = True
         warnings.warn(
-            f"this model was made with moex_prob={self.prob} and moex_lam={self.settings.lam}, but it is being trained "
-            f"and {reason}, so no moments are exchanged: with lam < 1 the labels must be mixed. Train with "
+            f"this model has moex_prob={self.prob} and moex_lam={self.settings.lam}, but no moments are exchanged in "
+            f"training because {reason}: with lam < 1 the labels must be mixed. Train with "
             "criterion = timm_moex.MoExLoss(model, criterion) or with MoExTask (timm's train.py: --device-modules "
-            "timm_moex.plugin). If you draw yourself, pass swap_index=draw_swap_index(batch_size, prob) and use "
-            "mix_loss, or call the model within timm_moex.exchanging. If you want no exchange, say so: "
-            "model(x, swap_index=None) or moex_prob=0.",
+            "timm_moex.plugin). To draw the donors yourself, pass swap_index=draw_swap_index(batch_size, prob) and use "
+            "mix_loss, or call the model within timm_moex.exchanging. To train without an exchange, "
+            "pass swap_index=None or set moex_prob=0.",
             stacklevel=_stacklevel(),
         )
 
@@ -316,19 +316,19 @@ class MoEx:
 
 
 _TWICE = (
-    "MoExLoss was called twice for one forward; call it once, and mix further terms with "
+    "MoExLoss was called twice for one forward; call it once, and mix other loss terms with "
     "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
 )
 UNKNOWN_ORIGIN = (
-    "gradient checkpointing computes a segment again, but timm_moex does not know in which forward it was computed "
-    "first, so it cannot repeat the exchange; use use_reentrant=False (use_reentrant=True runs the segment without "
-    "gradients first, where nothing is drawn), preserve_rng_state=True and torch.compile(fullgraph=True), or call the "
+    "gradient checkpointing recomputes a segment, but the forward that first computed it is unknown, so the exchange "
+    "cannot be repeated; use use_reentrant=False (use_reentrant=True first runs the segment without gradients, so "
+    "nothing is drawn), preserve_rng_state=True and torch.compile(fullgraph=True), or call the "
     "model within timm_moex.exchanging(model, swap_index)"
 )
 
 
 def _stacklevel() -> int:
-    """Return, for a warning by the caller, the level of the first frame outside of torch, timm and timm_moex."""
+    """Return the `stacklevel` at which a warning points to the first frame outside torch, timm and timm_moex."""
     folders = tuple(str(Path(file).parent) for file in (torch.__file__, timm.__file__, Path(__file__).parent))
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(folders):

@@ -1,4 +1,4 @@
-"""The family of Moment Exchange: published augmentations that are an exchange of moments with other settings.
+"""Presets: published augmentations that exchange moments with different settings.
 
 A preset is a set of defaults for `insert_moex` and for the `moex_` keywords of a twin; any setting can be overridden.
 """
@@ -15,21 +15,21 @@ __all__ = ["PRESETS", "SETTING_NAMES", "MoExSettings", "Preset", "find_preset"]
 
 @dataclass(frozen=True, kw_only=True)
 class MoExSettings:
-    """Settings of a model's MoEx, checked when they are made.
+    """Settings of a model's MoEx, validated on creation.
 
     Args:
         norm: Axes of the moments, see `moment_exchange`; None for the default of each site, see `moex_sites`.
         eps: Added to the variance.
-        positive_only: Moments of only the positive entries.
-        moments: "both", "mean" or "std".
-        detach: "none", "donor" or "both": the moments that count as constants for the gradient.
+        positive_only: Whether to compute the moments over only the positive entries.
+        moments: Which moments to exchange: "both", "mean" or "std".
+        detach: Which moments receive no gradient: "none", "donor" or "both".
         match: "moments", or "distribution" for `match_distribution`.
         alpha: The share of a sample's own moments is drawn from Beta(alpha, alpha); 0 for none.
-        each_site: Whether each site draws a coin and a permutation of its own; else one site is drawn for a batch.
+        each_site: Whether each site draws independently; if False, one site is drawn per batch.
         lam: Weight of a sample's own label in the loss; the donor of the moments gets 1 - lam.
-        prob: Probability that a batch is exchanged, or with `each_site` a batch at one site.
-        off_epoch: Nothing is exchanged from this epoch on, counted from 0; 0 for never.
-        ramp_epochs: The probability rises linearly to `prob` over so many epochs; 0 for none.
+        prob: Probability of an exchange, per batch or, with `each_site`, per batch and site.
+        off_epoch: First epoch, counted from 0, in which nothing is exchanged; 0 for never.
+        ramp_epochs: Number of epochs over which the probability rises linearly to `prob`; 0 for none.
 
     Raises:
         ValueError: A value is out of range.
@@ -64,14 +64,14 @@ class MoExSettings:
         """Return the probability of an exchange in an epoch, counted from 0.
 
         Raises:
-            RuntimeError: It depends on the epoch, and `epoch` is None.
+            RuntimeError: The probability depends on the epoch, and `epoch` is None.
         """
         if not self.off_epoch and not self.ramp_epochs:
             return self.prob
         if epoch is None:
             raise RuntimeError(
                 f"off_epoch={self.off_epoch}, ramp_epochs={self.ramp_epochs}: the epoch is unknown; call "
-                "find_moex(model).set_epoch(epoch), or task.set_epoch(epoch), before each one"
+                "find_moex(model).set_epoch(epoch) or task.set_epoch(epoch) before each epoch"
             )
         if self.off_epoch and epoch >= self.off_epoch:
             return 0.0
@@ -83,11 +83,11 @@ class Preset(MoExSettings):
     """Defaults of an augmentation.
 
     Attributes:
-        name: As `moex_preset` accepts it.
+        name: The value of `moex_preset`.
         title: The method's name.
         summary: The method in a sentence.
         source: The paper, with its arXiv number at the end.
-        layers: The default sites: "default" (the family's one), "stem", "first_stages" (up to three, never the last) or
+        layers: The default sites: "default" (the family's), "stem", "first_stages" (up to three, never the last) or
             "all".
     """
 
@@ -99,14 +99,14 @@ class Preset(MoExSettings):
 
     @property
     def url(self) -> str:
-        """The paper's page."""
+        """URL of the paper."""
         return f"https://arxiv.org/abs/{self.source.rpartition(' ')[2]}"
 
     def settings(self, **overrides: Any) -> MoExSettings:
-        """Return the preset's settings with those of `overrides` that are not None in their place.
+        """Return the preset's settings, replaced by the `overrides` that are not None.
 
         Raises:
-            TypeError: There is no such setting; the message has the nearest name.
+            TypeError: A setting does not exist; the message suggests the nearest name.
             ValueError: A value is out of range.
         """
         for key in overrides:
@@ -192,7 +192,7 @@ def find_preset(name: str) -> Preset:
         name: A key of `PRESETS`.
 
     Raises:
-        ValueError: There is no such preset; the message has the nearest name.
+        ValueError: The preset does not exist; the message suggests the nearest name.
 
     Example:
         >>> find_preset("mixstyle").alpha

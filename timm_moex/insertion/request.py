@@ -1,4 +1,4 @@
-"""What a call asks for: `swap_index`, `swap_layer` and `own_share` become one exchange for each site."""
+"""Turn the call arguments `swap_index`, `swap_layer` and `own_share` into one exchange per site."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ class _Draw:
         return "DRAW"
 
 
-DRAW: Any = _Draw()  # in place of `swap_index`: the model draws
+DRAW: Any = _Draw()  # default of `swap_index`: the model draws
 
 
 class Exchange(NamedTuple):
@@ -39,24 +39,24 @@ def requested_exchanges(
     aliases: Mapping[str, str],
     lam: float,
 ) -> dict[str, Exchange]:
-    """Read the arguments of a model's call.
+    """Return the exchanges that the arguments of a model's call request.
 
     Args:
-        swap_index: Donors (B,), int64; a mapping from site to donors, or to None for a site that stays as it is; or
-            None for a plain call.
-        swap_layer: The site, where there are several and `swap_index` is a tensor.
+        swap_index: Donors (B,), int64; a mapping from site to donors, or to None for a site without an
+            exchange; or None for a plain call.
+        swap_layer: The site, if there are several and `swap_index` is a tensor.
         own_share: Shares of own moments (B,), for every site or by site; None for 0.
         sites: Names of the model's sites.
-        aliases: Other names, and the sites they stand for.
+        aliases: Site by alias.
         lam: Weight of a sample's own label in the loss.
 
     Returns:
-        The exchanges by the name of the site; none for a plain call.
+        Exchange by site name; empty for a plain call.
 
     Raises:
         TypeError: `own_share` is a mapping and `swap_index` is not.
-        ValueError: A site is unknown, missing, named twice or has shares without donors; or the permutations differ
-            although labels are mixed.
+        ValueError: A site is unknown, missing, named twice or has shares but no donors; or the permutations differ
+            even though labels are mixed.
 
     Example:
         >>> import torch
@@ -73,21 +73,21 @@ def requested_exchanges(
         site = _single_site(swap_layer, own_share, sites, aliases)
         return {site: Exchange(swap_index, own_share)}
     if not swap_index:
-        raise ValueError("swap_index={}: names no site; give None for a forward without an exchange")
+        raise ValueError("swap_index={}: expected at least one site; pass None for a forward without an exchange")
     if swap_layer is not None:
-        raise ValueError(f"swap_layer={swap_layer!r}: the keys of swap_index name the sites already")
+        raise ValueError(f"swap_layer={swap_layer!r}: the keys of swap_index already name the sites")
     donors = _by_site("swap_index", swap_index, sites, aliases)
     donors = {site: index for site, index in donors.items() if index is not None}
     if isinstance(own_share, Mapping):
         shares = _by_site("own_share", own_share, sites, aliases)
         if strangers := [site for site in shares if site not in donors]:
-            raise ValueError(f"own_share names {strangers[0]!r}, where swap_index exchanges nothing")
+            raise ValueError(f"own_share names {strangers[0]!r}, but swap_index exchanges nothing there")
     else:
         shares = dict.fromkeys(donors, own_share)
     indices = list(donors.values())
     if lam < 1 and any(index is not indices[0] for index in indices):  # `is`: Dynamo would recompile for every id()
         raise ValueError(
-            f"lam={lam} mixes labels by one permutation; give every site the same swap_index tensor, or insert MoEx "
+            f"lam={lam} mixes labels with one permutation; give every site the same swap_index tensor, or insert MoEx "
             "with lam=1"
         )
     return {site: Exchange(index, shares.get(site)) for site, index in donors.items()}
@@ -95,7 +95,7 @@ def requested_exchanges(
 
 def _single_site(swap_layer: str | None, own_share: Any, sites: Sequence[str], aliases: Mapping[str, str]) -> str:
     if isinstance(own_share, Mapping):
-        raise TypeError("own_share is a mapping and swap_index is not; give both by site")
+        raise TypeError("own_share is a mapping but swap_index is not; pass both as mappings from site")
     if swap_layer is not None:
         return _known_site("swap_layer", swap_layer, sites, aliases)
     if len(sites) > 1:
@@ -113,7 +113,7 @@ def _by_site(
     for key, value in values.items():
         site = _known_site(argument, key, sites, aliases)
         if site in named:
-            raise ValueError(f"{argument} names the site {site!r} twice, the second time as {key!r}")
+            raise ValueError(f"{argument} names the site {site!r} twice, once as {key!r}")
         named[site] = value
     return named
 

@@ -1,4 +1,4 @@
-"""The exchange at one site of a model, and the hook that carries it out."""
+"""Exchange at one site of a model, with the hook that performs it."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ __all__ = ["SiteExchange"]
 
 
 class SiteExchange(MomentExchange):
-    """The exchange at one site: its settings, and the hook that carries it out in the forwards that exchange there.
+    """Exchange at one site, with the hook that performs it in the forwards that exchange there.
 
     Args:
         moex: The model's MoEx.
-        site: Where it is.
-        settings: Those of the MoEx; without a norm, the site's default.
+        site: The site.
+        settings: Settings of the MoEx. If `norm` is None, the site's default norm is used.
     """
 
     def __init__(self, moex: Any, site: Site, settings: MoExSettings) -> None:
@@ -45,16 +45,16 @@ class SiteExchange(MomentExchange):
     def input_hook(self, module: nn.Module, args: tuple) -> tuple | None:
         """Forward-pre-hook of a site that is a module's input."""
         if not args:
-            raise TypeError(f"site {self.site.name!r}: {self.site.module} is not called with a positional argument")
+            raise TypeError(f"site {self.site.name!r}: {self.site.module} was called without a positional argument")
         x = self._exchange(module, args[0])
         return None if x is None else (x, *args[1:])
 
     def _exchange(self, module: nn.Module, value: Any) -> Any:
-        """Exchange the moments of the value, or return None, which leaves it unchanged."""
+        """Return the value with exchanged moments, or None to leave it unchanged."""
         if isinstance(value, torch.fx.Proxy):
             raise TypeError(
-                "torch.fx cannot trace the draw of an exchange; call remove_moex(model) first, or take features with "
-                "features_only=True"
+                "torch.fx cannot trace the draw of an exchange; call remove_moex(model) first, or extract features "
+                "with features_only=True"
             )
         chosen = self.site.tuple_entries if isinstance(value, (tuple, list)) else None
         first = value if chosen is None else value[chosen][0]
@@ -78,7 +78,7 @@ class SiteExchange(MomentExchange):
         return exchanged
 
     def _try(self, x: Any) -> None:
-        """Fail in the first forward that draws if an exchange could not work here, and not when the coin says yes."""
+        """Check the site, so that an invalid one fails in the first forward that draws, not at the first exchange."""
         self.tried = True
         self._check_tensor(x)
         if self.match == "moments":
@@ -100,12 +100,12 @@ class SiteExchange(MomentExchange):
                 f"{where} has shape {tuple(x.shape)}, which is not {site.layout}; choose another layer"
                 + (", or give channel_dim=1 or -1" if site.channels else "")
             )
-        # A layout that timm_moex could only presume must agree with the number of channels, and strictly no other may.
+        # A presumed layout must match the number of channels; if strict, no other axis may match it.
         fitting = [dim for dim in (1, -1) if x.shape[dim] == site.channels]
         if site.channels and (site.channel_dim not in fitting or site.strict and len(fitting) > 1):
             raise ValueError(
-                f"{where} has shape {tuple(x.shape)}; where its {site.channels} channels are is not certain. "
-                f"Give layer={site.module!r} and channel_dim=1 or -1"
+                f"{where} has shape {tuple(x.shape)}, so the axis of its {site.channels} channels is "
+                f"ambiguous; give layer={site.module!r} and channel_dim=1 or -1"
             )
 
     def extra_repr(self) -> str:

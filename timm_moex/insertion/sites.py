@@ -1,7 +1,7 @@
-"""Where an exchange can sit in a given model: its named sites, each with its module, layout and prefix tokens.
+"""Named sites of a model, at which it can exchange: module, layout and prefix tokens of each.
 
-The layout of a site is written down in `families.py` and proved by the sweep over all architectures; it is never
-guessed from a shape.
+The layout of a site is listed in `families.py` and verified by the sweep over all architectures; it is never guessed
+from a shape.
 """
 
 import re
@@ -23,15 +23,16 @@ class Site:
     """One place in a model where features can be exchanged.
 
     Args:
-        name: `stem`, `stage1` … or the dotted path itself.
+        name: `stem`, `stage1`, … or the dotted path of the module.
         module: Dotted path of the module whose input or output is exchanged.
         hook_on: "input" or "output".
-        layout: `NCHW`, `NHWC` or `NLC`; where only the channel axis is known `NC...` or `N...C`.
-        prefix_tokens: Class and register tokens in front of the patch tokens of an NLC site; they are left alone.
-        norm: Default norm there; the effect of `in` survives a LayerNorm over the channels, too.
-        tuple_entries: The entries that are exchanged where the module takes or returns a tuple or list.
-        channels: Number of channels to insist on if the layout is presumed; None if the table defines it.
-        strict: Whether no other axis may have as many entries as there are `channels`.
+        layout: `NCHW`, `NHWC` or `NLC`; `NC...` or `N...C` if only the channel axis is known.
+        prefix_tokens: Class and register tokens in front of the patch tokens of an NLC site; they are not
+            exchanged.
+        norm: Default norm. A LayerNorm over channels undoes `pono` but not `in`.
+        tuple_entries: The entries to exchange if the module takes or returns a tuple or list.
+        channels: Required number of channels if the layout is presumed; None if the table defines the layout.
+        strict: Whether to reject features in which another axis also has size `channels`.
     """
 
     name: str
@@ -52,13 +53,13 @@ class Site:
 
 @dataclass(frozen=True)
 class KnownSites:
-    """What is known of a model's sites.
+    """Sites of a model, and its entry in the table.
 
     Attributes:
-        family: The table's entry; None for a class that it does not have.
-        by_name: The sites by name, in the order the data meets them.
-        ineffective: The last stage, where the logits come from its class token alone, so that an exchange of its patch
-            tokens would change nothing; None elsewhere. It is not among `by_name`.
+        family: The table's entry; None if the class is not in the table.
+        by_name: The sites by name, in the order in which the data passes through them.
+        ineffective: The last stage if the logits depend only on its class token, so that exchanging its patch tokens
+            would have no effect; otherwise None. It is not in `by_name`.
     """
 
     family: Family | None
@@ -72,16 +73,16 @@ class KnownSites:
 
     @property
     def default_layer(self) -> str | None:
-        """Where MoEx goes if the user names no layer; None if nothing is known of the model."""
+        """Default site if the user gives no layer; None if the model has no known sites."""
         return self.family.layer if self.family else next(iter(self.by_name), None)
 
     def resolve_alias(self, layer: str) -> str:
-        """The site that an alias stands for, or `layer` itself."""
+        """Return the site that an alias refers to, or `layer` itself."""
         return self.aliases.get(layer, layer)
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """The table's entry for a model, by its class or the nearest base class, of timm's or ours; None if it has none."""
+    """Return the table's entry for a model's class or its nearest base class in timm or timm_moex, or None."""
     for cls in type(model).__mro__:
         if cls.__name__ in FAMILIES and cls.__module__.partition(".")[0] in ("timm", "timm_moex"):
             return FAMILIES[cls.__name__]
@@ -89,7 +90,7 @@ def family_of(model: nn.Module) -> Family | None:
 
 
 def known_sites(model: nn.Module) -> KnownSites:
-    """Everything that is known of a model's sites, read from the table once.
+    """Return a model's sites and its entry in the table.
 
     Args:
         model: A timm model, with or without MoEx.
@@ -104,11 +105,11 @@ def known_sites(model: nn.Module) -> KnownSites:
 
 
 def moex_sites(model: nn.Module) -> dict[str, Site]:
-    """The named sites of a model, in the order the data meets them.
+    """Return the named sites of a model, in the order in which the data passes through them.
 
     `stem` is the input of the first stage (a ResNet: after the max-pool; a ViT: after the patch embedding), `stage1` …
-    are the outputs of the stages (a ViT: of the blocks). The last stage is left out where the logits come from its
-    class token alone. Any other module can be named by its dotted path in `insert_moex`.
+    are the outputs of the stages (a ViT: of the blocks). The last stage is omitted if the logits depend only on its
+    class token. Any other module can be named by its dotted path in `insert_moex`.
 
     Args:
         model: A timm model, with or without MoEx.
@@ -126,7 +127,7 @@ def moex_sites(model: nn.Module) -> dict[str, Site]:
 
 
 def _feature_modules(model: nn.Module) -> dict[str, int]:
-    """Channels by module path, as timm's `feature_info` has them, without entries that name no module."""
+    """Return channels by module path from timm's `feature_info`, without entries that match no module."""
     info = getattr(model, "feature_info", None) or []
     known = {name for name, _ in model.named_modules() if name}
     entries = getattr(info, "info", info)
@@ -172,9 +173,9 @@ def _site(model: nn.Module, family: Family, number: int, hook: Hook) -> Site:
 
 
 def _sites_from_feature_info(model: nn.Module) -> list[Site]:
-    """Best known sites of a class that is not in the table, e.g. of a later timm; the channels are checked in use."""
+    """Infer the sites of a class that is not in the table, e.g. from a later timm; the channels are checked in use."""
     if isinstance(getattr(model, "feature_info", None), ExtractorInfo):
-        return []  # an extractor lists the layers that it returns, which are not the stages of its architecture
+        return []  # an extractor lists the layers it returns, not the stages of its architecture
     layout = getattr(model, "output_fmt", "NLC" if hasattr(model, "num_prefix_tokens") else "NCHW")
     layout = getattr(layout, "value", layout)
     if layout not in CHANNEL_DIM:

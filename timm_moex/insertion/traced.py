@@ -1,6 +1,6 @@
-"""The draw inside a compiled graph: one opaque operator, so that no coin, probability or epoch makes Dynamo recompile.
+"""Draw inside a compiled graph, as one opaque operator, so that no outcome, probability or epoch causes a recompile.
 
-A site that the coin spares has itself as the donor, so one graph serves every outcome.
+At a site without an exchange each sample is its own donor, so one graph covers every outcome.
 """
 
 import itertools
@@ -14,19 +14,19 @@ from .request import Exchange
 
 __all__ = ["donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "own_in_graph", "times_noted"]
 
-_by_token: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # each value a MoEx
+_by_token: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # the values are MoEx objects
 _tokens = itertools.count()
 _TAGS = [getattr(torch.Tag, n) for n in ("nondeterministic_seeded", "cudagraph_unsafe") if hasattr(torch.Tag, n)]
 
 
-_noted: set[tuple[int, str]] = set()  # the sites that exchanged in any forward that Dynamo has traced, with the token
+_noted: set[tuple[int, str]] = set()  # (token, site) that exchanged in any forward traced by Dynamo
 
 
 @torch._dynamo.assume_constant_result
 def note_exchange(token: int, site: str) -> bool:
-    """Note that a site exchanges in a graph. Run while Dynamo traces, and not by the graph.
+    """Record that a site exchanges in a graph. This runs while Dynamo traces, not when the graph runs.
 
-    A counter in the forward would be a side effect, which Dynamo refuses inside of a checkpointed segment.
+    A counter in the forward would be a side effect, which Dynamo does not allow inside a checkpointed segment.
     """
     _noted.add((token, site))
     return True
@@ -34,12 +34,12 @@ def note_exchange(token: int, site: str) -> bool:
 
 @torch._dynamo.assume_constant_result
 def times_noted(token: int, site: str) -> int:
-    """Return 1 if a site exchanges in a graph, else 0. Dynamo may trace a part again, so nothing is counted."""
+    """Return 1 if a site exchanges in a graph, else 0. It is not a count, because Dynamo may trace a part twice."""
     return int((token, site) in _noted)
 
 
 def new_token(moex: Any) -> int:
-    """Return a number by which a graph finds this MoEx when it runs."""
+    """Return a number that identifies this MoEx to a running graph."""
     token = next(_tokens)
     _by_token[token] = moex
     return token
@@ -65,7 +65,7 @@ def _(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Tensor,
 
 
 def draw_in_graph(moex: Any, x: Tensor, groups: Tensor | None) -> dict[str, Exchange]:
-    """Draw for a training forward that `torch.compile` traces; every site is among the exchanges."""
+    """Draw for a training forward that `torch.compile` traces; every site has an exchange."""
     donors, shares = torch.ops.timm_moex.draw(x.detach(), groups, moex.token, len(moex.sites))
     alpha = moex.settings.alpha
     return {name: Exchange(donors[n], shares[n] if alpha else None) for n, name in enumerate(moex.site_names)}
@@ -83,7 +83,7 @@ def _(output: Tensor, token: int) -> Tensor:
 
 
 def donors_in_graph(moex: Any, output: Tensor) -> Tensor:
-    """Return the donors of the forward that computed `output`, in a graph that holds model and loss."""
+    """Return the donors of the forward that computed `output`, in a graph that contains model and loss."""
     return torch.ops.timm_moex.donors(output.detach(), moex.token)
 
 
@@ -100,6 +100,6 @@ def _(swap_index: Tensor, token: int) -> Tensor:
 
 
 def own_in_graph(moex: Any, exchanges: dict[str, Exchange]) -> dict[str, Exchange]:
-    """Let the loss have the donors that a call to a compiled model gave: one permutation, since labels are mixed."""
+    """Keep the donors passed to a compiled model for the loss; mixing labels requires a single permutation."""
     index = torch.ops.timm_moex.own(next(iter(exchanges.values())).swap_index, moex.token)
     return {name: Exchange(index, exchange.own_share) for name, exchange in exchanges.items()}

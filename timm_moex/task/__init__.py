@@ -1,1 +1,1 @@
-"""What any training loop uses: the loss that mixes the labels, and timm's task with it."""
+"""The loss that mixes labels, for any training loop, and timm's task with this loss."""

@@ -1,4 +1,4 @@
-"""The loss of MoEx: each sample's own label and that of its moments' donor."""
+"""MoEx loss: a mix of each sample's own label and the label of the sample that donated its moments."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,30 +23,31 @@ def mix_loss(
     swap_index: Tensor | None,
     lam: float,
 ) -> Tensor:
-    """Loss of a batch whose moments were exchanged: each sample's own label and that of its moments' donor.
+    """Compute the loss of an exchanged batch from each sample's own label and its donor's label.
 
-    Equals `lam * criterion(output, target) + (1 - lam) * criterion(output, target[swap_index])`, by two calls, since a
-    criterion need not be linear in the target (BCE with a threshold). Source: Li et al., CVPR 2021, section 3.
+    Equals `lam * criterion(output, target) + (1 - lam) * criterion(output, target[swap_index])`. The criterion is
+    called twice because it may not be linear in the target (e.g. BCE with a threshold). Source: Li et al., CVPR 2021,
+    section 3.
 
     Args:
         criterion: Loss of (output, target).
         output: Logits, (B, classes).
         target: Class indices, (B,), or soft targets, (B, classes).
-        swap_index: Donor of each sample, (B,), int64; None for a batch without exchange.
+        swap_index: Donor of each sample, (B,), int64; None if the batch was not exchanged.
         lam: Weight of a sample's own label, in [0, 1].
 
     Returns:
-        The loss, of the shape `criterion` gives.
+        The loss, with the shape that `criterion` returns.
 
     Raises:
-        ValueError: `lam` is no number in [0, 1], or `swap_index` has another length than `target`.
-        TypeError: `swap_index` is no int64 tensor.
+        ValueError: `lam` is not a number in [0, 1], or the lengths of `swap_index` and `target` differ.
+        TypeError: `swap_index` is not an int64 tensor.
 
     Example:
         >>> import torch
         >>> output, target = torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])
         >>> loss = mix_loss(torch.nn.CrossEntropyLoss(), output, target, torch.tensor([1, 0]), lam=0.9)
-        >>> round(loss.item(), 2)  # the donor's label, which the output denies, has a share of 0.1
+        >>> round(loss.item(), 2)  # the donor's label, which the model gets wrong, has a weight of 0.1
         0.9
     """
     check_fraction("lam", lam)
@@ -57,11 +58,11 @@ def mix_loss(
 
 
 class MoExLoss(nn.Module):
-    """A criterion that mixes the labels of what the model has exchanged.
+    """Criterion that mixes the labels of exchanged samples.
 
-    Binding it to a model with `lam` < 1 makes the model draw in its training forwards. Each draw must reach the loss
-    once before the next training forward. Without a draw (in evaluation, without gradients, when the coin says no) it
-    is the criterion.
+    Binding it to a model with `lam` < 1 makes the model draw in its training forwards. The loss must then be called
+    exactly once after each training forward. If nothing was exchanged (in evaluation, without gradients, or by chance),
+    it returns the plain criterion.
 
     Args:
         model: A model that holds MoEx, at any depth: a twin, DDP, or any module with one inside.
@@ -69,7 +70,7 @@ class MoExLoss(nn.Module):
 
     Raises:
         ValueError: `model` holds no MoEx, or several.
-        TypeError: `criterion` cannot be called.
+        TypeError: `criterion` is not callable.
 
     Example:
         >>> import timm, timm_moex
@@ -90,13 +91,13 @@ class MoExLoss(nn.Module):
         if not callable(criterion):
             raise TypeError(f"criterion must be callable, got {type(criterion).__name__}")
         if isinstance(criterion, MoExLoss):
-            raise TypeError("criterion is a MoExLoss already, which mixes the labels; give the criterion inside it")
+            raise TypeError("criterion is already a MoExLoss, which mixes the labels; pass the criterion inside it")
         self.criterion: Any = criterion
         self.moex = moex
         moex.mixes_labels = True
 
     def __getattr__(self, name: str) -> Any:
-        """Return what only the criterion has, such as fastai's `activation` and `decodes`."""
+        """Return attributes of the criterion, such as fastai's `activation` and `decodes`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -107,7 +108,7 @@ class MoExLoss(nn.Module):
 
     @property
     def reduction(self) -> str:
-        """The criterion's; fastai sets it to "none" for the loss of each sample."""
+        """Reduction of the criterion; fastai sets it to "none" to get the loss of each sample."""
         return self.criterion.reduction
 
     @reduction.setter
@@ -116,21 +117,21 @@ class MoExLoss(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.moex.mixes_labels = True  # of the copy: it does not draw unless a copy of the loss came along
+        self.moex.mixes_labels = True  # a copied MoEx draws only if its loss was copied with it
 
     def forward(self, output: Any, target: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """Compute the loss of a forward.
 
         Args:
-            output: Logits, (B, classes), or a mapping with an entry "logits", such as an output of transformers.
-            target: Class indices, (B,), or soft targets, (B, classes); anything indexed by sample that `criterion`
-                accepts.
-            num_items_in_batch: Number of labels in all the batches that are accumulated for one step, as the Hugging
-                Face Trainer gives it to `compute_loss_func`; the mean of this batch then counts by its share.
+            output: Logits, (B, classes), or a mapping with an entry "logits", such as a transformers output.
+            target: Class indices, (B,), or soft targets, (B, classes); anything that is indexed by sample
+                and accepted by `criterion`.
+            num_items_in_batch: Number of labels in all batches accumulated for one step, as the Hugging Face Trainer
+                passes it to `compute_loss_func`. The mean of this batch is then weighted by its share of these labels.
 
         Raises:
-            RuntimeError: It is called twice for one forward.
-            ValueError: `target` has another length than the batch that was exchanged.
+            RuntimeError: The loss is called twice for one forward.
+            ValueError: The length of `target` differs from the batch size.
         """
         logits = output["logits"] if isinstance(output, Mapping) else output
         loss = self._mixed(logits, target)

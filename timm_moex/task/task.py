@@ -1,4 +1,4 @@
-"""timm's training task with Moment Exchange: the model draws, the loss mixes the labels of what was drawn."""
+"""timm's training task with Moment Exchange: the model draws the donors, and the loss mixes their labels."""
 
 import logging
 from typing import Any
@@ -21,9 +21,9 @@ class MoExTask(ClassificationTask):
     """timm's classification task with Moment Exchange.
 
     The model draws in its training forwards, and the criterion is a `MoExLoss`, which mixes the labels. The settings
-    (`prob`, `lam`, the layers, …) are those of the model's MoEx, see `insert_moex`.
+    (`prob`, `lam`, the layers, …) are taken from the model's MoEx, see `insert_moex`.
 
-    A model whose probability changes with the epoch (`off_epoch`, `ramp_epochs`) needs `set_epoch` before each one.
+    If the probability depends on the epoch (`off_epoch`, `ramp_epochs`), call `set_epoch` before each epoch.
 
     Args:
         model: A model that holds MoEx: a twin, or any module with one inside.
@@ -53,11 +53,11 @@ class MoExTask(ClassificationTask):
 
     @property
     def moex(self) -> MoEx:
-        """The MoEx of the model that is trained."""
+        """MoEx of the trained model."""
         return self.criterion.moex
 
     def set_epoch(self, epoch: int) -> None:
-        """State the epoch that the next steps belong to, counted from 0."""
+        """Set the current epoch, counted from 0."""
         self.moex.set_epoch(epoch)
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor | None = None) -> dict[str, Any]:
@@ -66,11 +66,11 @@ class MoExTask(ClassificationTask):
         Args:
             input: Images, (B, C, H, W).
             target: Class indices, (B,), or soft targets, (B, classes).
-            groups: Group of each sample, (B,): donors come from other groups, see `draw_swap_index`.
+            groups: Group of each sample, (B,). Donors then come from other groups, see `draw_swap_index`.
 
         Returns:
-            timm's `loss` and `output`, and `exchanged` (bool), `site` (its name if there is one, else None) and
-            `sites` (the names of all that exchanged).
+            timm's `loss` and `output`, plus `exchanged` (bool), `sites` (names of the sites that exchanged) and `site`
+            (the name if exactly one site exchanged, else None).
         """
         self.moex.last_sites = ()
         if groups is None:
@@ -83,17 +83,17 @@ class MoExTask(ClassificationTask):
 
 
 MoExMultiLabelTask: type[MoExTask] | None = None
-if hasattr(timm.task, "MultiLabelClassificationTask"):  # not before timm 1.0.30
+if hasattr(timm.task, "MultiLabelClassificationTask"):  # added in timm 1.0.30
 
     class _MoExMultiLabelTask(timm.task.MultiLabelClassificationTask, MoExTask):  # type: ignore[misc]
-        """timm's multi-label task with Moment Exchange: it checks the dense targets, then `MoExTask` does the step."""
+        """timm's multi-label task with Moment Exchange: check the dense targets, then run the step of `MoExTask`."""
 
     _MoExMultiLabelTask.__name__ = _MoExMultiLabelTask.__qualname__ = "MoExMultiLabelTask"
     MoExMultiLabelTask = _MoExMultiLabelTask
 
 
 def create_task(model: nn.Module, *args: Any, **kwargs: Any) -> ClassificationTask:
-    """`MoExTask` for a model that exchanges (it holds MoEx and `prob` > 0), else timm's `ClassificationTask`.
+    """Create a `MoExTask` if the model holds MoEx with `prob` > 0, else timm's `ClassificationTask`.
 
     Args:
         model: The model to train.
