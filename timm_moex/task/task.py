@@ -27,8 +27,8 @@ class MoExTask(ClassificationTask):
 
     Args:
         model: A model that holds MoEx: a twin, or any module with one inside.
-        *args: As for `timm.task.ClassificationTask`: criterion, …
-        **kwargs: Likewise.
+        *args: Positional arguments of `timm.task.ClassificationTask`: criterion, …
+        **kwargs: Keyword arguments of `timm.task.ClassificationTask`.
 
     Raises:
         ValueError: `model` holds no MoEx, or several.
@@ -97,8 +97,8 @@ def create_task(model: nn.Module, *args: Any, **kwargs: Any) -> ClassificationTa
 
     Args:
         model: The model to train.
-        *args: As for `timm.task.ClassificationTask`: criterion, …
-        **kwargs: Likewise.
+        *args: Positional arguments of `timm.task.ClassificationTask`: criterion, …
+        **kwargs: Keyword arguments of `timm.task.ClassificationTask`.
 
     Raises:
         ValueError: The model holds several MoEx.
