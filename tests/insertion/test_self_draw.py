@@ -301,6 +301,19 @@ def test_a_compiled_model_that_draws_has_two_graphs_and_draws_as_in_eager_mode(p
     assert counter.frame_count == 2
 
 
+def test_changing_batch_sizes_cost_one_graph_with_a_dynamic_size():
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = twin("resnet10t", moex_prob=0.5).train()
+    loss, compiled = MoExLoss(model, nn.CrossEntropyLoss()), torch.compile(model, backend=counter, fullgraph=True)
+    for step in range(30):
+        batch = (4, 4, 6, 5, 7)[step % 5]
+        loss(compiled(torch.randn(batch, 3, 32, 32)), torch.randint(10, (batch,)))
+    assert counter.frame_count == 2
+
+
 def test_a_compiled_step_of_model_and_loss_mixes_the_labels():
     torch._dynamo.reset()
     model = twin("resnet10t", moex_prob=0.5, moex_lam=0.3).train()

@@ -32,7 +32,17 @@ __all__ = [
     "running",
 ]
 
-_local = threading.local()  # stack: the forwards that this thread is in, outermost first; latest; thread
+
+class _Local(threading.local):
+    """What each thread has, from its first use on: a later first assignment would make Dynamo compile again."""
+
+    def __init__(self) -> None:
+        self.stack: tuple[Forward, ...] = ()  # the forwards that this thread is in, outermost first
+        self.latest: Forward | None = None
+        self.mark = object()  # identifies this thread; unlike the thread id, it is never reused
+
+
+_local = _Local()
 _known: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # forwards whose graph may still be alive
 _lock = threading.Lock()
 
@@ -83,7 +93,7 @@ class Forward:
             self.graph_task = torch._C._current_graph_task_id()
             self.first_node = torch.autograd._get_sequence_nr() if first_node is None else first_node
             self.end_node: int | None = None
-            self.thread = _this_thread()
+            self.thread = _local.mark
             self.consumed = False  # a loss has mixed the labels of its draw
 
     def note_exchange(self, name: str) -> None:
@@ -115,16 +125,9 @@ class Forward:
         return self.first_node <= number and (self.end_node is None or number < self.end_node)
 
 
-def _this_thread() -> object:
-    """Return an object that identifies this thread; unlike the thread id, it is never reused."""
-    if not hasattr(_local, "thread"):
-        _local.thread = object()
-    return _local.thread
-
-
 def _stack() -> tuple[Forward, ...]:
     """Return the forwards that this thread is in, outermost first."""
-    return getattr(_local, "stack", ())
+    return _local.stack
 
 
 def running(moex: Any) -> Forward | None:
