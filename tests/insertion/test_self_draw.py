@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-from timm_moex import MoExLoss, MoExTask, draw_swap_index, exchanging, find_moex, insert_moex
+from timm_moex import MoExLoss, MoExTask, draw_swap_index, exchanging, find_moex, insert_moex, remove_moex
 from timm_moex.insertion.presets import PRESETS
 
 KEEPING = [name for name, preset in PRESETS.items() if preset.lam == 1 and name != "freq_mixstyle"]
@@ -428,3 +428,19 @@ model(torch.randn(2, 3, 32, 32))
 assert timm_moex.find_moex(model).exchanged == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_that_was_compiled_in_place_is_refused():
+    model = timm.create_model("resnet10t", num_classes=10)
+    model.compile(backend="eager")
+    with pytest.raises(TypeError, match=r"model is compiled by model.compile\(\)"):
+        insert_moex(model)
+
+
+def test_remove_takes_the_hooks_of_fused_modules_along():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    insert_moex(model, "1", norm="in", lam=1.0)
+    fused = torch.ao.quantization.fuse_modules(model, [["0", "1"]])
+    for net in (model, fused):
+        remove_moex(net)
+        assert find_moex(net) is None and not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
