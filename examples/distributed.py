@@ -12,8 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 from torchvision import datasets, transforms
 
-from timm_moex import MoExLoss, find_moex
-from timm_moex.training.datasets import sample_dir
+from timm_moex import MoExLoss, find_moex, sample_dir
 
 
 def train(steps: int) -> list[float]:

@@ -8,8 +8,7 @@ from fastai.learner import Learner
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from timm_moex import MoExLoss
-from timm_moex.training.datasets import sample_dir
+from timm_moex import MoExLoss, sample_dir
 
 
 class LossRecord(Callback):

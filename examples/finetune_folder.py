@@ -15,8 +15,7 @@ from timm.data import create_dataset, create_transform, resolve_data_config
 from torch.utils.data import DataLoader
 from torchvision import datasets
 
-from timm_moex import MoExLoss
-from timm_moex.training.datasets import sample_dir
+from timm_moex import MoExLoss, sample_dir
 
 
 def write_sample(folder: Path) -> None:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torchvision import datasets, transforms
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, Trainer, TrainingArguments
 
-from timm_moex import MoExLoss
-from timm_moex.training.datasets import sample_dir
+from timm_moex import MoExLoss, sample_dir
 
 
 def collate(samples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:

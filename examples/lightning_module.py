@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from timm_moex import MoExLoss
-from timm_moex.training.datasets import sample_dir
+from timm_moex import MoExLoss, sample_dir
 
 
 class Classifier(lightning.LightningModule):

@@ -5,8 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from timm_moex import MoExLoss
-from timm_moex.training.datasets import sample_dir
+from timm_moex import MoExLoss, sample_dir
 
 
 def main(steps: int = 20) -> list[float]:

@@ -5,8 +5,7 @@ import torchvision
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from timm_moex import MoExLoss, insert_moex
-from timm_moex.training.datasets import sample_dir
+from timm_moex import MoExLoss, insert_moex, sample_dir
 
 
 def main(steps: int = 20) -> list[float]:

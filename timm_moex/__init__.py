@@ -18,6 +18,7 @@ from .insertion.sites import moex_sites
 from .models.twin import register_twin, register_twins
 from .task.loss import MoExLoss, mix_loss
 from .task.task import MoExTask, create_task
+from .training.datasets import sample_dir
 
 __all__ = [
     "MoExLoss",
@@ -38,6 +39,7 @@ __all__ = [
     "moment_exchange",
     "register_twin",
     "remove_moex",
+    "sample_dir",
     "save_folder",
 ]
 

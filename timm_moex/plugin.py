@@ -15,7 +15,7 @@ from torch import nn
 import timm_moex  # noqa: F401  registers the twins
 
 from .insertion.find import find_moex
-from .insertion.moex import MoEx
+from .insertion.moex import MoExInsertion
 from .task.task import MoExMultiLabelTask, MoExTask
 
 __all__: list[str] = []
@@ -34,10 +34,10 @@ def _choose_task(
     moex = find_moex(trained) if is_timms and isinstance(trained, nn.Module) else None
     if moex is None or moex.prob == 0:
         return object.__new__(cls)
-    if moex.off_epoch or moex.ramp_epochs:
+    if moex.off_epoch or moex.warmup_epochs:
         raise ValueError(
-            f"moex_off_epoch={moex.off_epoch}, moex_ramp_epochs={moex.ramp_epochs}: timm's train.py does not tell its "
-            "task the epoch. Train up to that epoch, then continue with --resume last.pth.tar --model-kwargs "
+            f"moex_off_epoch={moex.off_epoch}, moex_warmup_epochs={moex.warmup_epochs}: timm's train.py does not tell "
+            "its task the epoch. Train up to that epoch, then continue with --resume last.pth.tar --model-kwargs "
             "moex_prob=0; or use timm-moex train"
         )
     if cls not in _EXCHANGING and moex.lam < 1:
@@ -51,7 +51,7 @@ def _choose_task(
     return object.__new__(_EXCHANGING.get(cls, cls))
 
 
-def _log_share(moex: MoEx) -> None:
+def _log_share(moex: MoExInsertion) -> None:
     if moex.forwards:
         _logger.info(f"MoEx exchanged in {moex.exchanged} of the {moex.forwards} batches of the last training epoch.")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import timm_moex  # noqa: F401  registers the twins
 
-from .utils.messages import nearest
+from .utils.messages import did_you_mean
 
 __all__ = ["find_script", "run_script"]
 
@@ -41,7 +41,7 @@ def find_script(word: str) -> Path:
         raise IsADirectoryError(f"{word}: this is a folder; name a script in it")
     if not path.is_file():
         there = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise FileNotFoundError(f"{word}: no such script{nearest(path.name, there)}")
+        raise FileNotFoundError(f"{word}: no such script{did_you_mean(path.name, there)}")
     return path
 
 

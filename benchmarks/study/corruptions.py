@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 
-from timm_moex.utils.messages import nearest
+from timm_moex.utils.messages import did_you_mean
 
 ELASTIC_SMOOTHNESS = 0.1  # standard deviation of the blur that makes white noise a smooth field, of the shorter side
 OCCLUDED = 127  # grey level
@@ -153,7 +153,7 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
         TypeError: Images of another shape or type.
     """
     if kind not in CORRUPTIONS:
-        raise ValueError(f"kind={kind!r}: expected one of {', '.join(CORRUPTIONS)}{nearest(kind, CORRUPTIONS)}")
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(CORRUPTIONS)}{did_you_mean(kind, CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise ValueError(f"severity={severity!r}: expected one of {SEVERITIES}")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):

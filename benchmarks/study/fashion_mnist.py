@@ -28,7 +28,7 @@ from timm_moex.training.evaluate import evaluate
 from timm_moex.training.loaders import create_eval_loader
 from timm_moex.training.recipe import load_recipe
 from timm_moex.utils.devices import pick_device
-from timm_moex.utils.messages import nearest
+from timm_moex.utils.messages import did_you_mean
 
 from .._results import RESULTS, ROOT
 from ._idx import draw, read_split, write_split
@@ -169,7 +169,9 @@ def selected(jobs: list[Job], options: argparse.Namespace) -> list[Job]:
         known = {job.columns[column] for job in jobs for column in columns if column in job.columns}
         for word in words or ():
             if word not in known:
-                raise ValueError(f"--{flag} {word}: expected one of {', '.join(sorted(known))}{nearest(word, known)}")
+                raise ValueError(
+                    f"--{flag} {word}: expected one of {', '.join(sorted(known))}{did_you_mean(word, known)}"
+                )
         if words:
             jobs = [job for job in jobs if {job.columns.get(column) for column in columns} & set(words)]
     return jobs

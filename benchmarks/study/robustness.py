@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from timm_moex.hub import load_model
 from timm_moex.training.evaluate import evaluate
 from timm_moex.utils.devices import pick_device
-from timm_moex.utils.messages import nearest
+from timm_moex.utils.messages import did_you_mean
 
 from .._results import RESULTS, ROOT, append_row, environment, read_rows
 from ._idx import draw, read_split
@@ -125,7 +125,7 @@ def checkpoints(runs: Path, only: Collection[str] = ()) -> list[tuple[dict[str, 
     names = {value for columns, _ in found for value in columns.values()}
     for name in only:
         if name not in names:
-            raise ValueError(f"only={name!r}: no such run in {str(runs)!r}{nearest(name, names)}")
+            raise ValueError(f"only={name!r}: no such run in {str(runs)!r}{did_you_mean(name, names)}")
     return [(columns, hub) for columns, hub in found if not only or set(only) & set(columns.values())]
 
 

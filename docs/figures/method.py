@@ -12,10 +12,10 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 from timm_moex import find_moex, load_twin
+from timm_moex.insertion.pair import exchange_pair
 from timm_moex.pictures.exchange import COLOUR_A, COLOUR_B, show_image, show_map
 from timm_moex.pictures.figure import new_figure, save_figure
 from timm_moex.pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
-from timm_moex.pictures.pair import exchange_pair
 from timm_moex.training.datasets import open_dataset, sample_dir
 
 CHECKPOINT, IMAGES = "resnet20_cifar.fmnist_sample", (0, 17)

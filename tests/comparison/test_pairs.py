@@ -5,8 +5,8 @@ import torch
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.comparison.methods import apply_method, parse_methods
+from timm_moex.training.build import TrainingSetup
 from timm_moex.training.loop import train
-from timm_moex.training.setup import TrainingSetup
 
 
 @pytest.fixture

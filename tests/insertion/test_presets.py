@@ -31,7 +31,7 @@ def test_a_preset_sets_sites_and_settings_and_shows_them(preset, sites, first):
     moex = find_moex(twin("resnet10t", moex_preset=preset))
     assert moex.site_names == sites and moex.preset == preset
     assert {key: getattr(moex.sites[0], key) for key in first} == first
-    assert moex.each_site is (preset != "moex") and moex.lam == (0.9 if preset == "moex" else 1.0)
+    assert moex.per_site is (preset != "moex") and moex.lam == (0.9 if preset == "moex" else 1.0)
     assert (f"preset={preset!r}" in repr(moex)) == (preset != "moex") and f"norm={first['norm']!r}" in repr(moex)
 
 
@@ -107,11 +107,11 @@ def test_wrong_calls_are_refused_and_leave_nothing_behind(call, error, words):
 
 
 def test_labels_are_mixed_by_one_permutation():
-    model, x = mixstyle(moex_lam=0.9, moex_each_site=False).eval(), images("resnet10t")
+    model, x = mixstyle(moex_lam=0.9, moex_per_site=False).eval(), images("resnet10t")
     model(x, swap_index={"stage1": IDX, "stage2": IDX})
     with pytest.raises(ValueError, match="lam=0.9 mixes labels with one permutation"):
         model(x, swap_index={"stage1": IDX, "stage2": IDX.flip(0)})
-    with pytest.raises(ValueError, match="each_site=True with lam=0.9 at 3 sites"):
+    with pytest.raises(ValueError, match="per_site=True with lam=0.9 at 3 sites"):
         mixstyle(moex_lam=0.9)
 
 
@@ -128,9 +128,9 @@ def test_a_site_that_is_not_reached_is_an_error():
         (dict(preset="mixstile"), "preset='mixstile': expected one of .*did you mean 'mixstyle'"),
         (dict(alpha=-1.0), "alpha=-1.0: expected a finite number"),
         (dict(alpha=True), "alpha=True: expected"),
-        (dict(each_site="yes"), "each_site='yes': expected True or False"),
+        (dict(per_site="yes"), "per_site='yes': expected True or False"),
         (dict(off_epoch=-1), "off_epoch=-1: expected a whole number"),
-        (dict(ramp_epochs=1.5), "ramp_epochs=1.5: expected a whole number"),
+        (dict(warmup_epochs=1.5), "warmup_epochs=1.5: expected a whole number"),
         (dict(detach="all"), "detach='all': expected one of"),
         (dict(match="values"), "match='values': expected one of"),
         (dict(match="distribution"), "match='distribution' requires norm='in'"),
@@ -194,3 +194,11 @@ def test_the_first_stages_show_in_the_logits_of_every_class(model_class, preset)
 
 def test_find_preset_names_its_source():
     assert "2104.02008" in find_preset("mixstyle").source and "2010.05785" in find_preset("padain").source
+
+
+def test_the_old_names_of_two_settings_still_work_and_warn():
+    with pytest.warns(DeprecationWarning, match="ramp_epochs is now called warmup_epochs"):
+        moex = find_moex(twin("resnet10t", moex_ramp_epochs=3, moex_lam=1.0))
+    assert moex.warmup_epochs == 3
+    with pytest.warns(DeprecationWarning, match="each_site"), pytest.raises(TypeError, match="give only per_site"):
+        insert_moex(timm.create_model("resnet10t"), each_site=True, per_site=False)

@@ -130,7 +130,7 @@ def test_settings_go_in_by_model_kwargs(workplace):
 
 def test_preset_exchanges_at_its_sites_and_keeps_the_labels(workplace):
     printed, output = train(workplace, "mixstyle", *PLUGIN, "--model-kwargs", "moex_preset=mixstyle", "moex_prob=1.0")
-    assert "MoEx: prob=1.0, lam=1.0, preset='mixstyle', alpha=0.1, each_site=True" in printed
+    assert "MoEx: prob=1.0, lam=1.0, preset='mixstyle', alpha=0.1, per_site=True" in printed
     assert exchanges(printed) == (12, 4)  # at three sites in each step
     with (output / "summary.csv").open() as file:
         (row,) = csv.DictReader(file)

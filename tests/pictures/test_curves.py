@@ -5,7 +5,7 @@ import math
 import pytest
 
 from timm_moex.cli import main
-from timm_moex.pictures.curves import draw_curves, read_curves
+from timm_moex.pictures.curves import plot_curves, read_curves
 
 pytest.importorskip("matplotlib")
 
@@ -31,7 +31,7 @@ def runs(tmp_path):
 def test_curves_are_the_columns_of_the_tables(runs, monkeypatch):
     figures = []
     monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path, **_: figures.append(figure))
-    draw_curves(read_curves(runs), "p.png")
+    plot_curves(read_curves(runs), "p.png")
     panels = {axis.get_title(): [list(line.get_ydata()) for line in axis.lines] for axis in figures[0].axes}
     assert panels == {
         "loss": [[2.0, 1.0], [1.5, 0.5], [3.0, 2.5], [2.5, 2.0]],
@@ -45,7 +45,7 @@ def test_curves_are_the_columns_of_the_tables(runs, monkeypatch):
 def test_a_panel_without_data_is_left_out(runs, monkeypatch):
     figures = []
     monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path, **_: figures.append(figure))
-    draw_curves(read_curves(runs[1:]), "p.png")
+    plot_curves(read_curves(runs[1:]), "p.png")
     assert [axis.get_title() for axis in figures[0].axes] == ["loss", "top-1, %"]
 
 
@@ -85,7 +85,7 @@ def test_methods_have_a_colour_each_and_a_band_over_their_seeds_and_the_loss_on_
         (tmp_path / name / "summary.csv").write_text(text if name.startswith("moex") else "epoch,train_loss\n0,2.0\n")
     figures = []
     monkeypatch.setattr("timm_moex.pictures.curves.save_figure", lambda figure, path, **_: figures.append(figure))
-    draw_curves(read_curves([tmp_path / name for name in ("moex/0", "moex/1", "baseline/0")]), "p.png")
+    plot_curves(read_curves([tmp_path / name for name in ("moex/0", "moex/1", "baseline/0")]), "p.png")
     axis = figures[0].axes[0]
     assert [list(line.get_ydata()) for line in axis.lines] == [[2.0], [0.5], [2.0]]
     first, second, third = (line.get_color() for line in axis.lines)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from timm_moex.cli import main
-from timm_moex.pictures.exchange import draw_exchange
-from timm_moex.pictures.pair import exchange_pair
+from timm_moex.insertion.pair import exchange_pair
+from timm_moex.pictures.exchange import plot_exchange
 
 pytest.importorskip("matplotlib")
 
@@ -43,7 +43,7 @@ def test_bars_are_the_probabilities_of_the_classes_with_most(drawn):
     model = timm.create_model("moex_test_resnet", num_classes=8)
     model.get_classifier().weight.data.mul_(20)
     pair = exchange_pair(model, torch.randn(2, 3, 32, 32))
-    draw_exchange(pair, torch.rand(2, 3, 32, 32), list("abcdefgh"), "p.png")
+    plot_exchange(pair, torch.rand(2, 3, 32, 32), list("abcdefgh"), "p.png")
     before, after = 100 * pair.probabilities_before[0], 100 * pair.probabilities_after[0]
     chosen = torch.maximum(before, after).topk(5).indices
     assert bars_of(drawn[0], "before") == pytest.approx(before[chosen].tolist())
@@ -53,7 +53,7 @@ def test_bars_are_the_probabilities_of_the_classes_with_most(drawn):
 @pytest.mark.parametrize("norm, heading", [("pono", "Structure: .*PONO"), ("in", "Style: .*IN"), ("ln", "^$")])
 def test_heading_marks_the_moments_that_are_exchanged(norm, heading, drawn):
     model = timm.create_model("moex_test_resnet", num_classes=3, moex_norm=norm)
-    draw_exchange(exchange_pair(model, torch.randn(2, 3, 32, 32)), torch.rand(2, 3, 32, 32), list("abc"), "p.png")
+    plot_exchange(exchange_pair(model, torch.randn(2, 3, 32, 32)), torch.rand(2, 3, 32, 32), list("abc"), "p.png")
     headings = [part.get_suptitle() for top in drawn[0].subfigs for part in top.subfigs]
     marked = [words for words in headings if words.endswith(", exchanged here")]
     assert len(marked) == (norm != "ln") and all(re.match(heading, words) for words in marked)

@@ -11,6 +11,7 @@ from bad_input_insertion import Case
 from picture_folders import picture_recipe, write_pictures
 from tinydata import tiny_recipe, write_tiny
 
+from timm_moex.training.build import set_up_training
 from timm_moex.training.datasets import DataError, open_dataset, sample_dir
 from timm_moex.training.evaluate import evaluate
 from timm_moex.training.images import CheckedImages
@@ -19,7 +20,6 @@ from timm_moex.training.inference import open_inference
 from timm_moex.training.keys import parse_range
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import Recipe, RecipeError, load_recipe
-from timm_moex.training.setup import set_up_training
 from timm_moex.training.subsets import imagenet_subset, locate_subset
 
 _SAMPLE = "torch/fashion_mnist"
@@ -224,7 +224,7 @@ CASES: list[Case] = [
     ),
     (
         "set-up with an indivisible norm",
-        _set_up(model_kwargs={"moex_norm": "gn7", "moex_prob": 0.1, "moex_ramp_epochs": 3}),
+        _set_up(model_kwargs={"moex_norm": "gn7", "moex_prob": 0.1, "moex_warmup_epochs": 3}),
         RecipeError,
         ("norm='gn7'", "32 channels do not divide into 7 groups"),
     ),

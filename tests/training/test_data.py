@@ -11,9 +11,9 @@ from tinydata import tiny_recipe, write_tiny
 
 from benchmarks.study import make_sample
 from timm_moex.training.datasets import DataError, label_names, open_dataset, sample_dir
+from timm_moex.training.distributed import Processes
 from timm_moex.training.in_memory import InMemoryLoader
 from timm_moex.training.loaders import create_eval_loader, create_loaders
-from timm_moex.training.processes import Processes
 
 CPU = torch.device("cpu")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

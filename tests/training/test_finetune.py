@@ -6,9 +6,9 @@ from tinydata import tiny_recipe, write_tiny
 
 from timm_moex import find_moex
 from timm_moex.hub.manifest import weights_dir
+from timm_moex.training.build import set_up_training
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import Recipe, RecipeError
-from timm_moex.training.setup import set_up_training
 
 FOLDER = weights_dir() / "resnet20_cifar.fmnist_sample"
 TAKEN_FROM_THE_WEIGHTS = ("in_chans", "input_size", "mean", "std")

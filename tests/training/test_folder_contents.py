@@ -19,10 +19,10 @@ from tinydata import write_tiny
 from timm_moex.cli import main
 from timm_moex.hub import save_folder
 from timm_moex.pictures.predictions import prediction_grid
+from timm_moex.training.build import set_up_training
 from timm_moex.training.datasets import DataError, ignored_files, label_names, open_dataset, unreadable_files
 from timm_moex.training.images import check_image_mode, convert_image
 from timm_moex.training.loop import train
-from timm_moex.training.setup import set_up_training
 
 
 def run(capsys, *words):

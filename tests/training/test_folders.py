@@ -15,10 +15,10 @@ from timm_moex import MoExTask
 from timm_moex.cli import main
 from timm_moex.training import loop
 from timm_moex.training.datasets import DataError, group_names, label_names, open_dataset
+from timm_moex.training.distributed import Processes
 from timm_moex.training.evaluate import combine_metrics, evaluate, flat_metrics
 from timm_moex.training.inference import open_held_out_group, open_inference
 from timm_moex.training.loaders import create_loaders
-from timm_moex.training.processes import Processes
 from timm_moex.training.recipe import RecipeError
 
 CPU = torch.device("cpu")

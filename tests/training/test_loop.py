@@ -11,9 +11,9 @@ from tinydata import tiny_recipe, write_tiny
 
 import timm_moex.training.loop as trainer
 from timm_moex import create_task
+from timm_moex.training.build import set_up_training
 from timm_moex.training.loop import train
 from timm_moex.training.model import create_model
-from timm_moex.training.setup import set_up_training
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import timm.loss
 import torch
 from tinydata import tiny_recipe, write_tiny
 
+from timm_moex.training.build import set_up_training
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import RecipeError
-from timm_moex.training.setup import set_up_training
 
 QUIET = dict(log=lambda line: None, progress=False, in_memory=True)
 

@@ -24,7 +24,6 @@ from torch import nn
 
 from timm_moex import find_moex, insert_moex, moex_sites, remove_moex
 from timm_moex.insertion.forwards import Forward
-from timm_moex.insertion.moex import MoEx
 from timm_moex.insertion.request import Exchange
 from timm_moex.insertion.sites import family_of
 
@@ -98,7 +97,7 @@ def _fire_all(model: nn.Module, x: torch.Tensor, swap_index: torch.Tensor) -> di
         return forward
 
     with patch.object(F, "batch_norm", _unchanged), patch.object(F, "layer_norm", _unchanged):
-        with patch.object(MoEx, "forward_at", exchange_everywhere):
+        with patch("timm_moex.insertion.site_exchange.forward_at", exchange_everywhere):
             model(x, swap_index=None)
     for handle in handles:
         handle.remove()

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("timm-moex: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        from ..training.processes import is_alone
+        from ..training.distributed import is_alone
 
         code = _explain(error)
         if not is_alone():  # the other processes wait for this one, and its own clean-up might wait for them

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from .options import add_command
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _run_list(args: argparse.Namespace) -> None:
         return
     names = timm.list_models(args.filter)
     if not names:
-        hint = nearest(args.filter.strip("*"), timm.list_models())
+        hint = did_you_mean(args.filter.strip("*"), timm.list_models())
         raise ValueError(f"no model matches {args.filter!r}{hint}")
     if not args.details:
         print("\n".join(names))

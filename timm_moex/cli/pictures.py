@@ -45,9 +45,9 @@ def _run_show(args: argparse.Namespace) -> None:
     from ..hub.folder import load_model
     from ..insertion.find import find_moex
     from ..insertion.insert import insert_moex, remove_moex
-    from ..pictures.exchange import draw_exchange
+    from ..insertion.pair import exchange_pair
+    from ..pictures.exchange import plot_exchange
     from ..pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
-    from ..pictures.pair import exchange_pair
     from ..training.inference import timm_name
 
     check_picture(args, "show", [args.image_a, args.image_b, args.model])
@@ -62,7 +62,7 @@ def _run_show(args: argparse.Namespace) -> None:
     images = torch.stack([prepare_image(picture, data_config) for picture in pictures])
     pair = exchange_pair(model, images)
     looks = undo_normalisation(images, data_config)
-    print(draw_exchange(pair, looks, class_names(model), args.output, title=args.model))
+    print(plot_exchange(pair, looks, class_names(model), args.output, title=args.model))
 
 
 def add_curves(commands: Any) -> None:
@@ -79,7 +79,7 @@ def add_curves(commands: Any) -> None:
 
 
 def _run_curves(args: argparse.Namespace) -> None:
-    from ..pictures.curves import draw_curves, read_curves
+    from ..pictures.curves import plot_curves, read_curves
 
     check_picture(args, "curves")
-    print(draw_curves(read_curves(args.runs), args.output))
+    print(plot_curves(read_curves(args.runs), args.output))

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from .options import add_command
 
 __all__ = ["add_recipe"]
@@ -26,6 +26,6 @@ def _run_recipe(args: argparse.Namespace) -> None:
 
     recipes = packaged_recipes()
     if args.name not in recipes:
-        names = ", ".join(recipes) + nearest(args.name, recipes)
+        names = ", ".join(recipes) + did_you_mean(args.name, recipes)
         raise ValueError(f"recipe {args.name!r}: expected one of {names}")
     print(recipes[args.name].read_text(encoding="utf-8"), end="")

@@ -73,8 +73,8 @@ def add_train(commands: Any) -> None:
 
 def _run_train(args: argparse.Namespace) -> None:
     from ..hub.card import is_ours
+    from ..training.distributed import is_first_process
     from ..training.loop import train
-    from ..training.processes import is_first_process
     from ..training.recipe import load_recipe
 
     for option in ("resume", "output"):

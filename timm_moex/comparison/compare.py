@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..pictures.comparison import draw_comparison
-from ..training.fill_in import fill_in
+from ..pictures.comparison import plot_comparison
 from ..training.recipe import Recipe, RecipeError, load_recipe
+from ..training.resolve_defaults import resolve_defaults
 from ..training.run_folder import RunFolder
 from ..utils.messages import say
 from .images import describe_images, hold_out_images
@@ -98,7 +98,7 @@ def compare(
     whole, held_out = hold_out_images(whole)
     if leave_one_out and not whole.settings.get("group_folders"):
         raise RecipeError("leave_one_out needs groups: --set group_folders=true reads the data as GROUP/CLASS/image")
-    whole, notes = fill_in(whole)
+    whole, notes = resolve_defaults(whole)
     for note in [*held_out, *notes]:
         log(note)
     words = [*(default_methods(whole) if methods is None else methods), *add_methods]
@@ -199,4 +199,4 @@ def _draw(plan: Plan, figures: Figures) -> Path:
     for entry in plan.entries():
         if entry.run.result is not None:
             runs[entry.method].append(entry.run.folder)
-    return draw_comparison(plan.folder / "compare.png", errors, intervals, runs)
+    return plot_comparison(plan.folder / "compare.png", errors, intervals, runs)

@@ -26,7 +26,7 @@ def hold_out_images(recipe: Recipe) -> tuple[Recipe, list[str]]:
     if any((Path(data_dir) / name).is_dir() for name in (split, *EVAL_SPLITS)):
         return recipe, []
     note = f"val_fraction: {_VAL_FRACTION}, because {data_dir} has no evaluation folder; the split is always the same"
-    return recipe.fill_in(val_fraction=_VAL_FRACTION), [note]
+    return recipe.with_defaults(val_fraction=_VAL_FRACTION), [note]
 
 
 def describe_images(recipe: Recipe, test: str | None, by_group: bool) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from ..insertion.presets import PRESETS
 from ..models.twin import take_settings
 from ..training.recipe import Recipe, RecipeError
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
 
 __all__ = ["BASELINE", "apply_method", "default_methods", "parse_methods"]
@@ -80,7 +80,7 @@ def _changes_of(recipe: Recipe, name: str) -> list[str]:
     parts, own = name.split("+"), _own_exchange(recipe)
     for part in parts:
         if part not in known[1:]:
-            hint = nearest(part, known)
+            hint = did_you_mean(part, known)
             raise RecipeError(f"method {name!r}: expected {', '.join(known)}, several of them joined by +, or NAME and "
                               f"`: key=value …`{hint}")  # fmt: skip
     exchanges = [part for part in parts if part not in _MIXING]
@@ -125,7 +125,7 @@ def apply_method(recipe: Recipe, changes: Iterable[str]) -> Recipe:
     if not is_twin_name(model) and ":" not in model:
         model = twin_name(model)
     spelled = [f"model_kwargs.{change}" if change.startswith(TWIN_PREFIX) else change for change in changes]
-    changed = recipe.fill_in(model=model, model_kwargs=kwargs).override(spelled)
+    changed = recipe.with_defaults(model=model, model_kwargs=kwargs).override(spelled)
     try:
         take_settings(_model_kwargs(changed.settings))
     except TypeError as error:

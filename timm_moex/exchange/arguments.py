@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 
 __all__ = [
     "DETACH",
@@ -73,7 +73,7 @@ def parse_norm(norm: str) -> tuple[str, int, bool]:
             "to exchange; use 'pono', 'in', 'ln' or a grouped norm"
         )
     spellings = ["pono", "in", "ln", "freq", "gn4", "gn-d4", "gpono4", "gpono-d4"]
-    hint = nearest(str(norm).lower(), spellings, 0.3)
+    hint = did_you_mean(str(norm).lower(), spellings, 0.3)
     raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}{hint}")
 
 
@@ -89,9 +89,9 @@ def check_settings(*, norm: str, eps: float, positive_only: bool, moments: str, 
     if not isinstance(positive_only, bool):
         raise ValueError(f"positive_only={positive_only!r}: expected True or False")
     if moments not in MOMENTS:
-        raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}{nearest(moments, MOMENTS)}")
+        raise ValueError(f"moments={moments!r}: expected one of {', '.join(MOMENTS)}{did_you_mean(moments, MOMENTS)}")
     if detach not in DETACH:
-        raise ValueError(f"detach={detach!r}: expected one of {', '.join(DETACH)}{nearest(detach, DETACH)}")
+        raise ValueError(f"detach={detach!r}: expected one of {', '.join(DETACH)}{did_you_mean(detach, DETACH)}")
 
 
 def check_features(x: Tensor, channel_dim: int) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from .arguments import TRITON_DTYPES, Formula, is_plain
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
@@ -32,7 +32,7 @@ def check_backend(backend: str) -> Callable[..., Tensor]:
         ValueError: `backend` is unknown.
     """
     if backend not in BACKENDS:
-        hint = nearest(str(backend).lower(), BACKENDS, 0.3)
+        hint = did_you_mean(str(backend).lower(), BACKENDS, 0.3)
         raise ValueError(f"backend={backend!r}: expected None or one of {', '.join(BACKENDS)}{hint}")
     return BACKENDS[backend]
 

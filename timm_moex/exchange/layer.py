@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from .arguments import check_settings
 from .distribution import match_distribution
 from .functional import moment_exchange
@@ -50,7 +50,7 @@ class MomentExchange(nn.Module):
         if channel_dim not in (1, -1):
             raise ValueError(f"channel_dim={channel_dim}: expected 1 or -1")
         if match not in MATCH:
-            raise ValueError(f"match={match!r}: expected one of {', '.join(MATCH)}{nearest(match, MATCH)}")
+            raise ValueError(f"match={match!r}: expected one of {', '.join(MATCH)}{did_you_mean(match, MATCH)}")
         if match == "distribution" and (norm, positive_only, moments, detach) != ("in", False, "both", "none"):
             raise ValueError(
                 "match='distribution' requires norm='in', positive_only=False, moments='both' and detach='none', got "

@@ -10,9 +10,9 @@ from timm.data import resolve_data_config
 from timm.models import is_model, model_entrypoint
 
 from ..insertion.presets import Preset, find_preset
-from ..utils.blaming import blaming
 from ..utils.messages import one_line
 from ..utils.names import is_twin_name
+from ..utils.reraise import reraise_as
 from .download import HubError, Unreachable, translate_errors
 from .provenance import Provenance
 
@@ -202,7 +202,7 @@ def parse_card(text: str) -> ModelCard:
     """
     if not text.lstrip().startswith("---"):  # huggingface_hub would only print a warning
         raise ValueError("no front matter (--- … ---) at the top")
-    with blaming("invalid model card front matter", ValueError):
+    with reraise_as(ValueError, "invalid model card front matter"):
         card = ModelCard(text, ignore_metadata_errors=False)
     if not card.data.to_dict():
         raise ValueError("no front matter (--- … ---) at the top")

@@ -15,7 +15,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from ..utils.blaming import blaming
+from ..utils.reraise import reraise_as
 from .folder import save_folder
 
 __all__ = ["ARCHITECTURES", "ConvertError", "convert", "without_common_prefix"]
@@ -125,7 +125,7 @@ def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
     num_classes = 1000 if head is None else len(head)
     overlay = dict.fromkeys(_OF_OTHER_WEIGHTS)
     model = timm.create_model(arch, num_classes=num_classes, pretrained_cfg_overlay=overlay)
-    with blaming(f"{file} does not fit {arch}", ConvertError):
+    with reraise_as(ConvertError, f"{file} does not fit {arch}"):
         state = without_common_prefix(state, model)
     expected = model.state_dict()
     problems = {

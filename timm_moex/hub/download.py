@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from ..utils.files import sha256_of
-from ..utils.messages import nearest, one_line
+from ..utils.messages import did_you_mean, one_line
 from .address import Address, hidden_model, parse_address
 
 __all__ = ["MISLEADING", "WEIGHTS", "HubError", "Unreachable", "download_weights", "endpoint", "translate_errors"]
@@ -201,7 +201,7 @@ def _is_from_config(error: BaseException) -> bool:
 
 def _unknown_architecture(error: BaseException, address: Address) -> str | None:
     if found := re.match(r"Unknown model \((.*)\)", str(error)):
-        near = nearest(found[1], timm.list_models())
+        near = did_you_mean(found[1], timm.list_models())
         return (
             f"{address.place}: architecture {found[1]!r} is not registered with timm {timm.__version__}{near}. "
             "Import the package that adds it first (timm_moex's own: `import timm_moex`), or update timm"
@@ -213,7 +213,7 @@ def _unknown_tag(error: BaseException, address: Address) -> str | None:
     if found := re.match(r"Invalid pretrained tag \((.*)\) for (.*)\.$", str(error)):
         tags = [full.partition(".")[2] for full in timm.list_models(f"{found[2]}.*", pretrained=True)]
         known = f"; it has {', '.join(tags)}" if tags else "; it has no pretrained weights"
-        return f"{found[2]} has no weights with the tag {found[1]!r}{nearest(found[1], tags) or known}"
+        return f"{found[2]} has no weights with the tag {found[1]!r}{did_you_mean(found[1], tags) or known}"
     return None
 
 

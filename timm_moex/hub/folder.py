@@ -25,9 +25,9 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..insertion.insert import insert_moex
-from ..utils.blaming import blaming
 from ..utils.files import lock_of, remove_folder, remove_leftovers, replace_folder, temporary_name
 from ..utils.names import TWIN_PREFIX, stock_name
+from ..utils.reraise import reraise_as
 from .address import parse_address
 from .card import model_card, portable_recipe
 from .download import WEIGHTS, HubError, download_weights, translate_errors
@@ -36,7 +36,7 @@ from .preprocessing import plain_preprocessing, preprocessing_problems
 from .provenance import Provenance
 from .rebuild import check_rebuilt
 
-__all__ = ["FILES", "README", "foreign_entries", "load_model", "load_twin", "save_folder"]
+__all__ = ["FILES", "README", "load_model", "load_twin", "save_folder", "unexpected_files"]
 
 README, RECIPE = "README.md", "recipe.yaml"
 # The only files that a folder may contain
@@ -120,7 +120,7 @@ def save_folder(
 
 
 def _refuse_foreign(folder: Path, place: Path) -> None:
-    if foreign := foreign_entries(place):
+    if foreign := unexpected_files(place):
         raise FileExistsError(
             f"folder={str(folder)!r} is not replaced because it contains {', '.join(foreign)}, which timm_moex did "
             "not write; choose another folder"
@@ -191,7 +191,7 @@ def _write_model(
     return config
 
 
-def foreign_entries(folder: Path) -> list[str]:
+def unexpected_files(folder: Path) -> list[str]:
     """List the entries of `folder` that prevent its replacement: everything that `save_folder` does not write.
 
     If config.json is missing or is not timm's, one entry is listed as well. A missing or empty folder gives an empty
@@ -234,7 +234,7 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
     """
     address = parse_address(source)
     # Only the caller sets the arguments of a registered name; otherwise config.json contributes some
-    explain = blaming(f"{address.timm_name}: cannot be loaded", HubError) if address.source else nullcontext()
+    explain = reraise_as(HubError, f"{address.timm_name}: cannot be loaded") if address.source else nullcontext()
     with explain, translate_errors(address.timm_name):
         if address.source == "hf-hub" and pretrained:
             try:

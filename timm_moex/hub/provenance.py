@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 
 __all__ = ["Provenance"]
 
@@ -59,5 +59,7 @@ class Provenance:
         known = [field.name for field in fields(cls)]
         for key in facts or {}:
             if key not in known:
-                raise ValueError(f"card: unknown key {key!r}; expected one of {', '.join(known)}{nearest(key, known)}")
+                raise ValueError(
+                    f"card: unknown key {key!r}; expected one of {', '.join(known)}{did_you_mean(key, known)}"
+                )
         return cls(**{key: value for key, value in (facts or {}).items() if value})

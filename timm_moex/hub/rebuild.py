@@ -8,8 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..utils.blaming import blaming
 from ..utils.messages import short_repr
+from ..utils.reraise import reraise_as
 
 __all__ = ["check_rebuilt"]
 
@@ -31,14 +31,17 @@ def check_rebuilt(folder: Path, model: nn.Module, input_size: tuple[int, int, in
         ValueError: The folder cannot be loaded or gives different logits; the message names the layer that differs.
     """
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
-    with blaming(f"model does not accept images of input_size {tuple(input_size)}", ValueError), torch.inference_mode():
+    with (
+        reraise_as(ValueError, f"model does not accept images of input_size {tuple(input_size)}"),
+        torch.inference_mode(),
+    ):
         expected = model(images)
     name = f"local-dir:{folder}"
     with torch.random.fork_rng(devices=[]):
         try:
             built = timm.create_model(name, pretrained=True).eval()
         except Exception as error:  # any type: the constructor gets whatever model_args contains
-            with blaming("model_args: the model cannot be rebuilt", ValueError):
+            with reraise_as(ValueError, "model_args: the model cannot be rebuilt"):
                 built = timm.create_model(name, pretrained=False)
             raise ValueError(f"model: {_other_weight(model, built)}; {_REMEDY}") from error
     try:

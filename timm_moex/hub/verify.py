@@ -14,7 +14,7 @@ from timm.models import is_model
 from torch import Tensor
 
 from ..utils.files import sha256_of
-from ..utils.messages import nearest, one_line, short_repr
+from ..utils.messages import did_you_mean, one_line, short_repr
 from ..utils.names import TWIN_PREFIX, is_twin_name
 from .card import parse_card
 from .download import WEIGHTS
@@ -95,7 +95,7 @@ def _read_config(path: Path) -> dict[str, Any] | str:
         return f"config.json: model_args is {short_repr(config['model_args'])}, not a dict"
     name = config["architecture"]
     if not is_model(name):
-        return f"config.json: architecture {name!r} is not registered{nearest(name, timm.list_models())}"
+        return f"config.json: architecture {name!r} is not registered{did_you_mean(name, timm.list_models())}"
     if is_twin_name(name) or any(key.startswith(TWIN_PREFIX) for key in config.get("model_args", {})):
         return "config.json names a twin or MoEx settings; use the stock architecture, so that plain timm can load it"
     if wrong := preprocessing_problems(config["pretrained_cfg"]) + _class_problems(config):

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ..utils.checks import check_model
-from .moex import MoEx
+from .moex import MoExInsertion
 from .site_exchange import SiteExchange
 
 __all__ = ["find_moex", "hooks_of", "holds_moex"]
@@ -20,23 +20,23 @@ def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
     return hooks
 
 
-def _moex_at(module: nn.Module) -> list[MoEx]:
+def _moex_at(module: nn.Module) -> list[MoExInsertion]:
     """Return each MoEx that a module holds or is hooked by; hooks survive when a model is cut into its layers."""
     own = module.__dict__.get("moex")
-    return [own] if isinstance(own, MoEx) else [exchange.moex for _, _, exchange in hooks_of(module)]
+    return [own] if isinstance(own, MoExInsertion) else [exchange.moex for _, _, exchange in hooks_of(module)]
 
 
-def _all_moex(model: nn.Module) -> dict[MoEx, str]:
+def _all_moex(model: nn.Module) -> dict[MoExInsertion, str]:
     """Return every MoEx inside a model, with the first path at which it was found."""
-    found: dict[MoEx, str] = {}
+    found: dict[MoExInsertion, str] = {}
     for path, module in model.named_modules():
         for moex in _moex_at(module):
             found.setdefault(moex, path or "the model itself")
     return found
 
 
-def find_moex(model: nn.Module) -> MoEx | None:
-    """Return the `MoEx` inside a model, or None.
+def find_moex(model: nn.Module) -> MoExInsertion | None:
+    """Return the `MoExInsertion` inside a model, or None.
 
     This looks inside DDP, torch.compile, timm's EMA wrapper and your own modules, and works for a model that was cut
     into its layers. Print the result to see its settings, its sites and how many training forwards exchanged.

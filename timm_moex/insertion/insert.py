@@ -12,7 +12,7 @@ from ..utils.checks import check_model
 from .find import find_moex, holds_moex, hooks_of
 from .locate import called_module, find_site, twin_hint
 from .model_forward import ModelForward
-from .moex import MoEx
+from .moex import MoExInsertion
 from .presets import Preset, find_preset
 from .sites import KnownSites, Site, known_sites
 
@@ -63,8 +63,8 @@ def insert_moex(
             sets the default of every setting.
         channel_dim: 1 or -1. Needed only for the path of a module with an unknown layout. The layout of 2d
             convolutions, batch norms, pools, and blocks of these is known. If given, this value is used.
-        **settings: Fields of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, each_site, lam,
-            prob, off_epoch, ramp_epochs.
+        **settings: Fields of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, per_site, lam,
+            prob, off_epoch, warmup_epochs.
 
     Returns:
         `model`.
@@ -94,7 +94,7 @@ def plan_moex(
     preset: str = "moex",
     channel_dim: int | None = None,
     **overrides: Any,
-) -> MoEx:
+) -> MoExInsertion:
     """Build the MoEx that `insert_moex` would insert with these arguments, without changing the model."""
     chosen = find_preset(preset)
     settings = chosen.settings(**overrides)
@@ -108,12 +108,12 @@ def plan_moex(
         raise ValueError(f"layer={layer!r}: expected one or more different layers")
     if settings.norm == "freq":
         _check_frequencies(model, sites, known)
-    if settings.each_site and settings.lam < 1 and len(sites) > 1:
+    if settings.per_site and settings.lam < 1 and len(sites) > 1:
         raise ValueError(
-            f"each_site=True with lam={settings.lam} at {len(sites)} sites: labels are mixed with one permutation, "
-            "but each site would draw its own; give lam=1 or each_site=False"
+            f"per_site=True with lam={settings.lam} at {len(sites)} sites: labels are mixed with one permutation, "
+            "but each site would draw its own; give lam=1 or per_site=False"
         )
-    return MoEx(sites, known.aliases, settings, preset)
+    return MoExInsertion(sites, known.aliases, settings, preset)
 
 
 def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSites) -> None:
@@ -140,7 +140,7 @@ def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str 
     return stages[: max(1, min(3, len(stages) - 1))]
 
 
-def hook_moex(model: nn.Module, moex: MoEx, modules: Sequence[nn.Module]) -> None:
+def hook_moex(model: nn.Module, moex: MoExInsertion, modules: Sequence[nn.Module]) -> None:
     """Register one exchange on each module and replace the model's `forward`.
 
     Args:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from timm.models import FeatureInfo
 from torch import nn
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from .sites import KnownSites, Site, known_sites
 
 __all__ = ["called_module", "find_site", "twin_hint"]
@@ -36,7 +36,7 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
     if layer not in modules:
         raise ValueError(
             f"layer={layer!r} is not a site of {type(model).__name__}: expected {_sites_or(known)} of "
-            f"a module{nearest(layer, [*known.by_name, *modules])}{twin_hint(model)}"
+            f"a module{did_you_mean(layer, [*known.by_name, *modules])}{twin_hint(model)}"
         )
     if inner := _site_of_inner_model(model, layer, channel_dim):
         return inner

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .direct import UNKNOWN_ORIGIN
 from .draw import take_generator
 from .forwards import Forward, close, drawn_from, is_recomputation, open_, recomputed, running
-from .moex import UNKNOWN_ORIGIN, MoEx
+from .moex import MoExInsertion
 from .request import DRAW, Exchange
 from .traced import draw_in_graph, own_in_graph
 
@@ -27,7 +28,7 @@ class ModelForward:
         hooked: Dotted path and module of each site in the model.
     """
 
-    def __init__(self, model: nn.Module, moex: MoEx, hooked: list[tuple[str, nn.Module]]) -> None:
+    def __init__(self, model: nn.Module, moex: MoExInsertion, hooked: list[tuple[str, nn.Module]]) -> None:
         self.model = model
         self.moex = moex
         self.hooked = hooked

@@ -1,11 +1,10 @@
-"""`MoEx`, the object that `insert_moex` adds to a model: the exchange at each site, and the draw for each forward.
+"""`MoExInsertion`, which `insert_moex` adds to a model: the exchange at each site, and the draw for each forward.
 
 A model that holds MoEx exchanges during training. Its `forward` and hooks are bound to objects that are copied with the
 model, so a deep copy, such as an EMA model, has its own. `forwards.py` stores what each forward exchanges.
 """
 
 import sys
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,20 +13,20 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .draw import draw_own_share, draw_swap_index, take_generator
-from .forwards import Forward, forwards_behind, recomputed, remember, running
+from .forwards import Forward, forwards_behind
 from .presets import SETTING_NAMES, MoExSettings
 from .request import Exchange, requested_exchanges
 from .site_exchange import SiteExchange
 from .sites import Site
-from .traced import draw_in_graph, new_token
+from .traced import new_token
 
-__all__ = ["UNKNOWN_ORIGIN", "MoEx"]
+__all__ = ["MoExInsertion"]
 
 
-class MoEx:
+class MoExInsertion:
     """Settings, sites and draws of a model. `insert_moex` stores it as `model.moex`; it is not an `nn.Module`.
 
     Attributes:
@@ -74,7 +73,7 @@ class MoEx:
 
     @property
     def prob(self) -> float:
-        """Probability of an exchange, per batch or, with `each_site`, per batch and site."""
+        """Probability of an exchange, per batch or, with `per_site`, per batch and site."""
         return self.settings.prob
 
     @prob.setter
@@ -125,7 +124,7 @@ class MoEx:
         groups: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Exchange]:
-        """Draw the exchanges of a batch: with `each_site`, independently per site, else at one random site.
+        """Draw the exchanges of a batch: with `per_site`, independently per site, else at one random site.
 
         Args:
             batch_size: Number of samples B.
@@ -140,7 +139,7 @@ class MoEx:
         generator = take_generator() if generator is None else generator
         prob = settings.prob_at(self.epoch)
         donors: dict[str, Tensor | None] = {}
-        if settings.each_site:
+        if settings.per_site:
             donors = {name: draw_swap_index(batch_size, prob, generator, groups=groups) for name in names}
         elif (index := draw_swap_index(batch_size, prob, generator, groups=groups)) is not None:
             chosen = int(torch.randint(len(names), (), generator=generator, device="cpu")) if len(names) > 1 else 0
@@ -232,61 +231,6 @@ class MoEx:
         donors, self.pending, self.consumed = self.pending[0], None, True
         return donors
 
-    # Layers that are called one by one
-
-    def forward_at(self, name: str, module: nn.Module, x: Any) -> Forward | None:
-        """Return the forward that reaches a site, and count its exchange there; None for a plain forward."""
-        forward = running(self)
-        if forward is not None and not forward.draws:
-            if name in forward.exchanges:
-                forward.note_exchange(name)
-            return forward
-        groups = None if forward is None else forward.groups
-        if torch.compiler.is_compiling():
-            return self._traced_direct(name, module, x, groups)
-        if torch._C._current_graph_task_id() != -1:
-            return self._recomputed_direct(name, module)
-        return self._direct_pass(name, module, x, groups)
-
-    def _traced_direct(self, name: str, module: nn.Module, x: Any, groups: Tensor | None) -> Forward | None:
-        if not self.draws(module.training):
-            return None
-        if len(self.sites) > 1 and not self.settings.each_site:
-            raise RuntimeError("layers compiled separately cannot draw one of several sites; compile the whole model")
-        return Forward(self, {name: draw_in_graph(self, x, groups)[name]})
-
-    def _direct_pass(self, name: str, module: nn.Module, x: Any, groups: Tensor | None) -> Forward:
-        """Return the current pass through the layers; meeting the same site again starts a new pass."""
-        key, node = threading.get_ident(), torch.autograd._get_sequence_nr()
-        forward = self.direct_passes.get(key)
-        if forward is None or name in forward.met:
-            if forward is not None:
-                forward.end_node = node
-            draws = self.draws(module.training)
-            if not draws:
-                self.warn_if_unused(module.training, "its layers are called directly (forward_features, …)")
-            generator = take_generator() if draws else None
-            exchanges = self.draw_forward(x, groups, generator) if draws else {}
-            first_node = 0 if forward is None else forward.last_node
-            seed = None if generator is None else generator.initial_seed()
-            forward = Forward(self, exchanges, seed=seed, first_node=first_node, is_direct=True)
-            forward.first_site = name
-            self.direct_passes[key] = forward
-        forward.met.add(name)
-        forward.last_node = node
-        remember(forward)
-        return forward
-
-    def _recomputed_direct(self, name: str, module: nn.Module) -> Forward | None:
-        forward = recomputed(self)
-        if forward is None or forward.draws or (forward.is_direct and forward.without_grad):
-            if self.ever_exchanged or self.draws(module.training):
-                raise RuntimeError(UNKNOWN_ORIGIN)
-            return None
-        if forward.is_direct and forward.seed is not None and forward.first_site == name:
-            take_generator()  # as in the first computation, so that later draws get the same numbers
-        return forward
-
     def warn_if_unused(self, training: bool, reason: str) -> None:
         """Warn once if a model with lam < 1 is trained without a loss that mixes its labels."""
         if self.ever_asked or not training or not self.settings.prob or not torch.is_grad_enabled():
@@ -306,24 +250,18 @@ class MoEx:
         shown = f"prob={self.prob}, lam={self.settings.lam}"
         if self.preset != "moex":
             shown += f", preset={self.preset!r}"
-        names = ("alpha", "each_site", "off_epoch", "ramp_epochs")
+        names = ("alpha", "per_site", "off_epoch", "warmup_epochs")
         return shown + "".join(f", {name}={value}" for name in names if (value := getattr(self.settings, name)))
 
     def __repr__(self) -> str:
         sites = "".join(f"\n  {exchange.extra_repr()}" for exchange in self.sites)
         share = f"{self.exchanged} of {self.forwards} training forwards exchanged since the last train()"
-        return f"MoEx({self.extra_repr()}{sites}\n  {share}\n)"
+        return f"MoExInsertion({self.extra_repr()}{sites}\n  {share}\n)"
 
 
 _TWICE = (
     "MoExLoss was called twice for one forward; call it once, and mix other loss terms with "
     "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
-)
-UNKNOWN_ORIGIN = (
-    "gradient checkpointing recomputes a segment, but the forward that first computed it is unknown, so the exchange "
-    "cannot be repeated; use use_reentrant=False (use_reentrant=True first runs the segment without gradients, so "
-    "nothing is drawn), preserve_rng_state=True and torch.compile(fullgraph=True), or call the "
-    "model within timm_moex.exchanging(model, swap_index)"
 )
 
 

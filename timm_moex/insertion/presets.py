@@ -4,13 +4,14 @@ A preset is a set of defaults for `insert_moex` and for the `moex_` keywords of 
 """
 
 import math
+import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ..utils.checks import check_fraction
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 
-__all__ = ["PRESETS", "SETTING_NAMES", "MoExSettings", "Preset", "find_preset"]
+__all__ = ["PRESETS", "RENAMED", "SETTING_NAMES", "MoExSettings", "Preset", "find_preset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,11 @@ class MoExSettings:
         detach: Which moments receive no gradient: "none", "donor" or "both".
         match: "moments", or "distribution" for `match_distribution`.
         alpha: The share of a sample's own moments is drawn from Beta(alpha, alpha); 0 for none.
-        each_site: Whether each site draws independently; if False, one site is drawn per batch.
+        per_site: Whether each site draws independently; if False, one site is drawn per batch.
         lam: Weight of a sample's own label in the loss; the donor of the moments gets 1 - lam.
-        prob: Probability of an exchange, per batch or, with `each_site`, per batch and site.
+        prob: Probability of an exchange, per batch or, with `per_site`, per batch and site.
         off_epoch: First epoch, counted from 0, in which nothing is exchanged; 0 for never.
-        ramp_epochs: Number of epochs over which the probability rises linearly to `prob`; 0 for none.
+        warmup_epochs: Number of epochs over which the probability rises linearly to `prob`; 0 for none.
 
     Raises:
         ValueError: A value is out of range.
@@ -42,20 +43,20 @@ class MoExSettings:
     detach: str = "none"
     match: str = "moments"
     alpha: float = 0.0
-    each_site: bool = False
+    per_site: bool = False
     lam: float = 1.0
     prob: float = 1.0
     off_epoch: int = 0
-    ramp_epochs: int = 0
+    warmup_epochs: int = 0
 
     def __post_init__(self) -> None:
         check_fraction("lam", self.lam)
         check_fraction("prob", self.prob)
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha < math.inf:
             raise ValueError(f"alpha={self.alpha!r}: expected a finite number >= 0")
-        if not isinstance(self.each_site, bool):
-            raise ValueError(f"each_site={self.each_site!r}: expected True or False")
-        for name in ("off_epoch", "ramp_epochs"):
+        if not isinstance(self.per_site, bool):
+            raise ValueError(f"per_site={self.per_site!r}: expected True or False")
+        for name in ("off_epoch", "warmup_epochs"):
             epochs = getattr(self, name)
             if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
                 raise ValueError(f"{name}={epochs!r}: expected a whole number >= 0")
@@ -66,16 +67,16 @@ class MoExSettings:
         Raises:
             RuntimeError: The probability depends on the epoch, and `epoch` is None.
         """
-        if not self.off_epoch and not self.ramp_epochs:
+        if not self.off_epoch and not self.warmup_epochs:
             return self.prob
         if epoch is None:
             raise RuntimeError(
-                f"off_epoch={self.off_epoch}, ramp_epochs={self.ramp_epochs}: the epoch is unknown; call "
+                f"off_epoch={self.off_epoch}, warmup_epochs={self.warmup_epochs}: the epoch is unknown; call "
                 "find_moex(model).set_epoch(epoch) or task.set_epoch(epoch) before each epoch"
             )
         if self.off_epoch and epoch >= self.off_epoch:
             return 0.0
-        return self.prob * min(1.0, (epoch + 1) / self.ramp_epochs) if self.ramp_epochs else self.prob
+        return self.prob * min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else self.prob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +110,22 @@ class Preset(MoExSettings):
             TypeError: A setting does not exist; the message suggests the nearest name.
             ValueError: A value is out of range.
         """
+        overrides = dict(overrides)
+        for old in overrides.keys() & RENAMED:
+            warnings.warn(
+                f"{old} is now called {RENAMED[old]}; 0.3 drops the old name", DeprecationWarning, stacklevel=3
+            )
+            if overrides.setdefault(RENAMED[old], overrides[old]) != overrides.pop(old):
+                raise TypeError(f"{old} is the old name of {RENAMED[old]}; give only {RENAMED[old]}")
         for key in overrides:
             if key not in SETTING_NAMES:
-                hint = nearest(key, SETTING_NAMES, 0.4)
+                hint = did_you_mean(key, SETTING_NAMES, 0.4)
                 raise TypeError(f"unknown setting {key!r}: MoEx has {', '.join(SETTING_NAMES)}{hint}")
         own = {name: getattr(self, name) for name in SETTING_NAMES}
         return MoExSettings(**own | {key: value for key, value in overrides.items() if value is not None})
 
 
+RENAMED = {"each_site": "per_site", "ramp_epochs": "warmup_epochs"}  # old names, accepted in 0.2
 SETTING_NAMES = tuple(field.name for field in fields(MoExSettings))
 
 PRESETS = {
@@ -137,7 +146,7 @@ PRESETS = {
             layers="all",
             norm="in",
             detach="donor",
-            each_site=True,
+            per_site=True,
             prob=0.01,
         ),
         Preset(
@@ -151,7 +160,7 @@ PRESETS = {
             eps=1e-6,
             detach="both",
             alpha=0.1,
-            each_site=True,
+            per_site=True,
             prob=0.5,
         ),
         Preset(
@@ -165,7 +174,7 @@ PRESETS = {
             eps=1e-6,
             detach="both",
             alpha=0.3,
-            each_site=True,
+            per_site=True,
             prob=0.4,
         ),
         Preset(
@@ -178,7 +187,7 @@ PRESETS = {
             norm="in",
             match="distribution",
             alpha=0.1,
-            each_site=True,
+            per_site=True,
             prob=0.5,
         ),
     )
@@ -199,5 +208,5 @@ def find_preset(name: str) -> Preset:
         0.1
     """
     if name not in PRESETS:
-        raise ValueError(f"preset={name!r}: expected one of {', '.join(PRESETS)}{nearest(name, PRESETS)}")
+        raise ValueError(f"preset={name!r}: expected one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     return PRESETS[name]

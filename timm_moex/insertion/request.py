@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 
 __all__ = ["DRAW", "Exchange", "requested_exchanges"]
 
@@ -122,6 +122,6 @@ def _known_site(argument: str, name: str, sites: Sequence[str], aliases: Mapping
     site = aliases.get(name, name)
     if site not in sites:
         raise ValueError(
-            f"{argument}={name!r} is not among this model's MoEx layers: {', '.join(sites)}{nearest(name, sites)}"
+            f"{argument}={name!r} is not among this model's MoEx layers: {', '.join(sites)}{did_you_mean(name, sites)}"
         )
     return site

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..exchange.functional import moment_view
 from ..exchange.layer import MomentExchange
+from .direct import forward_at
 from .forwards import keep_with
 from .presets import MoExSettings
 from .request import Exchange
@@ -58,7 +59,7 @@ class SiteExchange(MomentExchange):
             )
         chosen = self.site.tuple_entries if isinstance(value, (tuple, list)) else None
         first = value if chosen is None else value[chosen][0]
-        forward = self.moex.forward_at(self.site.name, module, first)
+        forward = forward_at(self.moex, self.site.name, module, first)
         if forward is None:
             return None
         asked = forward.exchanges.get(self.site.name)

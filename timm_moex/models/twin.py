@@ -25,8 +25,8 @@ from timm.models import (
 from torch import nn
 
 from ..insertion.insert import insert_into_features, insert_moex
-from ..insertion.presets import SETTING_NAMES
-from ..utils.messages import nearest
+from ..insertion.presets import RENAMED, SETTING_NAMES
+from ..utils.messages import did_you_mean
 from ..utils.names import TWIN_PREFIX, is_twin_name, twin_name
 from .registry import add_released_tags, resolve_verified_cfg
 
@@ -48,12 +48,13 @@ def take_settings(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         >>> take_settings({"moex_prob": 0.5, "num_classes": 10})
         ({'prob': 0.5}, {'num_classes': 10})
     """
+    known = SETTINGS | {f"{TWIN_PREFIX}{old}": old for old in RENAMED}
     for key in kwargs:
-        if key.startswith(TWIN_PREFIX) and key not in SETTINGS:
-            hint = nearest(key, SETTINGS, 0.4)
+        if key.startswith(TWIN_PREFIX) and key not in known:
+            hint = did_you_mean(key, SETTINGS, 0.4)
             raise TypeError(f"unknown keyword {key!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
-    settings = {SETTINGS[key]: value for key, value in kwargs.items() if key in SETTINGS}
-    return settings, {key: value for key, value in kwargs.items() if key not in SETTINGS}
+    settings = {known[key]: value for key, value in kwargs.items() if key in known}
+    return settings, {key: value for key, value in kwargs.items() if key not in known}
 
 
 def _resolve_cfg(name: str, pretrained_cfg: str | dict | PretrainedCfg | None) -> dict | PretrainedCfg | None:
@@ -148,7 +149,7 @@ def register_twin(arch: str) -> str:
     if is_twin_name(arch):
         raise ValueError(f"arch={arch!r} is already a twin")
     if not is_model(arch) or "." in arch:
-        raise ValueError(f"arch={arch!r} is not a registered timm architecture{nearest(arch, list_models())}")
+        raise ValueError(f"arch={arch!r} is not a registered timm architecture{did_you_mean(arch, list_models())}")
     _register(arch)
     return twin_name(arch)
 

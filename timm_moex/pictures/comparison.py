@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .curves import PANELS, add_legend, colours, draw_panel, read_curves
+from .curves import PANELS, add_legend, colours, plot_panel, read_curves
 from .figure import new_figure, save_figure
 
-__all__ = ["draw_comparison"]
+__all__ = ["plot_comparison"]
 
 
-def draw_comparison(
+def plot_comparison(
     path: str | Path,
     differences: Mapping[str, Sequence[float]],
     intervals: Mapping[str, tuple[float, float]],
@@ -37,7 +37,7 @@ def draw_comparison(
     axes = figure.subplots(1, 3)
     _draw_differences(axes[0], differences, intervals, colour_of)
     for axis, panel in zip(axes[1:], PANELS):
-        draw_panel(axis, panel, {method: groups.get(method, []) for method in runs})
+        plot_panel(axis, panel, {method: groups.get(method, []) for method in runs})
     add_legend(figure, list(runs))
     return save_figure(figure, path)
 

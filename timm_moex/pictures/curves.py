@@ -9,7 +9,7 @@ from typing import Any
 
 from .figure import new_figure, save_figure
 
-__all__ = ["PANELS", "Curves", "add_legend", "colours", "draw_curves", "draw_panel", "group_by_seed", "read_curves"]
+__all__ = ["PANELS", "Curves", "add_legend", "colours", "plot_curves", "plot_panel", "group_by_seed", "read_curves"]
 
 PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (  # title, columns, factor
     ("loss", ("train_loss", "eval_loss"), 1),
@@ -97,7 +97,7 @@ def group_by_seed(runs: Sequence[Curves]) -> dict[str, list[Curves]]:
     return groups
 
 
-def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
+def plot_curves(runs: Sequence[Curves], path: str | Path) -> Path:
     """Draw runs: training and evaluation loss, top-1, and, if a run has it, the share of exchanged batches.
 
     Runs in folders METHOD/SEED are drawn in one colour per method: a line for the mean and a band over the seeds. If a
@@ -117,7 +117,7 @@ def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "curves.png"
-        >>> draw_curves([Curves("a", {"epoch": [0, 1], "train_loss": [2.0, 1.0]})], path).name
+        >>> plot_curves([Curves("a", {"epoch": [0, 1], "train_loss": [2.0, 1.0]})], path).name
         'curves.png'
     """
     for run in runs:
@@ -127,12 +127,12 @@ def draw_curves(runs: Sequence[Curves], path: str | Path) -> Path:
     groups = group_by_seed(runs)
     figure = new_figure(5 * len(panels), 4.2)
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        draw_panel(axis, panel, groups)
+        plot_panel(axis, panel, groups)
     add_legend(figure, list(groups))
     return save_figure(figure, path, made_by="timm-moex curves")
 
 
-def draw_panel(axis: Any, panel: tuple[str, Sequence[str], float], groups: Mapping[str, Sequence[Curves]]) -> None:
+def plot_panel(axis: Any, panel: tuple[str, Sequence[str], float], groups: Mapping[str, Sequence[Curves]]) -> None:
     """Draw a line and a band for each group of runs.
 
     Args:

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..insertion.pair import ExchangedPair
 from .figure import new_figure, save_figure
-from .pair import ExchangedPair
 
-__all__ = ["COLOUR_A", "COLOUR_B", "draw_exchange", "show_image", "show_map"]
+__all__ = ["COLOUR_A", "COLOUR_B", "plot_exchange", "show_image", "show_map"]
 
 COLOUR_A, COLOUR_B = "#00798c", "#d1495b"
 _BEFORE, _AFTER = "#9aa5ab", "#edae49"
 _NAMES = {"pono": "PONO", "in": "IN", "ln": "LN"}
 
 
-def draw_exchange(
+def plot_exchange(
     pair: ExchangedPair, images: Tensor, names: Sequence[str], path: str | Path, *, title: str = "", channels: int = 6
 ) -> Path:
     """Draw an exchange as one figure.
@@ -39,10 +39,10 @@ def draw_exchange(
 
     Example:
         >>> import tempfile, timm
-        >>> from timm_moex.pictures.pair import exchange_pair
+        >>> from timm_moex.insertion.pair import exchange_pair
         >>> pair = exchange_pair(timm.create_model("moex_resnet18"), torch.randn(2, 3, 64, 64))
         >>> path = Path(tempfile.mkdtemp()) / "exchange.png"
-        >>> draw_exchange(pair, torch.rand(2, 3, 64, 64), [str(i) for i in range(1000)], path).name
+        >>> plot_exchange(pair, torch.rand(2, 3, 64, 64), [str(i) for i in range(1000)], path).name
         'exchange.png'
     """
     figure = new_figure(14, 9.6)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..exchange.arguments import check_swap_index
 from ..insertion.find import find_moex
 from ..insertion.forwards import has_graph
-from ..insertion.moex import MoEx
+from ..insertion.moex import MoExInsertion
 from ..insertion.traced import donors_in_graph
 from ..utils.checks import check_fraction
 
@@ -80,7 +80,7 @@ class MoExLoss(nn.Module):
         >>> loss.backward()
     """
 
-    moex: MoEx
+    moex: MoExInsertion
     criterion: Any
 
     def __init__(self, model: nn.Module, criterion: Callable[..., Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..insertion.exchanging import exchanging
 from ..insertion.find import find_moex
-from ..insertion.moex import MoEx
+from ..insertion.moex import MoExInsertion
 from .loss import MoExLoss
 
 __all__ = ["MoExMultiLabelTask", "MoExTask", "create_task"]
@@ -23,7 +23,7 @@ class MoExTask(ClassificationTask):
     The model draws in its training forwards, and the criterion is a `MoExLoss`, which mixes the labels. The settings
     (`prob`, `lam`, the layers, …) are taken from the model's MoEx, see `insert_moex`.
 
-    If the probability depends on the epoch (`off_epoch`, `ramp_epochs`), call `set_epoch` before each epoch.
+    If the probability depends on the epoch (`off_epoch`, `warmup_epochs`), call `set_epoch` before each epoch.
 
     Args:
         model: A model that holds MoEx: a twin, or any module with one inside.
@@ -52,7 +52,7 @@ class MoExTask(ClassificationTask):
             _logger.info(f"MoEx: {self.moex.extra_repr()}, {sites}")
 
     @property
-    def moex(self) -> MoEx:
+    def moex(self) -> MoExInsertion:
         """MoEx of the trained model."""
         return self.criterion.moex
 

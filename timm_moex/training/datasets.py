@@ -8,8 +8,8 @@ import torch
 from timm.data import ImageDataset, create_dataset
 from timm.data.readers.class_map import load_class_map
 
-from ..utils.blaming import blaming
 from ..utils.messages import short_repr
+from ..utils.reraise import reraise_as
 from .folders import FolderReader, check_classes
 from .images import CheckedImages, DataError
 from .splits import EVAL_SPLITS, TRAIN_SPLITS, find_split, is_flat
@@ -90,7 +90,7 @@ def open_dataset(
     others = "".join(
         f", {key}={short_repr(value)}" for key, value in kwargs.items() if isinstance(value, str) and value
     )
-    with blaming(f"dataset={name!r}, data_dir={str(root)!r}, split={split!r}{others}", DataError):
+    with reraise_as(DataError, f"dataset={name!r}, data_dir={str(root)!r}, split={split!r}{others}"):
         if is_folder:
             dataset = _open_folder(Path(str(root)), split, classes=classes, **folder_only, **kwargs)
         else:

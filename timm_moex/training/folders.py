@@ -11,7 +11,7 @@ from timm.data.readers.reader import Reader
 from timm.utils import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from .images import DataError
 from .splits import EVAL_SPLITS, Split, divide, is_hidden
 
@@ -187,7 +187,7 @@ def _of_groups(files: Sequence[_File], root: Path, held_out: str | None, only: s
     groups = _natural({file.group for file in files})
     for key, name in (("held_out_group", held_out), ("only_group", only)):
         if name is not None and name not in groups:
-            near = nearest(name, groups)
+            near = did_you_mean(name, groups)
             raise DataError(
                 f"{key}: {name!r} is not a group in {root}; its groups are {', '.join(groups) or 'none'}{near}"
             )

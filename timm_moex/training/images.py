@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data import ImageDataset
 
-from ..utils.messages import nearest, one_line
+from ..utils.messages import did_you_mean, one_line
 
 __all__ = ["UNREADABLE", "CheckedImages", "DataError", "check_image_mode", "convert_image"]
 
@@ -42,7 +42,9 @@ def check_image_mode(channels: int, mode: str | None = None) -> str:
             raise DataError(f"the model needs images of {channels} channels, but image files have 1 to 4")
         return _MODE_OF[channels]
     if mode not in _MODES:
-        raise DataError(f"input_img_mode: {mode!r}: expected one of {', '.join(_MODES)}{nearest(mode, _MODES, 0.4)}")
+        raise DataError(
+            f"input_img_mode: {mode!r}: expected one of {', '.join(_MODES)}{did_you_mean(mode, _MODES, 0.4)}"
+        )
     if _MODES[mode] != channels:
         raise DataError(f"input_img_mode: {mode!r} has {_MODES[mode]} channels, but the model needs {channels}")
     return mode

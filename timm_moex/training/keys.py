@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from timm.optim import get_optimizer_info, list_optimizers
 
-from ..utils.messages import nearest, short_repr
+from ..utils.messages import did_you_mean, short_repr
 
 __all__ = ["Key", "Range", "RecipeError", "check_value", "explain_idle", "parse_range", "stock_keys"]
 
@@ -182,7 +182,7 @@ def find_key(key: Any) -> Key:
     """
     table = stock_keys()
     if key not in table:
-        hint = nearest(str(key).replace("-", "_"), table)
+        hint = did_you_mean(str(key).replace("-", "_"), table)
         raise RecipeError(f"unknown key {short_repr(key)}: recipe keys are the argument names of timm's train.py{hint}")
     return table[key]
 

@@ -12,12 +12,12 @@ from timm.data.loader import PrefetchLoader
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from ..utils.blaming import blaming
 from ..utils.messages import short_repr
+from ..utils.reraise import reraise_as
 from .datasets import DataError, group_names, label_names, open_dataset
+from .distributed import Processes
 from .images import check_image_mode
 from .in_memory import InMemoryLoader, check_in_memory
-from .processes import Processes
 from .recipe import RecipeError
 
 __all__ = ["GroupedLoader", "create_eval_loader", "create_loaders"]
@@ -148,7 +148,7 @@ def create_loaders(
         group_folders=args.group_folders,
         held_out_group=args.held_out_group,
     )
-    with processes.first_ahead():  # it may download the data
+    with processes.main_process_first():  # it may download the data
         train_set = open_dataset(
             args.dataset, args.data_dir, args.train_split, is_training=True, unreadable="replace", **common
         )
@@ -251,7 +251,7 @@ def _augmenting_loader(
     restore.
     """
     interpolation = data_config["interpolation"] if args.no_aug else args.train_interpolation
-    with blaming(f"aa: {short_repr(args.aa)}, color_jitter: {args.color_jitter}", RecipeError):
+    with reraise_as(RecipeError, f"aa: {short_repr(args.aa)}, color_jitter: {args.color_jitter}"):
         loader = create_loader(
             dataset,
             data_config["input_size"],

@@ -21,14 +21,14 @@ from tqdm import tqdm
 from ..hub.folder import save_folder
 from ..task.task import MoExTask
 from ..utils.messages import in_words, say
+from .build import TrainingSetup
 from .datasets import group_names, label_names, unreadable_files
+from .distributed import join_processes
 from .evaluate import combine_metrics, evaluate, first_samples
-from .fill_in import find_device
-from .processes import join_processes
 from .progress import Progress
 from .recipe import Recipe
+from .resolve_defaults import find_device
 from .run_folder import RunFolder
-from .setup import TrainingSetup
 from .start import ignore_report, start_run
 
 __all__ = ["Result", "train"]
@@ -69,7 +69,7 @@ def train(
     on the CPU; with "auto", only if that file exists. Resuming a finished run writes any files that are missing.
 
     Args:
-        recipe: The recipe to train, see `load_recipe`. Open settings are filled in, see `fill_in`.
+        recipe: The recipe to train, see `load_recipe`. Open settings are filled in, see `resolve_defaults`.
         folder: Output folder; default: `output`/`experiment` of the recipe, otherwise output/<recipe's name>.
         log: Called with what was filled in, one line per epoch, and after the first epoch an estimate of the time left.
         progress: Show a progress bar if stderr is a terminal; otherwise log a line every minute.
@@ -239,7 +239,7 @@ def _not_finite(what: str, epoch: int, lr: float) -> str:
 
 
 def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
-    run.equalise_batch_norms()
+    run.distribute_bn()
     loader: Any = run.eval_loader
     if run.processes.count > 1:
         loader = first_samples(loader, run.processes.share_of(len(loader.dataset)))

@@ -20,9 +20,9 @@ from ..insertion.exchanging import exchanging
 from ..insertion.insert import insert_moex
 from ..models.twin import take_settings
 from ..task.task import MoExTask
-from ..utils.blaming import blaming
 from ..utils.messages import short_repr
 from ..utils.names import check_model_name
+from ..utils.reraise import reraise_as
 from .keys import RecipeError
 
 __all__ = ["create_model", "try_first_step"]
@@ -48,7 +48,7 @@ def create_model(args: argparse.Namespace) -> Any:
     given = ", ".join(f"{key}: {short_repr(getattr(args, key))}" for key in chosen if getattr(args, key))
     from_hub = args.pretrained and not args.pretrained_path or ":" in args.model
     explain = translate_errors(args.model) if from_hub else nullcontext()
-    with blaming(f"model: {args.model!r} with {given or 'its defaults'}", RecipeError), explain:
+    with reraise_as(RecipeError, f"model: {args.model!r} with {given or 'its defaults'}"), explain:
         model: Any = timm.create_model(
             args.model,
             pretrained=args.pretrained,
@@ -68,7 +68,7 @@ def create_model(args: argparse.Namespace) -> Any:
         if args.grad_checkpointing:
             model.set_grad_checkpointing(enable=True)
     if args.initial_checkpoint:
-        with blaming(f"initial_checkpoint: {args.initial_checkpoint!r} does not fit {args.model}", RecipeError):
+        with reraise_as(RecipeError, f"initial_checkpoint: {args.initial_checkpoint!r} does not fit {args.model}"):
             load_checkpoint(model, args.initial_checkpoint, filter_fn=without_common_prefix)
     return model
 
@@ -93,7 +93,7 @@ def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] |
     own = timm.get_pretrained_cfg(args.model)
     if in_chans is not None or own is None or not config.is_file():
         return overlay
-    with blaming(str(config), RecipeError):
+    with reraise_as(RecipeError, str(config)):
         cfg = json.loads(config.read_text(encoding="utf-8"))["pretrained_cfg"]
         if cfg["input_size"][0] == own.input_size[0]:
             return overlay
@@ -135,7 +135,7 @@ def try_first_step(
     keys = ("batch_size", "in_chans", "input_size", "img_size", "gp")
     settings = ", ".join(f"{key}: {getattr(args, key)!r}" for key in keys)
     what = f"{args.model} cannot process images of shape {shape} ({settings})"
-    with blaming(what, RecipeError), _without_a_trace(model, device), torch.no_grad():
+    with reraise_as(RecipeError, what), _without_a_trace(model, device), torch.no_grad():
         with torch.autocast(device.type, dtype=amp_dtype, enabled=args.amp):
             images = torch.zeros(shape, dtype=dtype, device=device)
             task(images, target)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ..utils.messages import nearest, short_repr
+from ..utils.messages import did_you_mean, short_repr
 from .keys import RecipeError, check_value, explain_idle, find_key, stock_keys
 
 __all__ = ["Recipe", "RecipeError", "load_recipe", "packaged_recipes", "stock_keys"]
@@ -97,7 +97,7 @@ class Recipe:
             given[key] = value
         return self._with(given, written=True)
 
-    def fill_in(self, **settings: Any) -> "Recipe":
+    def with_defaults(self, **settings: Any) -> "Recipe":
         """Return a copy of the recipe with values that come from the machine or the data instead of the user."""
         return self._with(settings, written=False)
 
@@ -136,7 +136,7 @@ class Recipe:
         values = {key: row.default for key, row in table.items() if row.trainer != "stock"} | self.settings
         for key, row in table.items():
             if isinstance(row.values, tuple) and values[key] not in row.values:
-                served = ", ".join(map(repr, row.values)) + nearest(values[key], row.values)
+                served = ", ".join(map(repr, row.values)) + did_you_mean(values[key], row.values)
                 raise RecipeError(f"{key}: {short_repr(values[key])}: the built-in trainer supports {served}")
         written = [key for key in self.written or () if values[key] != table[key].default]
         if idle := sorted(filter(None, (explain_idle(key, values) for key in written))):
@@ -161,7 +161,7 @@ def load_recipe(source: str | Path) -> Recipe:
     elif text in packaged:
         content = _read_text(packaged[text])
     else:
-        names = ", ".join(packaged) + nearest(text, packaged)
+        names = ", ".join(packaged) + did_you_mean(text, packaged)
         raise RecipeError(f"recipe {text!r}: expected the path of a .yaml file or one of {names}")
     settings = _read_yaml(content, f"recipe {text}")
     if not isinstance(settings, dict):

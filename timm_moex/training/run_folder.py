@@ -23,14 +23,14 @@ from safetensors.torch import load_file
 from timm.utils import update_summary
 from torch import nn
 
-from ..hub.folder import FILES, README, foreign_entries
+from ..hub.folder import FILES, README, unexpected_files
 from ..utils.files import remove_leftovers, write_atomically
+from .build import TrainingSetup
 from .checkpoint import get_rng_state, read_checkpoint, restore_checkpoint, save_checkpoint
 from .datasets import label_names
 from .evaluate import flat_metrics
 from .progress import Progress, read_summary
 from .recipe import Recipe, stock_keys
-from .setup import TrainingSetup
 
 __all__ = ["Progress", "RunFolder"]
 
@@ -101,7 +101,7 @@ class RunFolder:
             FileNotFoundError: The file `resume` does not exist.
             ValueError: `resume` is not the folder's last.pth.tar.
         """
-        foreign = foreign_entries(self.hub)
+        foreign = unexpected_files(self.hub)
         if resume:  # the run's own files are written again if they are damaged or missing
             foreign = [name for name in foreign if name not in FILES]
         if foreign:
@@ -183,7 +183,7 @@ class RunFolder:
 
     def clear_damaged_hub(self) -> None:
         """Remove the rest of a damaged hub/, which `save_folder` would refuse to replace."""
-        if foreign := foreign_entries(self.hub):
+        if foreign := unexpected_files(self.hub):
             if not set(foreign) <= set(FILES):
                 raise FileExistsError(f"{self.hub} contains {', '.join(foreign)}, which timm_moex did not write")
             shutil.rmtree(self.hub)

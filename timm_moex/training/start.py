@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .build import TrainingSetup, set_up_training
 from .datasets import ignored_files
-from .fill_in import fill_in
+from .distributed import Processes
 from .keys import explain_idle
-from .processes import Processes
 from .progress import Progress
 from .recipe import Recipe
+from .resolve_defaults import resolve_defaults
 from .run_folder import RunFolder
-from .setup import TrainingSetup, set_up_training
 from .trackers import check_trackers, open_trackers
 
 __all__ = ["StartedRun", "ignore_report", "start_run"]
@@ -41,8 +41,8 @@ def start_run(
 ) -> StartedRun:
     """Set up a run, compare it between processes, and keep its folder open until `stack` closes."""
     recipe.arguments()  # before the data are opened
-    with processes.first_ahead():  # it may download the data
-        recipe, notes = fill_in(recipe)
+    with processes.main_process_first():  # it may download the data
+        recipe, notes = resolve_defaults(recipe)
     args = recipe.arguments()
     processes.agree({key: value for key, value in vars(args).items() if key not in _OF_THE_MACHINE})
     check_trackers(args)

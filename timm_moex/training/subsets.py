@@ -5,7 +5,7 @@ from pathlib import Path
 
 from timm.data import ImageNetInfo
 
-from ..utils.messages import nearest
+from ..utils.messages import did_you_mean
 from .datasets import DataError
 from .splits import is_hidden
 
@@ -30,7 +30,7 @@ def imagenet_subset(name: str) -> dict[str, int]:
         (200, 6)
     """
     if name not in SUBSETS:
-        raise ValueError(f"--subset {name!r}: expected one of {', '.join(SUBSETS)}{nearest(name, SUBSETS)}")
+        raise ValueError(f"--subset {name!r}: expected one of {', '.join(SUBSETS)}{did_you_mean(name, SUBSETS)}")
     column = {synset: i for i, synset in enumerate(ImageNetInfo().label_names())}
     listed = pkgutil.get_data("timm.data", SUBSETS[name])
     assert listed is not None, "timm.data is installed as files"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["in_words", "machine_trouble", "nearest", "one_line", "say", "short_repr"]
+__all__ = ["did_you_mean", "in_words", "machine_trouble", "one_line", "say", "short_repr"]
 
 # Errors caused by the machine or the data although their type suggests a bug, each with advice
 _TROUBLE = {
@@ -27,7 +27,7 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
 _SHORT.maxlevel = 3
 
 
-def nearest(word: Any, words: Iterable[Any], cutoff: float = 0.6) -> str:
+def did_you_mean(word: Any, words: Iterable[Any], cutoff: float = 0.6) -> str:
     """Suggest the nearest right spelling; return "" if no word is similar.
 
     Args:
@@ -36,7 +36,7 @@ def nearest(word: Any, words: Iterable[Any], cutoff: float = 0.6) -> str:
         cutoff: Required similarity, from 0 to 1; use less for short words.
 
     Example:
-        >>> nearest("resnet5O", ["resnet18", "resnet50"])
+        >>> did_you_mean("resnet5O", ["resnet18", "resnet50"])
         "; did you mean 'resnet50'?"
     """
     near = difflib.get_close_matches(str(word)[:200], [str(w) for w in words if w], 1, cutoff)

@@ -2,7 +2,7 @@
 
 import timm
 
-from .messages import nearest
+from .messages import did_you_mean
 
 __all__ = ["TWIN_PREFIX", "check_model_name", "is_twin_name", "stock_name", "twin_name"]
 
@@ -52,4 +52,4 @@ def check_model_name(name: str) -> None:
         ValueError: model: 'restnet18' is not registered; did you mean 'resnet18'?
     """
     if ":" not in name and not timm.is_model(name):
-        raise ValueError(f"model: {name!r} is not registered{nearest(name.split('.')[0], timm.list_models())}")
+        raise ValueError(f"model: {name!r} is not registered{did_you_mean(name.split('.')[0], timm.list_models())}")

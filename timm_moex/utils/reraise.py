@@ -6,26 +6,26 @@ from pathlib import Path
 
 from .messages import one_line
 
-__all__ = ["blaming", "is_from_this_package"]
+__all__ = ["is_from_this_package", "reraise_as"]
 
 _PACKAGE = str(Path(__file__).parents[1])
 
 
 @contextmanager
-def blaming(what: str, kind: type[Exception]) -> Iterator[None]:
-    """Name the user's value in any error that a library raises about it.
+def reraise_as(kind: type[Exception], what: str) -> Iterator[None]:
+    """Raise any error of a library as `kind`, with a message that names the user's value.
 
     timm and torch check few of their arguments: a wrong value ends as an AssertionError, KeyError or TypeError
     somewhere inside. Errors raised by this package's own code keep their type, because they may be bugs. The exceptions
     are TypeError and ValueError, which reject an argument.
 
     Args:
-        what: Start of the message, with the value, such as "opt_kwargs: {'foo': 1}".
         kind: The error to raise.
+        what: Start of the message, with the value, such as "opt_kwargs: {'foo': 1}".
 
     Example:
         >>> import json
-        >>> with blaming("config.json", ValueError):
+        >>> with reraise_as(ValueError, "config.json"):
         ...     json.loads(None)
         Traceback (most recent call last):
         ...

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from timm_moex import insert_moex, load_model, moment_exchange
+from timm_moex.insertion.pair import as_maps, exchange_pair
 from timm_moex.insertion.sites import Site
 from timm_moex.pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
-from timm_moex.pictures.pair import as_maps, exchange_pair
 
 SWAP = torch.tensor([1, 0])
 

@@ -101,7 +101,7 @@ class Processes:
         return len(range(self.rank, samples, self.count))
 
     @contextmanager
-    def first_ahead(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """Run the body in the first process, then in the others, which find what the first has downloaded."""
         if not self.is_first:
             self.gather(None)

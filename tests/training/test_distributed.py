@@ -19,10 +19,10 @@ from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.cli import main
 from timm_moex.training import loop, setup
+from timm_moex.training.build import set_up_training
+from timm_moex.training.distributed import DisagreementError, Processes, join_processes
 from timm_moex.training.loop import train
-from timm_moex.training.processes import DisagreementError, Processes, join_processes
 from timm_moex.training.recipe import Recipe
-from timm_moex.training.setup import set_up_training
 
 VIT = {"moex_prob": 0.0, "img_size": 28, "patch_size": 7}  # no batch norm: each process has its own statistics
 PLAIN = {"model": "moex_test_vit", "model_kwargs": VIT, "drop": 0.0, "opt": "adamw", "lr": 1e-3}

@@ -7,7 +7,7 @@ import torch
 from .datasets import label_names, open_dataset
 from .recipe import Recipe, stock_keys
 
-__all__ = ["fill_in", "find_device"]
+__all__ = ["resolve_defaults", "find_device"]
 
 
 def find_device(recipe: Recipe) -> str:
@@ -20,7 +20,7 @@ def find_device(recipe: Recipe) -> str:
     return recipe.settings.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
+def resolve_defaults(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """Complete a recipe without changing its own settings.
 
     Without `device`, training uses the result of `find_device`. Without `num_classes`, the model gets a classifier for
@@ -36,7 +36,7 @@ def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
         DataError: The classes cannot be counted, because the data cannot be opened.
 
     Example:
-        >>> fill_in(Recipe("mine", {"device": "cpu", "model": "moex_resnet18", "num_classes": 3}))[1]
+        >>> resolve_defaults(Recipe("mine", {"device": "cpu", "model": "moex_resnet18", "num_classes": 3}))[1]
         []
     """
     found: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def fill_in(recipe: Recipe) -> tuple[Recipe, list[str]]:
             found["num_classes"] = len(names)
             some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
             notes.append(f"num_classes: {len(names)}, the classes of the data ({some})")
-    return recipe.fill_in(**found), notes
+    return recipe.with_defaults(**found), notes
 
 
 def _class_names(settings: dict[str, Any]) -> list[str]:

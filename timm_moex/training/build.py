@@ -23,14 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 from ..task.task import MoExTask, create_task
-from ..utils.blaming import blaming
 from ..utils.devices import pick_device
-from ..utils.messages import nearest, short_repr
+from ..utils.messages import did_you_mean, short_repr
+from ..utils.reraise import reraise_as
 from .datasets import label_names
+from .distributed import Processes
 from .keys import RecipeError
 from .loaders import create_loaders
 from .model import create_model, try_first_step
-from .processes import Processes
 
 __all__ = ["TrainingSetup", "set_up_training"]
 
@@ -132,7 +132,7 @@ class TrainingSetup:
             return {}
         return {"groups": groups}
 
-    def equalise_batch_norms(self) -> None:
+    def distribute_bn(self) -> None:
         """Synchronise batch statistics between processes according to the recipe's `dist_bn`."""
         if self.processes.count > 1 and self.args.dist_bn:
             for ema in (False, True)[: 1 + self.task.has_ema()]:
@@ -188,7 +188,7 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
     optimizer = _create_optimizer(args, model)
     _add_ema_and_compile(args, task)
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
-    with blaming(f"sched: {args.sched!r}", RecipeError):
+    with reraise_as(RecipeError, f"sched: {args.sched!r}"):
         scheduler, epochs = create_scheduler_v2(
             optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
         )
@@ -210,7 +210,7 @@ def _add_ema_and_compile(args: argparse.Namespace, task: TrainingTask) -> None:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
     if args.torchcompile:
         how = dict(backend=args.torchcompile, mode=args.torchcompile_mode)
-        with blaming(f"torchcompile: {args.torchcompile!r}, mode: {args.torchcompile_mode!r}", RecipeError):
+        with reraise_as(RecipeError, f"torchcompile: {args.torchcompile!r}, mode: {args.torchcompile_mode!r}"):
             task.compile(**how)
             task.compile_ema(**how)
 
@@ -224,14 +224,14 @@ def _create_criterion(args: argparse.Namespace, *, soft_targets: bool) -> nn.Mod
         raise RecipeError("bce_loss: true without mixup, cutmix or smoothing: train.py would use cross-entropy")
     bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
     own = bce if loss == "bce" else {}
-    with blaming(f"loss: {loss!r} with smoothing: {args.smoothing}", RecipeError):
+    with reraise_as(RecipeError, f"loss: {loss!r} with smoothing: {args.smoothing}"):
         return create_classification_loss(loss, smoothing=args.smoothing, soft_targets=soft_targets, **own)
 
 
 def _import_modules(names: Sequence[str]) -> None:
     for name in names:
         if name != "timm_moex.plugin":  # train.py needs it; here, create_task does the same
-            with blaming(f"device_modules: {name!r} cannot be imported", RecipeError):
+            with reraise_as(RecipeError, f"device_modules: {name!r} cannot be imported"):
                 importlib.import_module(name)
 
 
@@ -282,11 +282,11 @@ def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
 def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
     known, name = list_optimizers(), args.opt.lower().removeprefix("lookahead_")
     if name not in known:
-        raise RecipeError(f"opt: {args.opt!r}: timm has no such optimizer{nearest(args.opt, known)}")
+        raise RecipeError(f"opt: {args.opt!r}: timm has no such optimizer{did_you_mean(args.opt, known)}")
     wanted = get_optimizer_info(name).num_betas
     if args.opt_betas and len(args.opt_betas) != wanted:
         raise RecipeError(f"opt_betas: {args.opt_betas}: opt: {args.opt!r} expects {wanted} values")
-    with blaming(f"opt: {args.opt!r} with opt_kwargs: {short_repr(args.opt_kwargs)}", RecipeError):
+    with reraise_as(RecipeError, f"opt: {args.opt!r} with opt_kwargs: {short_repr(args.opt_kwargs)}"):
         return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..insertion.find import find_moex
-from ..insertion.sites import Site
+from .find import find_moex
+from .sites import Site
 
 __all__ = ["ExchangedPair", "as_maps", "exchange_pair"]
 

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from timm_moex.training.datasets import DataError
-from timm_moex.training.fill_in import fill_in, find_device
 from timm_moex.training.recipe import Recipe, load_recipe
+from timm_moex.training.resolve_defaults import find_device, resolve_defaults
 
 
 @pytest.fixture
@@ -20,29 +20,29 @@ def pets(tmp_path):
 @pytest.mark.parametrize("gpu", [True, False])
 def test_device_is_the_cpu_where_there_is_no_gpu(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    recipe, notes = fill_in(Recipe("mine", {"model": "moex_resnet18", "num_classes": 3}))
+    recipe, notes = resolve_defaults(Recipe("mine", {"model": "moex_resnet18", "num_classes": 3}))
     assert recipe.arguments().device == find_device(recipe) == ("cuda" if gpu else "cpu")
     assert notes == ([] if gpu else ["device: cpu, because no CUDA device was found"])
     given = {"device": "cuda", "num_classes": 3}
-    assert fill_in(Recipe("mine", given))[0].settings == given
+    assert resolve_defaults(Recipe("mine", given))[0].settings == given
 
 
 def test_finetune_gets_the_classes_of_the_folder(pets):
-    recipe, notes = fill_in(load_recipe("finetune").override(data_dir=str(pets), device="cpu"))
+    recipe, notes = resolve_defaults(load_recipe("finetune").override(data_dir=str(pets), device="cpu"))
     assert recipe.settings["num_classes"] == 3
     assert notes == ["num_classes: 3, the classes of the data (cat, dog, hen)"]
 
 
 def test_a_model_without_pretrained_weights_gets_the_classes_of_the_folder(pets):
     plain = Recipe("mine", {"model": "moex_resnet18", "data_dir": str(pets), "device": "cpu"})
-    assert fill_in(plain)[0].settings["num_classes"] == 3
+    assert resolve_defaults(plain)[0].settings["num_classes"] == 3
 
 
 def test_classes_that_are_given_stay(pets):
     given = load_recipe("finetune").override(data_dir=str(pets), device="cpu", num_classes=5)
-    assert fill_in(given) == (given, [])
+    assert resolve_defaults(given) == (given, [])
 
 
 def test_missing_data_is_an_error_before_a_model_is_loaded():
     with pytest.raises(DataError, match="data_dir is not set"):
-        fill_in(load_recipe("finetune"))
+        resolve_defaults(load_recipe("finetune"))
