@@ -18,7 +18,7 @@ from timm.data.distributed_sampler import OrderedDistributedSampler
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.cli import main
-from timm_moex.training import loop, setup
+from timm_moex.training import build, loop
 from timm_moex.training.build import set_up_training
 from timm_moex.training.distributed import DisagreementError, Processes, join_processes
 from timm_moex.training.loop import train
@@ -217,7 +217,7 @@ def test_evaluation_equalises_batch_statistics_and_sees_its_share(data, monkeypa
     alone = set_up_training(tiny_recipe(data, model_ema=True).arguments())
     run = replace(alone, processes=Processes(torch.device("cpu"), rank=0, count=2))
     reduced = []
-    monkeypatch.setattr(setup, "distribute_bn", lambda *args: reduced.append(args))
+    monkeypatch.setattr(build, "distribute_bn", lambda *args: reduced.append(args))
     monkeypatch.setattr(Processes, "gather", lambda self, value: [value])
     assert loop._evaluate(run, epoch=0)["count"] == 11  # of 21
     models = (run.task.get_trainable_module(), run.task.get_trainable_module(ema=True))

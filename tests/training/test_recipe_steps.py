@@ -26,7 +26,7 @@ from tinydata import write_tiny
 
 from timm_moex.cli import main
 from timm_moex.insertion import moex as draw
-from timm_moex.training import setup
+from timm_moex.training import build
 from timm_moex.training.datasets import DataError, open_dataset
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import load_recipe, packaged_recipes
@@ -78,14 +78,14 @@ atexit.register(lambda: print("COUNTED", json.dumps([asked, steps]), flush=True)
 @pytest.fixture
 def asked(monkeypatch):
     """The probabilities of the coins that the built-in trainer tosses, in turn, those of its trial step left out."""
-    noted, trial = [], setup.try_first_step
+    noted, trial = [], build.try_first_step
 
     def trial_unnoted(*args):
         trial(*args)
         noted.clear()
 
     monkeypatch.setattr(draw, "draw_swap_index", alternating(draw.draw_swap_index, noted))
-    monkeypatch.setattr(setup, "try_first_step", trial_unnoted)
+    monkeypatch.setattr(build, "try_first_step", trial_unnoted)
     return noted
 
 
