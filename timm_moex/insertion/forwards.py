@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .request import Exchange
-from .traced import note_exchange, times_noted
+from .traced import new_trace, note_exchange, times_noted
 
 __all__ = [
     "Forward",
@@ -42,7 +42,14 @@ class _Local(threading.local):
         self.mark = object()  # identifies this thread; unlike the thread id, it is never reused
 
 
-_local = _Local()
+class _Traced:
+    """The forwards that Dynamo traces; it loses what a trace assigns to a `threading.local` before a graph break."""
+
+    def __init__(self) -> None:
+        self.stack: tuple[Forward, ...] = ()
+
+
+_local, _traced = _Local(), _Traced()
 _known: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # forwards whose graph may still be alive
 _lock = threading.Lock()
 
@@ -88,7 +95,9 @@ class Forward:
         self.last_node = 0
         self.times_exchanged = dict.fromkeys(exchanges, 0)
         self.traced = torch.compiler.is_compiling()
-        if not self.traced:
+        if self.traced:
+            self.trace = new_trace()
+        else:
             self.without_grad = not torch.is_grad_enabled()
             self.graph_task = torch._C._current_graph_task_id()
             self.first_node = torch.autograd._get_sequence_nr() if first_node is None else first_node
@@ -99,13 +108,13 @@ class Forward:
     def note_exchange(self, name: str) -> None:
         """Count an exchange at a site."""
         if self.traced:
-            note_exchange(self.moex.token, name)
+            note_exchange(self.trace, name)
         else:
             self.times_exchanged[name] += 1
 
     def times_at(self, name: str) -> int:
         """Return how often a site exchanged."""
-        return times_noted(self.moex.token, name) if self.traced else self.times_exchanged[name]
+        return times_noted(self.trace, name) if self.traced else self.times_exchanged[name]
 
     def check_exchanged_once(self) -> None:
         """Raise RuntimeError unless every exchange of this forward happened exactly once."""
@@ -127,7 +136,7 @@ class Forward:
 
 def _stack() -> tuple[Forward, ...]:
     """Return the forwards that this thread is in, outermost first."""
-    return _local.stack
+    return (*_local.stack, *_traced.stack)
 
 
 def running(moex: Any) -> Forward | None:
@@ -143,7 +152,8 @@ def running(moex: Any) -> Forward | None:
 
 def open_(forward: Forward) -> None:
     """Begin a forward in this thread. It must be ended with `close`, even after an error."""
-    _local.stack = (*_stack(), forward)
+    place = _traced if forward.traced else _local
+    place.stack = (*place.stack, forward)
     remember(forward)
 
 
@@ -162,17 +172,17 @@ def close(forward: Forward, output: Any = None) -> None:
         forward: A forward begun by `open_` in this thread.
         output: Its output. `recomputed` can find the forward while the graph of this output is alive.
     """
-    stack = _stack()
-    if forward in stack:
-        _local.stack = stack[: stack.index(forward)]
+    place = _traced if forward.traced else _local
+    if forward in place.stack:
+        place.stack = place.stack[: place.stack.index(forward)]
     if forward.outer is not None:
         for name in forward.times_exchanged:
             forward.outer.times_exchanged[name] += forward.times_at(name)
     if not forward.traced:
         forward.end_node = torch.autograd._get_sequence_nr()
         keep_with(forward, output)
-        if output is None and forward.seed is not None:
-            forward.moex.pending = None  # it failed: no loss follows, and the caller may call again
+    if output is None and (forward.traced or forward.seed is not None):
+        forward.moex.pending = None  # it failed: no loss follows, and the caller may call again
 
 
 def keep_with(forward: Forward, output: Any) -> None:

@@ -12,42 +12,52 @@ from torch import Tensor
 
 from .request import Exchange
 
-__all__ = ["donors_in_graph", "draw_in_graph", "new_token", "note_exchange", "own_in_graph", "times_noted"]
+__all__ = ["donors_in_graph", "draw_in_graph", "new_token", "new_trace", "note_exchange", "own_in_graph", "times_noted"]
 
 _by_token: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # the values are MoEx objects
 _tokens = itertools.count()
 _TAGS = [getattr(torch.Tag, n) for n in ("nondeterministic_seeded", "cudagraph_unsafe") if hasattr(torch.Tag, n)]
 
 
-_noted: set[tuple[int, str]] = set()  # (token, site) that exchanged in any forward traced by Dynamo
+_traces = itertools.count()
+_noted: set[tuple[int, str]] = set()  # (trace, site) that exchanged in a forward traced by Dynamo
 
 
 @torch._dynamo.assume_constant_result
-def note_exchange(token: int, site: str) -> bool:
+def new_trace() -> int:
+    """Return a number that identifies a forward while Dynamo traces it."""
+    return next(_traces)
+
+
+@torch._dynamo.assume_constant_result
+def note_exchange(trace: int, site: str) -> bool:
     """Record that a site exchanges in a graph. This runs while Dynamo traces, not when the graph runs.
 
     A counter in the forward would be a side effect, which Dynamo does not allow inside a checkpointed segment.
     """
-    _noted.add((token, site))
+    _noted.add((trace, site))
     return True
 
 
 @torch._dynamo.assume_constant_result
-def times_noted(token: int, site: str) -> int:
+def times_noted(trace: int, site: str) -> int:
     """Return 1 if a site exchanges in a graph, else 0. It is not a count, because Dynamo may trace a part twice."""
-    return int((token, site) in _noted)
+    return int((trace, site) in _noted)
 
 
-def new_token(moex: Any) -> int:
-    """Return a number that identifies this MoEx to a running graph."""
+def new_token(moex: Any) -> Tensor:
+    """Return a number that identifies this MoEx to a running graph.
+
+    It is a tensor, so that it is an input of the graph, which then serves every model of the same architecture.
+    """
     token = next(_tokens)
     _by_token[token] = moex
-    return token
+    return torch.tensor(token, device="cpu")
 
 
 @torch.library.custom_op("timm_moex::draw", mutates_args=(), tags=_TAGS)
-def _draw(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Tensor, Tensor]:
-    moex = _by_token[token]
+def _draw(x: Tensor, groups: Tensor | None, token: Tensor, sites: int) -> tuple[Tensor, Tensor]:
+    moex = _by_token[int(token)]
     exchanges = moex.draw_forward(x, groups)
     donors = torch.arange(x.shape[0], device=x.device).repeat(sites, 1)
     shares = torch.zeros(sites, x.shape[0], dtype=torch.float32, device=x.device)
@@ -60,7 +70,7 @@ def _draw(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Ten
 
 
 @_draw.register_fake
-def _(x: Tensor, groups: Tensor | None, token: int, sites: int) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, groups: Tensor | None, token: Tensor, sites: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(sites, x.shape[0], dtype=torch.int64), x.new_empty(sites, x.shape[0], dtype=torch.float32)
 
 
@@ -72,13 +82,13 @@ def draw_in_graph(moex: Any, x: Tensor, groups: Tensor | None) -> dict[str, Exch
 
 
 @torch.library.custom_op("timm_moex::donors", mutates_args=(), tags=_TAGS)
-def _donors(output: Tensor, token: int) -> Tensor:
-    donors = _by_token[token].take_donors()
+def _donors(output: Tensor, token: Tensor) -> Tensor:
+    donors = _by_token[int(token)].take_donors()
     return torch.arange(output.shape[0], device=output.device) if donors is None else donors.clone()
 
 
 @_donors.register_fake
-def _(output: Tensor, token: int) -> Tensor:
+def _(output: Tensor, token: Tensor) -> Tensor:
     return output.new_empty(output.shape[0], dtype=torch.int64)
 
 
@@ -88,14 +98,14 @@ def donors_in_graph(moex: Any, output: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("timm_moex::own", mutates_args=(), tags=_TAGS)
-def _own(swap_index: Tensor, token: int) -> Tensor:
+def _own(swap_index: Tensor, token: Tensor) -> Tensor:
     index = swap_index.clone()
-    _by_token[token].let_loss_have({"": Exchange(index, None)}, drawn=False)
+    _by_token[int(token)].let_loss_have({"": Exchange(index, None)}, drawn=False)
     return index
 
 
 @_own.register_fake
-def _(swap_index: Tensor, token: int) -> Tensor:
+def _(swap_index: Tensor, token: Tensor) -> Tensor:
     return torch.empty_like(swap_index)
 
 
