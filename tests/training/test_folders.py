@@ -102,9 +102,9 @@ def test_a_fraction_next_to_a_folder_for_evaluation_is_an_error(tmp_path):
 
 
 def loaders(recipe, pad=None, processes=None):
-    args = recipe.arguments()
+    args = recipe.override(in_memory=pad is not None, pad=pad).arguments()
     config = resolve_data_config(vars(args))
-    return create_loaders(args, config, processes or Processes(CPU), torch.float32, pad)
+    return create_loaders(args, config, processes or Processes(CPU), torch.float32)
 
 
 @pytest.mark.parametrize("pad, workers, prefetcher", [(None, 0, True), (None, 2, True), (None, 0, False), (2, 0, True)])

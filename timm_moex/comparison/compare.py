@@ -8,8 +8,8 @@ from typing import Any
 
 from ..pictures.comparison import plot_comparison
 from ..training.recipe import Recipe, RecipeError, load_recipe
-from ..training.resolve_defaults import resolve_defaults
 from ..training.run_folder import RunFolder
+from ..training.start import resolve_defaults
 from ..utils.messages import say
 from .images import describe_images, hold_out_images
 from .methods import BASELINE, default_methods, parse_methods

@@ -47,15 +47,6 @@ def evaluate(
         `loss` (mean cross-entropy), `top1` and `top5` in percent (with fewer than 5 classes: over all), `count`; with
         `per_class` also `images` and `correct` (top-1), numbers of images per class; with `groups` also
         `top1_by_group` and `count_by_group`, which map the names of groups with images to their values.
-
-    Raises:
-        ValueError: The loader is empty, or a label is out of range.
-
-    Example:
-        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
-        >>> metrics = evaluate(nn.Identity(), [(logits, labels)], "cpu")
-        >>> metrics["top1"], metrics["count"]
-        (50.0, 2)
     """
     device = torch.device(device)
     autocast = nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
@@ -85,12 +76,8 @@ def evaluate(
     if wrong := target[(target < 0) | (target >= output.shape[1])].tolist():
         raise ValueError(f"loader: the label {wrong[0]} is out of range for logits of {output.shape[1]} classes")
     top1 = hit1.sum().item()
-    metrics: dict[str, Any] = {
-        "loss": loss / count,
-        "top1": 100 * top1 / count,
-        "top5": 100 * top5 / count,
-        "count": count,
-    }
+    percent = {"top1": 100 * top1 / count, "top5": 100 * top5 / count}
+    metrics: dict[str, Any] = {"loss": loss / count} | percent | {"count": count}
     if per_class:
         counts = (target.bincount(minlength=output.shape[1]), target[hit1].bincount(minlength=output.shape[1]))
         metrics |= {"images": counts[0].tolist(), "correct": counts[1].tolist()}
@@ -108,16 +95,7 @@ def _by_group(hit: Tensor, ids: Tensor, groups: Sequence[str]) -> dict[str, Any]
 
 
 def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Combine the metrics of the parts of a dataset into the metrics of the whole.
-
-    Args:
-        parts: Results of `evaluate` without `per_class`.
-
-    Example:
-        >>> right = {"loss": 0.0, "top1": 100.0, "top5": 100.0, "count": 1}
-        >>> combine_metrics([right, {"loss": 4.0, "top1": 0.0, "top5": 100.0, "count": 3}])
-        {'loss': 3.0, 'top1': 25.0, 'top5': 100.0, 'count': 4}
-    """
+    """Combine results of `evaluate` for the parts of a dataset, without `per_class`, into the metrics of the whole."""
     if len(parts) == 1:
         return dict(parts[0])
     count = sum(part["count"] for part in parts)
@@ -136,12 +114,7 @@ def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten metrics into numbers, with one entry per group, as the columns of a table.
-
-    Example:
-        >>> flat_metrics({"top1": 50.0, "top1_by_group": {"photo": 50.0}, "count_by_group": {"photo": 2}})
-        {'top1': 50.0, 'top1_by_group.photo': 50.0, 'count_by_group.photo': 2}
-    """
+    """Flatten metrics to the columns of a table, such as top1 and top1_by_group.photo."""
     flat: dict[str, Any] = {}
     for key, value in metrics.items():
         flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, Mapping) else {key: value}
@@ -149,13 +122,7 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_samples(loader: Iterable[tuple[Tensor, ...]], count: int) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the first `count` samples of a loader, in its batches; the last batch may be cut.
-
-    Example:
-        >>> batches = [(torch.zeros(2, 1), torch.tensor([0, 1])), (torch.zeros(2, 1), torch.tensor([2, 3]))]
-        >>> [target.tolist() for _, target in first_samples(batches, 3)]
-        [[0, 1], [2]]
-    """
+    """Yield the first `count` samples of a loader, in its batches; the last batch may be cut."""
     for batch in loader:
         if count > 0:
             yield tuple(part[:count] for part in batch)
@@ -163,20 +130,7 @@ def first_samples(loader: Iterable[tuple[Tensor, ...]], count: int) -> Iterator[
 
 
 def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str, Any]) -> None:
-    """Write a CSV with a row for each class that has images: class, images, correct, top1 (percent).
-
-    Args:
-        path: The file.
-        names: Class names in the order of the labels.
-        metrics: The result of `evaluate` with `per_class=True`.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "per_class.csv"
-        >>> write_per_class(path, ["cat", "dog"], {"images": [4, 0], "correct": [3, 0]})
-        >>> path.read_text(encoding="utf-8").splitlines()
-        ['class,images,correct,top1', 'cat,4,3,75.00']
-    """
+    """Write a CSV with a row for each class that has images; `names` are in the order of the labels."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(_PER_CLASS)

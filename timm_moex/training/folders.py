@@ -13,9 +13,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..utils.messages import did_you_mean
 from .images import DataError
-from .splits import EVAL_SPLITS, Split, divide, is_hidden
+from .splits import Split, divide, is_hidden
 
-__all__ = ["EVAL_SPLITS", "ClassError", "FolderReader", "check_classes"]
+__all__ = ["ClassError", "FolderReader", "check_classes"]
 
 
 class ClassError(DataError):
@@ -23,7 +23,7 @@ class ClassError(DataError):
 
 
 class FolderReader(Reader):
-    """A reader for timm's `ImageDataset`, for CLASS/image or, with groups, GROUP/CLASS/image.
+    """A reader for timm's `ImageDataset`, for CLASS/image or, with `group_folders`, GROUP/CLASS/image.
 
     The class is the folder that contains the image, as in timm's own reader, and classes have the same order. Unlike
     timm's reader, this one skips hidden files and folders, and raises an error if two folders would become one class.
@@ -40,16 +40,6 @@ class FolderReader(Reader):
         classes: Class names of the training set, in the order of the labels; None uses the folder's own names.
         class_map: Class name → label; images of other classes are ignored.
         types: Suffixes of image files; default: torchvision's list, which includes timm's.
-
-    Raises:
-        DataError: An image has no class or no group, two class folders have the same name, a name is not UTF-8, a
-            group does not exist, `classes` lacks a class of the folder, or no images remain.
-
-    Attributes:
-        samples: Path and target of each image.
-        class_to_idx: Class name → label.
-        groups: Names of the groups in the order of their numbers; empty without `group_folders`.
-        ignored: Suffix → number of files that are not images; "of other classes" → number excluded by `class_map`.
     """
 
     def __init__(
@@ -208,19 +198,7 @@ def _class_to_idx(
 
 
 def check_classes(found: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Check that a model has all classes of its data; it may have more.
-
-    Args:
-        found: Class names of the data.
-        known: Class names of the model or its training set.
-        where: Source of the classes `found`, for the message.
-
-    Raises:
-        ClassError: The data have other classes.
-
-    Example:
-        >>> check_classes(["cat"], ["cat", "dog"], "val")
-    """
+    """Raise a `ClassError` if the data at `where` have classes that `known` lacks; the data may lack some of them."""
     if strangers := [name for name in found if name not in known]:
         missing = [name for name in known if name not in found]
         lacks = f" and lacks {_listed(missing)}" if missing else ""

@@ -29,20 +29,16 @@ __all__ = ["create_model", "try_first_step"]
 
 
 def create_model(args: argparse.Namespace) -> Any:
-    """Create the recipe's model as train.py does.
-
-    Args:
-        args: `Recipe.arguments()`.
-
-    Raises:
-        RecipeError: Unknown model, settings that the model does not accept, or weights that are missing or do not fit.
-        HubError: Pretrained weights could not be loaded, see `load_model`.
-    """
+    """Create the recipe's model as train.py does; `args` are `Recipe.arguments()`."""
     check_model_name(args.model)
-    _check_weights(args)
+    for key in ("initial_checkpoint", "pretrained_path"):
+        path = getattr(args, key)
+        if path and not Path(path).is_file():
+            raise RecipeError(f"{key}: {path!r}: no such file")
     # train.py's default of 3 would contradict weights with other channels; with None, timm reads the model's cfg
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else None)
-    settings, model_kwargs = _settings_of_folder(args)
+    # "local-dir:" and "hf-hub:" load a stock architecture, into which MoEx is then inserted
+    settings, model_kwargs = take_settings(args.model_kwargs) if ":" in args.model else ({}, args.model_kwargs)
     chosen = ("num_classes", "gp", "in_chans", "bn_momentum", "bn_eps", "drop_path", "drop_block", "pretrained_path",
               "model_kwargs")  # fmt: skip
     given = ", ".join(f"{key}: {short_repr(getattr(args, key))}" for key in chosen if getattr(args, key))
@@ -73,13 +69,6 @@ def create_model(args: argparse.Namespace) -> Any:
     return model
 
 
-def _settings_of_folder(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Separate MoEx's settings from model_kwargs if "local-dir:" or "hf-hub:" loads a model, a stock architecture."""
-    if ":" not in args.model:
-        return {}, args.model_kwargs
-    return take_settings(args.model_kwargs)
-
-
 def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] | None:
     """Change the pretrained cfg for a checkpoint that is given as pretrained weights.
 
@@ -100,13 +89,6 @@ def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] |
         return overlay | {key: tuple(cfg[key]) for key in ("input_size", "mean", "std")}
 
 
-def _check_weights(args: argparse.Namespace) -> None:
-    for key in ("initial_checkpoint", "pretrained_path"):
-        path = getattr(args, key)
-        if path and not Path(path).is_file():
-            raise RecipeError(f"{key}: {path!r}: no such file")
-
-
 def try_first_step(
     task: TrainingTask, input_size: Sequence[int], args: argparse.Namespace, dtype: torch.dtype, device: torch.device
 ) -> None:
@@ -115,16 +97,6 @@ def try_first_step(
     Settings that do not fit together - the size or channels of the images, a pool, a batch of one in a batch norm, a
     norm of the exchange that does not divide the channels - then fail before any file is written, instead of deep
     inside torch in the first step or in the first epoch that exchanges.
-
-    Args:
-        task: The training task; its model is not compiled yet.
-        input_size: Size of an image, (C, H, W).
-        args: `Recipe.arguments()` with `num_classes` filled in.
-        dtype: Type of the images.
-        device: Device of the model.
-
-    Raises:
-        RecipeError: The step fails; the message has the reason and the settings that it depends on.
     """
     shape = (min(2, args.batch_size), *input_size)
     target = torch.zeros(shape[0], dtype=torch.long, device=device)
