@@ -2,33 +2,19 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..training.recipe import Recipe
 from ..utils.files import write_atomically
-from ..utils.messages import short_repr
 from .methods import apply_method
-from .run import Run, comparable
+from .run import Run, check_equal
 
-__all__ = ["Entry", "Plan"]
+__all__ = ["Plan"]
 
 _FILE = "compare.json"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run and its place in the comparison; `group` is the domain held out, or ""."""
-
-    method: str
-    seed: int
-    group: str
-    run: Run
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, (self.method, self.group, f"seed {self.seed}")))
 
 
 @dataclass(frozen=True)
@@ -55,42 +41,25 @@ class Plan:
     test: str = ""
     groups: tuple[str, ...] = ()
 
-    def entries(self, methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> list[Entry]:
-        """List the runs, all methods of a seed before the next seed.
-
-        Args:
-            methods: Only these; default: all.
-            seeds: Only these; default: all.
-        """
+    def runs(self, methods: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Run]:
+        """List the runs, all or only of some methods or seeds; all methods of a seed come before the next seed."""
         recipe = Recipe(self.name, self.settings, written=frozenset())
         recipes = {name: apply_method(recipe, changes) for name, changes in self.methods.items()}
+        chosen = itertools.product(seeds or self.seeds, self.groups or ("",), methods or self.methods)
         return [
-            self._entry(recipes[method], method, seed, group)
-            for seed, group, method in itertools.product(
-                self.seeds if seeds is None else seeds, self.groups or ("",), methods or self.methods
+            Run(
+                recipes[method].override(seed=seed, held_out_group=group or None),
+                self.folder / method / group / str(seed), method, group, self.test,
             )
-        ]
-
-    def _entry(self, recipe: Recipe, method: str, seed: int, group: str) -> Entry:
-        recipe = recipe.override(seed=seed, held_out_group=group or None)
-        return Entry(method, seed, group, Run(recipe, self.folder / method / group / str(seed), self.test, bool(group)))
+            for seed, group, method in chosen
+        ]  # fmt: skip
 
     def merged(self) -> "Plan":
-        """Add the methods and seeds of an existing compare.json in the folder.
-
-        Raises:
-            ValueError: compare.json has a different recipe, or a different method under the same name.
-        """
+        """Add the methods and seeds of the folder's compare.json, whose recipe and methods must be the same."""
         if not (self.folder / _FILE).is_file():
             return self
         old = Plan.load(self.folder)
-        ours, theirs = comparable(self.settings), comparable(old.settings)
-        for key in ours | theirs:
-            if ours.get(key) != theirs.get(key):
-                raise ValueError(
-                    f"{self.folder} was started with {key}: {short_repr(theirs.get(key))}, but now it is "
-                    f"{short_repr(ours.get(key))}; choose another --output"
-                )
+        check_equal(self.settings, old.settings, f"{self.folder} was started", "--output")
         for name in self.methods.keys() & old.methods.keys():
             if self.methods[name] != old.methods[name]:
                 raise ValueError(
@@ -109,16 +78,11 @@ class Plan:
         """Write compare.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {key: value for key, value in asdict(self).items() if key != "folder"}
-        text = json.dumps(content, indent=1)
-        write_atomically(self.folder / _FILE, lambda file: file.write(text.encode()))
+        write_atomically(self.folder / _FILE, lambda file: file.write(json.dumps(content, indent=1).encode()))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Plan":
-        """Read the plan of a folder.
-
-        Raises:
-            FileNotFoundError: The folder does not contain a comparison.
-        """
+        """Read the plan of a folder."""
         path = Path(folder) / _FILE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} does not contain a comparison: {_FILE} is missing")

@@ -54,7 +54,7 @@ def main() -> None:
         order = orders.get()
         try:
             recipe = Recipe(order["name"], order["settings"], written=frozenset())
-            run = Run(recipe, Path(order["folder"]), order["test_split"], order["test_held_out"])
+            run = Run(recipe, Path(order["folder"]), group=order["group"], test_split=order["test_split"])
             do(run, order["threads"], say)
             say(done=True)
         except Exception as error:  # of any kind: report this run as failed and continue with the others
@@ -69,13 +69,7 @@ def _read_orders(lines: Iterable[str], orders: queue.Queue) -> None:
 
 
 def do(run: Run, threads: int, say: Callable[..., None]) -> None:
-    """Train the rest of a run, then test it if it has a test.
-
-    Args:
-        run: The run.
-        threads: Number of PyTorch threads.
-        say: Called with each event.
-    """
+    """Train the rest of a run, then test it if it has a test; call `say` with each event."""
     torch.set_num_threads(threads)
     say(started=True)
     if (result := run.result) is None:
@@ -146,7 +140,7 @@ def _test(run: Run) -> dict[str, Any]:
     args = run.recipe.arguments()
     how = dict(batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, device=args.device)
     hub = str(run.folder / "hub")
-    if run.test_held_out:
+    if run.group:
         opened = open_held_out_group(hub, run.recipe, **how)
     else:
         where = dict(dataset=args.dataset, split=run.test_split, group_folders=args.group_folders)
