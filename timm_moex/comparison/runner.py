@@ -66,10 +66,10 @@ def _work(
 ) -> None:
     """Train waiting runs in one process; start a new one after a crash."""
     worker = None
-    while waiting:
+    while True:
         try:
             run = waiting.popleft()
-        except IndexError:  # another slot was faster
+        except IndexError:
             break
         if worker is None:
             worker = _start(errors, threads)

@@ -95,7 +95,8 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
         timing.write_text(json.dumps(epochs), encoding="utf-8")
         say(epoch=int(found[1]), epochs=int(found[2]), seconds=epochs[-1][0])
 
-    _wait_for_orphans(run.folder)
+    with RunFolder(run.folder).locked(timeout=_WAIT_FOR_ORPHANS):
+        pass
     result = train(run.recipe.override(resume="auto"), run.folder, progress=False, log=listen)
     (curves,) = read_curves([run.folder])
     later = epochs[1:] or epochs  # the first epoch includes the set-up
@@ -110,18 +111,6 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
         "environment": _environment(run.recipe),
         "settings": comparable(run.recipe.settings),
     }
-
-
-def _wait_for_orphans(folder: Path) -> None:
-    until = time.monotonic() + _WAIT_FOR_ORPHANS
-    while True:
-        try:
-            with RunFolder(folder).locked():
-                return
-        except FileExistsError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)
 
 
 def _environment(recipe: Recipe) -> dict[str, Any]:

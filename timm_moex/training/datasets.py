@@ -64,22 +64,18 @@ def open_dataset(
 ) -> Any:
     """Call `timm.data.create_dataset`, but raise an error for input that timm would silently misread.
 
-    A folder of images is read by `FolderReader`. Only a folder accepts `val_fraction`, `group_folders` (the folders are
-    GROUP/CLASS/image), `held_out_group` (a group to leave out) and `only_group`.
-
     Args:
-        name: "" for a folder of images, or timm's name: "torch/fashion_mnist", "hfds/…".
+        name: "" for a folder of images, which `FolderReader` reads, or timm's name: "torch/fashion_mnist", "hfds/…".
         root: The data folder.
         split: Name of the split; timm's synonyms of `train` and `validation` are accepted. "" reads the whole folder.
         num_classes: Number of classes of the model; checked if the dataset has class names.
         channels: Number of channels of the model's input, see `check_image_mode`; torchvision's datasets ignore it.
-        unreadable: How to handle an image that cannot be read, see `CheckedImages`; torchvision's datasets raise their
-            own error.
-        val_fraction: Share of the training images that makes up the split `validation` if it has no folder.
-        group_folders: See above. The targets then encode class and group.
-        held_out_group: See above.
+        unreadable: See `CheckedImages`; torchvision's datasets raise their own error.
+        val_fraction: Share of the training images that makes up the split `validation`; only for a folder without one.
+        group_folders: Whether the folder has GROUP/CLASS/image. The targets then encode class and group.
+        held_out_group: A group to leave out.
         only_group: The only group to read, such as the group that training held out.
-        classes: Class names of the training set, in the order of the labels. The data may lack some of them. None uses
+        classes: Class names of the training set, in the order of the labels, of which the data may lack some; None uses
             the data's own names.
         **kwargs: Further arguments of `create_dataset`.
     """

@@ -32,14 +32,9 @@ class FolderReader(Reader):
     through timm's dataset, workers, samplers and collation, and through `InMemoryLoader`. `GroupedLoader` separates
     them once a batch is on the device. Without groups the target is the class.
 
-    Args:
-        split: The folder, and the part of it to read.
-        group_folders: Whether the folder above the class is the group.
-        held_out_group: Name of a group to leave out.
-        only_group: Name of the only group to read.
-        classes: Class names of the training set, in the order of the labels; None uses the folder's own names.
-        class_map: Class name → label; images of other classes are ignored.
-        types: Suffixes of image files; default: torchvision's list, which includes timm's.
+    `classes` are the class names of the training set, in the order of the labels; None uses the folder's own names.
+    With a `class_map`, class name → label, images of other classes are ignored. `types` are the suffixes of image files
+    (default: torchvision's list, which includes timm's).
     """
 
     def __init__(

@@ -47,17 +47,14 @@ class Inference:
 
     @property
     def groups(self) -> list[str]:
-        """Names of the dataset's groups in the order of their numbers; empty without `group_folders`."""
         return group_names(self.loader.dataset)
 
     @property
     def ignored(self) -> str:
-        """A line about the files in the folder that were ignored, or ""."""
         return ignored_files(self.loader.dataset)
 
     @property
     def unreadable(self) -> list[str]:
-        """Names of the images that were skipped because they cannot be read."""
         return unreadable_files(self.loader.dataset)
 
 

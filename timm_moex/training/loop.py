@@ -3,7 +3,6 @@
 With torchrun or SLURM, every process runs the loop on its share of the data, and the first process writes and reports.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from ..utils.messages import in_words, say
 from .build import TrainingSetup
 from .datasets import group_names, label_names, unreadable_files
 from .distributed import join_processes
-from .evaluate import combine_metrics, evaluate, first_samples
+from .evaluate import evaluate, first_samples
 from .recipe import Recipe
 from .run_folder import Progress, RunFolder
 from .start import find_device, ignore_report, start_run
@@ -122,9 +121,11 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
 
 def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
     folder.clear_damaged_hub()
+    chosen = {"global_pool": run.args.gp, "bn_eps": run.args.bn_eps}  # without which the model would compute otherwise
+    model_args = run.args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
     save_folder(
         unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.train_loader.dataset),
-        model_args=_architecture_args(run.args), summary=folder.summary, card=_card(recipe, run, state),
+        model_args=model_args, summary=folder.summary, card=_card(recipe, run, state),
     )  # fmt: skip
 
 
@@ -233,19 +234,12 @@ def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
     metrics = evaluate(
         run.eval_model, loader, run.device,
         amp_dtype=run.amp_dtype, dtype=run.dtype, channels_last=run.args.channels_last,
-        groups=group_names(run.eval_loader.dataset),
+        groups=group_names(run.eval_loader.dataset), gather=run.processes.gather,
     )  # fmt: skip
-    metrics = combine_metrics(run.processes.gather(metrics))
     if not math.isfinite(metrics["loss"]):
         what = f"evaluation loss is {metrics['loss']} after epoch {epoch}"
         raise FloatingPointError(_not_finite(what, epoch, run.lr))
     return metrics
-
-
-def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments needed to rebuild the model so that it computes the same."""
-    chosen = {"global_pool": args.gp, "bn_eps": args.bn_eps}
-    return args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
 
 
 def _card(recipe: Recipe, run: TrainingSetup, state: Progress) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The model of a training run: create it as train.py does, and try it on a small batch before any file is written."""
 
 import argparse
+import copy
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from huggingface_hub.constants import CONFIG_NAME
 from timm.models import load_checkpoint
 from timm.task import TrainingTask
-from torch import nn
 
 from ..hub.convert import without_common_prefix
 from ..hub.download import translate_errors
@@ -92,7 +92,7 @@ def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] |
 def try_first_step(
     task: TrainingTask, input_size: Sequence[int], args: argparse.Namespace, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Run the forward pass of a training step on one or two black images, leaving the model unchanged.
+    """Run the forward pass of a training step on one or two black images, with a copy of the task.
 
     Settings that do not fit together - the size or channels of the images, a pool, a batch of one in a batch norm, a
     norm of the exchange that does not divide the channels - then fail before any file is written, instead of deep
@@ -102,32 +102,16 @@ def try_first_step(
     target = torch.zeros(shape[0], dtype=torch.long, device=device)
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax:
         target = torch.nn.functional.one_hot(target, args.num_classes).float()
-    model: Any = task.get_trainable_module()
-    amp_dtype = getattr(torch, args.amp_dtype)
     keys = ("batch_size", "in_chans", "input_size", "img_size", "gp")
     settings = ", ".join(f"{key}: {getattr(args, key)!r}" for key in keys)
     what = f"{args.model} cannot process images of shape {shape} ({settings})"
-    with reraise_as(RecipeError, what), _without_a_trace(model, device), torch.no_grad():
-        with torch.autocast(device.type, dtype=amp_dtype, enabled=args.amp):
-            images = torch.zeros(shape, dtype=dtype, device=device)
-            task(images, target)
-            if isinstance(task, MoExTask):  # it may have drawn no exchange, or only one of several sites
-                donors = torch.arange(len(target), device=device).flip(0)
-                with exchanging(model, {exchange.site.name: donors for exchange in task.moex.sites}):
-                    model(images)
-
-
-@contextmanager
-def _without_a_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore buffers, training mode and torch's random states on exit."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = [device] if device.type == "cuda" else []
-    was_training = model.training
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            model.train(was_training)
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
+    autocast = torch.autocast(device.type, dtype=getattr(torch, args.amp_dtype), enabled=args.amp)
+    random_states = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with reraise_as(RecipeError, what), random_states, torch.no_grad(), autocast:
+        trial, images = copy.deepcopy(task), torch.zeros(shape, dtype=dtype, device=device)
+        trial(images, target)
+        if isinstance(trial, MoExTask):  # it may have drawn no exchange, or only one of several sites
+            model: Any = trial.get_trainable_module()
+            donors = torch.arange(len(target), device=device).flip(0)
+            with exchanging(model, {exchange.site.name: donors for exchange in trial.moex.sites}):
+                model(images)

@@ -83,7 +83,7 @@ class RunFolder:
         self.summary, self.recipe, self.hub = (self.path / name for name in ("summary.csv", "recipe.yaml", "hub"))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, timeout: float = 0) -> Iterator[None]:
         """Lock the folder against other training runs; the operating system releases the lock if the process dies.
 
         The lock file is next to the folder, visible to everyone who can see the folder, and is removed at the end.
@@ -91,7 +91,7 @@ class RunFolder:
         path = self.path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.with_name(f".{path.name}.lock")
-        lock = FileLock(file, timeout=0)
+        lock = FileLock(file, timeout=timeout)
         try:
             lock.acquire()
             while not file.exists():  # the previous owner has just removed it, so others would not see this lock
