@@ -11,10 +11,9 @@ from ..training.recipe import Recipe, RecipeError, load_recipe
 from ..training.run_folder import RunFolder
 from ..training.start import resolve_defaults
 from ..utils.messages import say
-from .images import describe_images, hold_out_images
-from .methods import BASELINE, default_methods, parse_methods
+from .methods import BASELINE, default_methods
 from .outcomes import Figures, differences
-from .plan import Plan
+from .plan import Plan, hold_out_images, make_plan
 from .progress import Progress
 from .report import FAILED, failures, figures_by_title, table, write_report
 from .run import Run
@@ -103,7 +102,7 @@ def compare(
     for note in [*held_out, *notes]:
         log(note)
     words = [*(default_methods(whole) if methods is None else methods), *add_methods]
-    plan = _make_plan(whole, words, chosen, Path(output or f"output/compare-{whole.name}"), test_split, leave_one_out)
+    plan = make_plan(whole, words, chosen, Path(output or f"output/compare-{whole.name}"), test_split, leave_one_out)
     with RunFolder(plan.folder).locked():
         merged = plan.merged()
         runs = merged.runs(plan.methods, plan.seeds)
@@ -131,23 +130,6 @@ def report(folder: str | Path, *, log: Callable[[str], None] = say) -> Compariso
     except ImportError as error:
         log(f"compare.png was not drawn: {error}")
     return Comparison(plan.folder, text, figures, len(failures(plan)))
-
-
-def _make_plan(
-    recipe: Recipe, methods: Sequence[str], seeds: list[int], folder: Path, test: str | None, leave_one_out: bool
-) -> Plan:
-    if leave_one_out and test:
-        raise ValueError(f"test_split={test!r} with leave_one_out: the held-out groups are already the test data")
-    if recipe.settings.get("held_out_group"):
-        raise RecipeError("held_out_group is set, but leave_one_out holds out each group in turn; remove one of them")
-    parsed = parse_methods(recipe, methods)
-    images, groups = describe_images(recipe, test, leave_one_out)
-    plan = Plan(folder, recipe.name, recipe.settings, parsed, seeds, images, test or "", groups)
-    trained = [run.recipe.arguments() for run in plan.runs(seeds=seeds[:1])[: len(parsed)]]
-    same = [name for name, args in zip(parsed, trained) if trained.count(args) > 1]
-    if same:
-        raise RecipeError(f"methods {', '.join(same)} train the same recipe; remove all but one")
-    return plan
 
 
 def _train(plan: Plan, runs: list[Run], jobs: int, log: Callable[[str], None], show_bar: bool) -> None:

@@ -83,12 +83,7 @@ def differences(figures: Figures, method: str, key: str) -> list[float]:
 
 
 def verdict(method: str, errors: Sequence[float]) -> str:
-    """Summarise in a sentence how a method changes the error.
-
-    Args:
-        method: Name of the method.
-        errors: The method's error minus the baseline's, in points, for each pair of runs.
-    """
+    """Summarise in a sentence how a method changes the error, given its differences from the baseline in points."""
     if not errors:
         return f"{method}: no pair of runs with the baseline yet."
     mean, count = statistics.fmean(errors), len(errors)
@@ -112,11 +107,7 @@ def verdict(method: str, errors: Sequence[float]) -> str:
 
 
 def gap_in_words(gaps: Sequence[float]) -> str:
-    """Describe how much the baseline overfits, and what our study measured at a similar gap.
-
-    Args:
-        gaps: Evaluation loss minus training loss of each baseline run.
-    """
+    """Describe how much the baseline overfits (`gap` of each run), and what our study measured at a similar gap."""
     gap = statistics.fmean(gaps)
     above = [point for point in reversed(STUDY) if point[0] >= gap][:1]
     below = [point for point in STUDY if point[0] < gap][:1]

@@ -78,11 +78,7 @@ def format_interval(values: Sequence[float], digits: int = 2) -> str:
 def pairs_needed(difference: float, deviation: float, confidence: float = 0.95, limit: int = 100) -> int | None:
     """Find the smallest number of pairs for which a mean difference of this size has an interval that excludes 0.
 
-    Args:
-        difference: The mean difference, of either sign.
-        deviation: Standard deviation of the differences.
-        confidence: Confidence level of the interval.
-        limit: Largest number to try; the result is None if it is not enough.
+    `deviation` is the standard deviation of the differences; the result is None if `limit` pairs are not enough.
     """
     for count in range(2, limit + 1):
         if t_quantile(count - 1, confidence) * deviation / math.sqrt(count) < abs(difference):

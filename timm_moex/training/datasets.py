@@ -35,15 +35,8 @@ def sample_dir() -> Path:
 
 def open_split(args: argparse.Namespace, split: str, **options: Any) -> Any:
     """Open a split of a recipe's data with `open_dataset`; `options` take precedence over the recipe."""
-    of_recipe = dict(
-        class_map=args.class_map,
-        download=args.dataset_download,
-        input_key=args.input_key,
-        target_key=args.target_key,
-        val_fraction=args.val_fraction,
-        group_folders=args.group_folders,
-        held_out_group=args.held_out_group,
-    )
+    keys = ("class_map", "input_key", "target_key", "val_fraction", "group_folders", "held_out_group")
+    of_recipe = {key: getattr(args, key) for key in keys} | {"download": args.dataset_download}
     return open_dataset(args.dataset, args.data_dir, split, **of_recipe | options)
 
 
@@ -121,8 +114,7 @@ def _open_folder(
     input_key: str | None = None,
     target_key: str | None = None,
     input_img_mode: str = "RGB",
-    is_training: bool = False,  # accepted like `download`, and ignored for a folder, as in timm's create_dataset
-    download: bool = False,
+    download: bool = False,  # ignored for a folder, as in timm's create_dataset
     **reading: Any,
 ) -> ImageDataset:
     """Open timm's dataset for a folder, with our reader."""

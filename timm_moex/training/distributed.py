@@ -95,13 +95,13 @@ class DisagreementError(ProcessError, ValueError):
 
 
 def _by_process(values: list[str]) -> str:
-    ranks = {value: [rank for rank, other in enumerate(values) if other == value] for value in values}
-    return ", ".join(f"{value[:200]} in {_ranks(found)}" for value, found in ranks.items())
-
-
-def _ranks(ranks: list[int]) -> str:
-    some = ", ".join(map(str, ranks[:8])) + (", …" if len(ranks) > 8 else "")
-    return f"process{'es' if len(ranks) > 1 else ''} {some}"
+    """List the different values, each with the numbers of up to eight processes that have it."""
+    parts = []
+    for value in dict.fromkeys(values):
+        ranks = [str(rank) for rank, other in enumerate(values) if other == value]
+        some = ", ".join(ranks[:8]) + (", …" if len(ranks) > 8 else "")
+        parts.append(f"{value[:200]} in process{'es' if len(ranks) > 1 else ''} {some}")
+    return ", ".join(parts)
 
 
 def is_alone() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from timm.data.readers.reader import Reader
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -22,11 +22,11 @@ class ClassError(DataError):
     """The data have classes that the model does not have."""
 
 
-class FolderReader(Reader):
-    """A reader for timm's `ImageDataset`, for CLASS/image or, with `group_folders`, GROUP/CLASS/image.
+class FolderReader(ReaderImageFolder):
+    """timm's reader of a folder, for CLASS/image or, with `group_folders`, GROUP/CLASS/image.
 
-    The class is the folder that contains the image, as in timm's own reader, and classes have the same order. Unlike
-    timm's reader, this one skips hidden files and folders, and raises an error if two folders would become one class.
+    The class is the folder that contains the image, and classes have timm's order. Unlike timm's own scan, this one
+    skips hidden files and folders, and raises an error if two folders would become one class.
 
     The target of a sample is one integer, `class + group * number of classes`, so that class and group pass together
     through timm's dataset, workers, samplers and collation, and through `InMemoryLoader`. `GroupedLoader` separates
@@ -48,7 +48,7 @@ class FolderReader(Reader):
         class_map: Mapping[str, int] | None = None,
         types: Sequence[str] = (),
     ):
-        super().__init__()
+        super(ReaderImageFolder, self).__init__()  # without timm's scan
         self.root, self.ignored = split.folder, Counter[str]()
         suffixes = sorted({suffix.lower() for suffix in types or IMG_EXTENSIONS})
         files = self._scan(suffixes)
@@ -80,13 +80,9 @@ class FolderReader(Reader):
         return max(self.class_to_idx.values()) + 1
 
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        path, target = self.samples[index]
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would block forever
+        if not stat.S_ISREG(os.stat(self.samples[index][0]).st_mode):  # opening a named pipe would block forever
             raise OSError("not a regular file")
-        return open(path, "rb"), target
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        return super().__getitem__(index)
 
     def describe_ignored(self) -> str:
         """Return "data/train: 3 files ignored (.txt 2, .gif 1)", or "" if there are none."""
@@ -94,10 +90,6 @@ class FolderReader(Reader):
         parts = ", ".join(f"{suffix} {count}" for suffix, count in most)
         total = sum(self.ignored.values())
         return f"{self.root}: {total} file{'s' * (total > 1)} ignored ({parts})" if total else ""
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        path = self.samples[index][0]
-        return os.path.basename(path) if basename else path if absolute else os.path.relpath(path, self.root)
 
     def _scan(self, types: Sequence[str]) -> list["_File"]:
         """Find the images in timm's order; break ties ("1", "01"), whose order varies in timm, by the text."""

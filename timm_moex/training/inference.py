@@ -78,12 +78,7 @@ def open_inference(
 
     Args:
         model: A folder that timm can load (…/hub), or the name of a model.
-        data_dir: The data folder.
-        dataset: timm's name of the dataset; "" for a folder of images.
-        split: Name of the split.
-        batch_size: Images per batch.
-        workers: Number of processes that load images.
-        device: "cpu", "cuda", …
+        data_dir: The data folder; see `open_dataset` for `dataset` and `split`.
         skip_unreadable: Whether to skip images that cannot be read instead of raising an error.
         columns: Synset folders and their columns in ImageNet's 1,000 logits, see `imagenet_subset`.
         val_fraction: Share of the images that makes up the split `validation`, as in training. With 0, the split's

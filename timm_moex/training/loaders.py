@@ -101,15 +101,15 @@ def create_loaders(
 
     In training, another image replaces an unreadable one, as in train.py, and the replacements are counted.
     """
-    shape = dict(num_classes=args.num_classes, channels=data_config["input_size"][0])
-    shape |= dict(input_img_mode=args.input_img_mode)
+    shape = dict(
+        num_classes=args.num_classes, channels=data_config["input_size"][0], input_img_mode=args.input_img_mode
+    )
     with processes.main_process_first():  # it may download the data
-        train_set = open_split(args, args.train_split, is_training=True, unreadable="replace", **shape)
+        train_set = open_split(args, args.train_split, unreadable="replace", **shape)
         classes = None if args.class_map else label_names(train_set) or None
         unreadable = "drop" if args.skip_unreadable else "error"
         eval_set = open_split(args, args.val_split, unreadable=unreadable, classes=classes, **shape)
-    _check_groups(args, train_set)
-    _check_sizes(len(train_set), len(eval_set), args.batch_size, processes.count)
+    _check_sets(args, train_set, eval_set, processes.count)
     shared = dict(device=processes.device, img_dtype=dtype, num_workers=args.workers, pin_memory=args.pin_mem)
     eval_batch, several = args.validation_batch_size or args.batch_size, processes.count > 1
     eval_loader = create_eval_loader(eval_set, data_config, eval_batch, distributed=several, **shared)
@@ -126,7 +126,7 @@ def create_loaders(
     return _take_groups_apart(train_loader), _take_groups_apart(InMemoryLoader(eval_loader))
 
 
-def _check_groups(args: argparse.Namespace, train_set: Any) -> None:
+def _check_sets(args: argparse.Namespace, train_set: Any, eval_set: Any, processes: int) -> None:
     if args.donors_from == "other_groups" and not args.group_folders:
         raise RecipeError("donors_from: 'other_groups' needs group_folders: true")
     groups = group_names(train_set)
@@ -135,14 +135,13 @@ def _check_groups(args: argparse.Namespace, train_set: Any) -> None:
             f"donors from other groups need at least two groups, but {args.data_dir} has only {', '.join(groups)} for "
             "training. Set donors_from: any"
         )
-
-
-def _check_sizes(train: int, evaluation: int, batch_size: int, processes: int) -> None:
-    if train < batch_size * processes:
+    if len(train_set) < args.batch_size * processes:
         in_each = f" in each of {processes} processes" if processes > 1 else ""
-        raise DataError(f"batch_size={batch_size}{in_each} is larger than the training set of {train} images")
-    if evaluation < processes:
-        raise DataError(f"the evaluation set has {evaluation} images, fewer than the {processes} processes")
+        raise DataError(
+            f"batch_size={args.batch_size}{in_each} is larger than the training set of {len(train_set)} images"
+        )
+    if len(eval_set) < processes:
+        raise DataError(f"the evaluation set has {len(eval_set)} images, fewer than the {processes} processes")
 
 
 def create_eval_loader(
@@ -164,35 +163,15 @@ def _augmenting_loader(dataset: Any, args: argparse.Namespace, data_config: Mapp
     Workers are restarted in each epoch, so that their seeds come from the loader's generator, which a checkpoint can
     restore.
     """
-    interpolation = None if args.no_aug else args.train_interpolation
+    config = {key: data_config[key] for key in ("input_size", "mean", "std")}
+    config["interpolation"] = (not args.no_aug and args.train_interpolation) or data_config["interpolation"]
+    same_names = ["no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob"]
+    same_names += ["grayscale_prob", "gaussian_blur_prob", "batch_size", "worker_seeding"]
+    augment = {key: getattr(args, key) for key in same_names} | dict(auto_augment=args.aa)
+    augment |= dict(re_prob=args.reprob, re_mode=args.remode, re_count=args.recount)
+    kwargs |= dict(use_prefetcher=not args.no_prefetcher, persistent_workers=False)
     with reraise_as(RecipeError, f"aa: {short_repr(args.aa)}, color_jitter: {args.color_jitter}"):
-        loader = create_loader(
-            dataset,
-            data_config["input_size"],
-            args.batch_size,
-            is_training=True,
-            no_aug=args.no_aug,
-            re_prob=args.reprob,
-            re_mode=args.remode,
-            re_count=args.recount,
-            train_crop_mode=args.train_crop_mode,
-            scale=args.scale,
-            ratio=args.ratio,
-            hflip=args.hflip,
-            vflip=args.vflip,
-            color_jitter=args.color_jitter,
-            color_jitter_prob=args.color_jitter_prob,
-            grayscale_prob=args.grayscale_prob,
-            gaussian_blur_prob=args.gaussian_blur_prob,
-            auto_augment=args.aa,
-            interpolation=interpolation or data_config["interpolation"],
-            mean=data_config["mean"],
-            std=data_config["std"],
-            use_prefetcher=not args.no_prefetcher,
-            persistent_workers=False,
-            worker_seeding=args.worker_seeding,
-            **kwargs,
-        )
+        loader = create_loader(dataset, is_training=True, **config, **augment, **kwargs)
     rank = torch.distributed.get_rank() if kwargs["distributed"] else 0
     return SeededLoader(_with_own_generator(loader, args.seed + rank))
 

@@ -80,8 +80,11 @@ def train(
             recipe, place, run, state, track = start_run(recipe, folder, processes, stack, log)
         first = state.epochs_done
         while state.epochs_done < run.stops_after:
-            began = time.monotonic()
-            _run_epoch(run, state, show_bar=progress, log=log)
+            began, epoch = time.monotonic(), state.epochs_done
+            train_metrics = _train_one_epoch(run, epoch, progress, log)
+            lr, metrics = run.lr, _evaluate(run, epoch)
+            run.scheduler.step(epoch + 1, metrics[run.args.eval_metric])
+            state.add(train_metrics, metrics, lr, run.args.eval_metric)
             place.record(run, state)
             track(state.history[-1])
             seconds, left = time.monotonic() - began, run.stops_after - state.epochs_done
@@ -91,16 +94,6 @@ def train(
         if processes.is_first and not place.hub_is_complete(unwrap_model(run.eval_model)):
             _write_hub(place, recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
-
-
-def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool, log: Callable[[str], None]) -> None:
-    """Train and evaluate an epoch, set the next learning rate, and add the epoch to `state`."""
-    epoch, key = state.epochs_done, run.args.eval_metric
-    train_metrics = _train_one_epoch(run, epoch, show_bar, log)
-    lr = run.lr
-    metrics = _evaluate(run, epoch)
-    run.scheduler.step(epoch + 1, metrics[key])
-    state.add(train_metrics, metrics, lr, key)
 
 
 def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callable[[str], None]) -> None:
@@ -129,9 +122,7 @@ def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Pro
     )  # fmt: skip
 
 
-def _train_one_epoch(
-    run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None] = say
-) -> dict[str, float]:
+def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None]) -> dict[str, float]:
     """Train for one pass over the training set.
 
     Returns:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -14,7 +14,7 @@ from .recipe import Recipe
 from .run_folder import Progress, RunFolder
 from .trackers import check_trackers, open_trackers
 
-__all__ = ["StartedRun", "find_device", "ignore_report", "resolve_defaults", "start_run"]
+__all__ = ["find_device", "ignore_report", "resolve_defaults", "start_run"]
 
 # Settings that may differ between processes on several machines
 _OF_THE_MACHINE = {"data_dir", "class_map", "initial_checkpoint", "pretrained_path", "output", "resume"}
@@ -48,20 +48,14 @@ def resolve_defaults(recipe: Recipe) -> tuple[Recipe, list[str]]:
     return recipe.with_defaults(**found), notes
 
 
-class StartedRun(NamedTuple):
-    """A run that has its folder, with everything that its epochs need."""
-
-    recipe: Recipe
-    place: RunFolder
-    run: TrainingSetup
-    state: Progress
-    track: Callable[[Any], None]
-
-
 def start_run(
     recipe: Recipe, folder: str | Path | None, processes: Processes, stack: ExitStack, log: Callable[[str], None]
-) -> StartedRun:
-    """Set up a run, compare it between processes, and keep its folder open until `stack` closes."""
+) -> tuple[Recipe, RunFolder, TrainingSetup, Progress, Callable[[Any], None]]:
+    """Set up a run, compare it between processes, and keep its folder open until `stack` closes.
+
+    Returns:
+        The complete recipe, the run's folder, the run, its progress, and a function to call with each epoch's row.
+    """
     recipe.arguments()  # before the data are opened
     with processes.main_process_first():  # it may download the data
         recipe, notes = resolve_defaults(recipe)
@@ -89,7 +83,7 @@ def start_run(
             f"model_ema_decay: {args.model_ema_decay}: at the end, the EMA, which is evaluated and saved, will still "
             f"hold {run.initial_share:.0%} of the initial weights; set model_ema_warmup: true, or lower the decay"
         )
-    return StartedRun(recipe, place, run, state, track)
+    return recipe, place, run, state, track
 
 
 def ignore_report(_: Any) -> None:
