@@ -46,19 +46,11 @@ def create_model(args: argparse.Namespace) -> Any:
     explain = translate_errors(args.model) if from_hub else nullcontext()
     with reraise_as(RecipeError, f"model: {args.model!r} with {given or 'its defaults'}"), explain:
         model: Any = timm.create_model(
-            args.model,
-            pretrained=args.pretrained,
-            pretrained_cfg_overlay=_overlay(args, in_chans),
-            in_chans=in_chans,
-            num_classes=args.num_classes,
-            drop_rate=args.drop,
-            drop_path_rate=args.drop_path,
-            drop_block_rate=args.drop_block,
-            global_pool=args.gp,
-            bn_momentum=args.bn_momentum,
-            bn_eps=args.bn_eps,
+            args.model, pretrained=args.pretrained, pretrained_cfg_overlay=_overlay(args, in_chans), in_chans=in_chans,
+            num_classes=args.num_classes, drop_rate=args.drop, drop_path_rate=args.drop_path,
+            drop_block_rate=args.drop_block, global_pool=args.gp, bn_momentum=args.bn_momentum, bn_eps=args.bn_eps,
             **model_kwargs,
-        )
+        )  # fmt: skip
         if settings:
             insert_moex(model, **settings)
         if args.grad_checkpointing:

@@ -110,9 +110,8 @@ class RunFolder:
 
     def check(self, resume: str | None) -> None:
         """Refuse a folder whose files would be lost, and a checkpoint `resume` from another folder."""
-        foreign = unexpected_files(self.hub)
-        if resume:  # the run's own files are written again if they are damaged or missing
-            foreign = [name for name in foreign if name not in FILES]
+        # A resumed run's own files are written again if they are damaged or missing
+        foreign = [name for name in unexpected_files(self.hub) if not (resume and name in FILES)]
         if foreign:
             raise FileExistsError(
                 f"{self.hub} contains {', '.join(foreign)}, which timm_moex did not write; choose another --output"

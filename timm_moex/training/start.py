@@ -33,7 +33,8 @@ def resolve_defaults(recipe: Recipe) -> tuple[Recipe, list[str]]:
     Without `device`, training uses the result of `find_device`. Without `num_classes`, the model gets a classifier for
     the classes of the data. (train.py would keep the classes of the weights, or use 1,000.)
     """
-    args, found, notes = recipe.arguments(), dict[str, Any](), []
+    args, notes = recipe.arguments(), []
+    found: dict[str, Any] = {}
     if "device" not in recipe.settings and find_device(recipe) == "cpu":
         found["device"] = "cpu"
         notes.append("device: cpu, because no CUDA device was found")
