@@ -17,7 +17,7 @@ from timm_moex.training import loop
 from timm_moex.training.datasets import DataError, group_names, label_names, open_dataset
 from timm_moex.training.distributed import Processes
 from timm_moex.training.evaluate import evaluate, flat_metrics
-from timm_moex.training.inference import open_held_out_group, open_inference
+from timm_moex.training.inference import open_inference
 from timm_moex.training.loaders import create_loaders
 from timm_moex.training.recipe import RecipeError
 
@@ -207,13 +207,14 @@ def test_a_run_with_groups_ends_with_top1_of_each_and_the_held_out_group_opens_a
     result = loop.train(recipe, tmp_path / "run", log=print, progress=False)
     assert set(result.metrics["top1_by_group"]) == {"A", "C"}
     assert "eval_top1_by_group.A" in (tmp_path / "run" / "summary.csv").read_text()
-    opened = open_held_out_group(str(tmp_path / "run" / "hub"), recipe)
+    whole = dict(split="", group_folders=True)
+    opened = open_inference(str(tmp_path / "run" / "hub"), data, only_group="B", **whole)
     metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups)
     assert metrics["count"] == 10 and set(metrics["top1_by_group"]) == {"B"}
     code, out, err = run(capsys, "eval", tmp_path / "run" / "hub", "--data-dir", data, "--group-folders")
     assert code == 0 and "30 images; top-1 by group: A " in out, err
-    with pytest.raises(ValueError, match="has no held_out_group"):
-        open_held_out_group(str(tmp_path / "run" / "hub"), picture_recipe(data))
+    with pytest.raises(DataError, match="only_group: 'b' is not a group in .*; its groups are A, B, C"):
+        open_inference(str(tmp_path / "run" / "hub"), data, only_group="b", **whole)
     resumed = loop.train(recipe.override(resume="auto", epochs=1), tmp_path / "run", log=print, progress=False)
     assert resumed.metrics == result.metrics
 

@@ -94,7 +94,6 @@ def compare(
     log = log or say
     whole = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     whole = whole.override(settings, data_dir=None if data_dir is None else str(data_dir), device=device)
-    whole.arguments()
     whole, held_out = hold_out_images(whole)
     if leave_one_out and not whole.settings.get("group_folders"):
         raise RecipeError("leave_one_out needs groups: --set group_folders=true reads the data as GROUP/CLASS/image")

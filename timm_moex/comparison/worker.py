@@ -23,7 +23,7 @@ import torch
 
 from ..pictures.curves import read_curves
 from ..training.evaluate import evaluate
-from ..training.inference import open_held_out_group, open_inference
+from ..training.inference import open_inference
 from ..training.loop import train
 from ..training.recipe import Recipe
 from ..training.run_folder import RunFolder
@@ -127,13 +127,11 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 
 def _test(run: Run) -> dict[str, Any]:
     args = run.recipe.arguments()
-    how = dict(batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, device=args.device)
-    hub = str(run.folder / "hub")
-    if run.group:
-        opened = open_held_out_group(hub, run.recipe, **how)
-    else:
-        where = dict(dataset=args.dataset, split=run.test_split, group_folders=args.group_folders)
-        opened = open_inference(hub, args.data_dir, **where, **how)
+    opened = open_inference(
+        str(run.folder / "hub"), args.data_dir, dataset=args.dataset, split=run.test_split,
+        group_folders=args.group_folders, only_group=run.group or None, workers=args.workers, device=args.device,
+        batch_size=args.validation_batch_size or args.batch_size,
+    )  # fmt: skip
     metrics = evaluate(opened.model, opened.loader, opened.device)
     return {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
 

@@ -53,9 +53,10 @@ class FolderReader(ReaderImageFolder):
         suffixes = sorted({suffix.lower() for suffix in types or IMG_EXTENSIONS})
         files = self._scan(suffixes)
         if group_folders:
-            is_for_training = classes is None  # an evaluation folder may lack the group
-            files = _of_groups(files, split.folder, held_out_group if is_for_training else None, only_group)
-            files = [file for file in files if file.group != held_out_group]
+            # an evaluation folder may lack the held-out group
+            needed = {"held_out_group": held_out_group if classes is None else None, "only_group": only_group}
+            _check_groups(files, split.folder, needed)
+            files = [f for f in files if f.group != held_out_group and only_group in (None, f.group)]
         else:
             _check_leaves(files, split.folder)
         self.class_to_idx = _class_to_idx(files, split.folder, classes, class_map)
@@ -157,18 +158,15 @@ def _check_leaves(files: Sequence[_File], root: Path) -> None:
             )
 
 
-def _of_groups(files: Sequence[_File], root: Path, held_out: str | None, only: str | None) -> list[_File]:
-    """Select the images of all groups or of one, after checking that all have a group and that named groups exist."""
+def _check_groups(files: Sequence[_File], root: Path, needed: Mapping[str, str | None]) -> None:
+    """Check that all images have a group, and that the groups named by arguments exist."""
     if alone := next((file for file in files if not file.group), None):
         raise DataError(f"group_folders: {root / alone.path} has no group, because it is not in GROUP/CLASS/")
     groups = _natural({file.group for file in files})
-    for key, name in (("held_out_group", held_out), ("only_group", only)):
+    for key, name in needed.items():
         if name is not None and name not in groups:
-            near = did_you_mean(name, groups)
-            raise DataError(
-                f"{key}: {name!r} is not a group in {root}; its groups are {', '.join(groups) or 'none'}{near}"
-            )
-    return [file for file in files if only in (None, file.group)]
+            known = (", ".join(groups) or "none") + did_you_mean(name, groups)
+            raise DataError(f"{key}: {name!r} is not a group in {root}; its groups are {known}")
 
 
 def _class_to_idx(

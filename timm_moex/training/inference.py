@@ -20,11 +20,9 @@ from ..utils.names import check_model_name
 from .datasets import DataError, group_names, ignored_files, label_names, open_dataset, unreadable_files
 from .folders import ClassError
 from .loaders import create_eval_loader
-from .recipe import Recipe
 from .splits import EVAL_SPLITS, TRAIN_SPLITS, is_flat, is_hidden
 
-__all__ = ["SUBSETS", "Inference", "imagenet_subset", "locate_subset", "open_held_out_group", "open_inference"]
-__all__ += ["predict_samples", "timm_name"]
+__all__ = ["SUBSETS", "Inference", "imagenet_subset", "locate_subset", "open_inference", "predict_samples", "timm_name"]
 
 # Test sets with 200 of ImageNet's classes → timm's list of their synsets
 SUBSETS = {"imagenet-a": "_info/imagenet_a_synsets.txt", "imagenet-r": "_info/imagenet_r_synsets.txt"}
@@ -121,15 +119,6 @@ def _own_names(model: Any, name: str) -> list[str] | None:
             "use --ignore-label-names to match classes by their order"
         )
     return names or None
-
-
-def open_held_out_group(model: str, recipe: Recipe, **kwargs: Any) -> Inference:
-    """Load a trained model from a run's folder …/hub, and open all images of the group that its training held out."""
-    args = recipe.arguments()
-    if args.held_out_group is None:
-        raise ValueError(f"recipe {recipe.name} has no held_out_group")
-    data = dict(dataset=args.dataset, split="", group_folders=True, only_group=args.held_out_group)
-    return open_inference(model, args.data_dir, **{**data, **kwargs})
 
 
 def timm_name(model: str) -> str:
