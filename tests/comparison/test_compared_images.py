@@ -6,7 +6,7 @@ import pytest
 from picture_folders import BLUE, RED, picture_recipe, write_groups, write_pictures
 
 import timm_moex
-from timm_moex.comparison.images import hold_out_images
+from timm_moex.comparison.plan import hold_out_images
 from timm_moex.training.recipe import RecipeError
 
 

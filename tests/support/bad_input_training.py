@@ -16,11 +16,10 @@ from timm_moex.training.datasets import DataError, open_dataset, sample_dir
 from timm_moex.training.evaluate import evaluate
 from timm_moex.training.images import CheckedImages
 from timm_moex.training.in_memory import InMemoryLoader
-from timm_moex.training.inference import open_inference
+from timm_moex.training.inference import imagenet_subset, locate_subset, open_inference
 from timm_moex.training.keys import parse_range
 from timm_moex.training.loop import train
 from timm_moex.training.recipe import Recipe, RecipeError, load_recipe
-from timm_moex.training.subsets import imagenet_subset, locate_subset
 
 _SAMPLE = "torch/fashion_mnist"
 

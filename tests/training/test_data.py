@@ -25,9 +25,9 @@ def tiny(tmp_path_factory):
 
 
 def loaders(recipe, pad):
-    args = recipe.arguments()
+    args = recipe.override(in_memory=pad is not None, pad=pad).arguments()
     config = resolve_data_config(vars(args))
-    return create_loaders(args, config, Processes(CPU), torch.float32, pad)
+    return create_loaders(args, config, Processes(CPU), torch.float32)
 
 
 def test_sample_is_balanced_and_opens_with_timm_alone():

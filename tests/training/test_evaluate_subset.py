@@ -19,7 +19,7 @@ from torch import nn
 from timm_moex.cli import main
 from timm_moex.hub import save_folder
 from timm_moex.training.evaluate import evaluate
-from timm_moex.training.subsets import SUBSETS, imagenet_subset
+from timm_moex.training.inference import SUBSETS, imagenet_subset
 
 CLONE = os.environ.get("TIMM_MOEX_TIMM_CLONE")
 needs_clone = pytest.mark.skipif(not CLONE, reason="validate.py: set TIMM_MOEX_TIMM_CLONE to a clone of timm")

@@ -16,8 +16,8 @@ from timm_moex.cli import main
 from timm_moex.training import loop
 from timm_moex.training.datasets import DataError, group_names, label_names, open_dataset
 from timm_moex.training.distributed import Processes
-from timm_moex.training.evaluate import combine_metrics, evaluate, flat_metrics
-from timm_moex.training.inference import open_held_out_group, open_inference
+from timm_moex.training.evaluate import evaluate, flat_metrics
+from timm_moex.training.inference import open_inference
 from timm_moex.training.loaders import create_loaders
 from timm_moex.training.recipe import RecipeError
 
@@ -102,9 +102,9 @@ def test_a_fraction_next_to_a_folder_for_evaluation_is_an_error(tmp_path):
 
 
 def loaders(recipe, pad=None, processes=None):
-    args = recipe.arguments()
+    args = recipe.override(in_memory=pad is not None, pad=pad).arguments()
     config = resolve_data_config(vars(args))
-    return create_loaders(args, config, processes or Processes(CPU), torch.float32, pad)
+    return create_loaders(args, config, processes or Processes(CPU), torch.float32)
 
 
 @pytest.mark.parametrize("pad, workers, prefetcher", [(None, 0, True), (None, 2, True), (None, 0, False), (2, 0, True)])
@@ -193,8 +193,10 @@ def test_top1_by_group_is_counted_and_combined():
     whole = evaluate(torch.nn.Identity(), [batch], "cpu", groups=names)
     assert whole["top1_by_group"] == {"A": pytest.approx(200 / 3), "C": 100.0} and whole["top1"] == 75
     halves = [[tuple(part[rows] for part in batch)] for rows in (slice(None, None, 2), slice(1, None, 2))]
-    parts = [evaluate(torch.nn.Identity(), half, "cpu", groups=names) for half in halves]
-    combined = combine_metrics(parts)
+    sums = []
+    for half in halves:
+        evaluate(torch.nn.Identity(), half, "cpu", groups=names, gather=lambda own: sums.append(own) or [own])
+    combined = evaluate(torch.nn.Identity(), halves[0], "cpu", groups=names, gather=lambda own: sums)
     assert combined | {"loss": 0} == whole | {"loss": 0} and combined["loss"] == pytest.approx(whole["loss"])
     assert flat_metrics(combined)["top1_by_group.C"] == 100.0
 
@@ -205,13 +207,14 @@ def test_a_run_with_groups_ends_with_top1_of_each_and_the_held_out_group_opens_a
     result = loop.train(recipe, tmp_path / "run", log=print, progress=False)
     assert set(result.metrics["top1_by_group"]) == {"A", "C"}
     assert "eval_top1_by_group.A" in (tmp_path / "run" / "summary.csv").read_text()
-    opened = open_held_out_group(str(tmp_path / "run" / "hub"), recipe)
+    whole = dict(split="", group_folders=True)
+    opened = open_inference(str(tmp_path / "run" / "hub"), data, only_group="B", **whole)
     metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups)
     assert metrics["count"] == 10 and set(metrics["top1_by_group"]) == {"B"}
     code, out, err = run(capsys, "eval", tmp_path / "run" / "hub", "--data-dir", data, "--group-folders")
     assert code == 0 and "30 images; top-1 by group: A " in out, err
-    with pytest.raises(ValueError, match="has no held_out_group"):
-        open_held_out_group(str(tmp_path / "run" / "hub"), picture_recipe(data))
+    with pytest.raises(DataError, match="only_group: 'b' is not a group in .*; its groups are A, B, C"):
+        open_inference(str(tmp_path / "run" / "hub"), data, only_group="b", **whole)
     resumed = loop.train(recipe.override(resume="auto", epochs=1), tmp_path / "run", log=print, progress=False)
     assert resumed.metrics == result.metrics
 

@@ -36,7 +36,7 @@ def folder(request, tmp_path):
 
 
 def labels_of(dataset, workers=0):
-    loader = create_eval_loader(dataset, CONFIG, 2, device=torch.device("cpu"), workers=workers)
+    loader = create_eval_loader(dataset, CONFIG, 2, device=torch.device("cpu"), num_workers=workers)
     return torch.cat([labels for _, labels in loader]).tolist()
 
 

@@ -78,7 +78,7 @@ def test_loss_is_timms_of_that_name(settings, expected, data):
     recipe = tiny_recipe(data, smoothing=0.0, model_kwargs={"moex_prob": 1.0}).override(**settings)
     run = set_up_training(recipe.override(in_memory=True, pad=0).arguments())
     assert type(run.task.criterion.criterion) is expected
-    images, target = run.prepare(*next(iter(run.train_loader)))
+    images, target, _ = run.prepare(*next(iter(run.train_loader)))
     result = run.task(images, target)
     assert result["exchanged"] and result["loss"].isfinite()
 

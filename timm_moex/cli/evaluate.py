@@ -37,7 +37,7 @@ def add_eval(commands: Any) -> None:
 
 def _run_eval(args: argparse.Namespace) -> int:
     from ..training.evaluate import is_per_class, write_per_class
-    from ..training.subsets import locate_subset
+    from ..training.inference import locate_subset
 
     if args.per_class:
         check_output(args, "--per-class", args.per_class, [args.model, args.data_dir], is_per_class)

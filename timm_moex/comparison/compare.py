@@ -8,15 +8,15 @@ from typing import Any
 
 from ..pictures.comparison import plot_comparison
 from ..training.recipe import Recipe, RecipeError, load_recipe
-from ..training.resolve_defaults import resolve_defaults
 from ..training.run_folder import RunFolder
+from ..training.start import resolve_defaults
 from ..utils.messages import say
-from .images import describe_images, hold_out_images
-from .methods import BASELINE, default_methods, parse_methods
+from .methods import BASELINE, default_methods
 from .outcomes import Figures, differences
-from .plan import Entry, Plan
+from .plan import Plan, hold_out_images, make_plan
 from .progress import Progress
-from .report import FAILED, figures_by_title, table, write_report
+from .report import FAILED, failures, figures_by_title, table, write_report
+from .run import Run
 from .runner import run_all
 from .statistics import interval
 
@@ -86,7 +86,7 @@ def compare(
         ValueError: `seeds` or `jobs` is below 1, or `output` contains a comparison of another recipe.
         FileExistsError: Another comparison is writing to `output`.
     """
-    chosen = [seed for seed in range(seeds)] if isinstance(seeds, int) else list(seeds)
+    chosen = list(range(seeds) if isinstance(seeds, int) else seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds={seeds!r}: expected one or more seeds, without duplicates")
     if jobs < 1:
@@ -94,7 +94,6 @@ def compare(
     log = log or say
     whole = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     whole = whole.override(settings, data_dir=None if data_dir is None else str(data_dir), device=device)
-    whole.arguments()
     whole, held_out = hold_out_images(whole)
     if leave_one_out and not whole.settings.get("group_folders"):
         raise RecipeError("leave_one_out needs groups: --set group_folders=true reads the data as GROUP/CLASS/image")
@@ -102,14 +101,14 @@ def compare(
     for note in [*held_out, *notes]:
         log(note)
     words = [*(default_methods(whole) if methods is None else methods), *add_methods]
-    plan = _make_plan(whole, words, chosen, Path(output or f"output/compare-{whole.name}"), test_split, leave_one_out)
+    plan = make_plan(whole, words, chosen, Path(output or f"output/compare-{whole.name}"), test_split, leave_one_out)
     with RunFolder(plan.folder).locked():
         merged = plan.merged()
-        entries = merged.entries(list(plan.methods), plan.seeds)
-        for entry in entries:
-            entry.run.check()
+        runs = merged.runs(plan.methods, plan.seeds)
+        for run in runs:
+            run.check()
         merged.save()
-        _train(merged, entries, jobs, log, progress)
+        _train(merged, runs, jobs, log, progress)
         return report(plan.folder, log=log)
 
 
@@ -119,84 +118,62 @@ def report(folder: str | Path, *, log: Callable[[str], None] = say) -> Compariso
     Args:
         folder: The folder of the comparison.
         log: Called with the report and with a note about anything that is missing.
-
-    Raises:
-        FileNotFoundError: The folder does not contain a comparison.
     """
     plan = Plan.load(folder)
     text, figures = write_report(plan), figures_by_title(plan)
-    entries = plan.entries()
-    left = sum(not entry.run.is_finished for entry in entries)
-    log(text + (f"\n{left} of {len(entries)} runs are not finished.\n" if left else ""))
+    runs = plan.runs()
+    left = sum(not run.is_finished for run in runs)
+    log(text + (f"\n{left} of {len(runs)} runs are not finished.\n" if left else ""))
     try:
         log(str(_draw(plan, list(figures.values())[-1])))
     except ImportError as error:
         log(f"compare.png was not drawn: {error}")
-    failed = sum((entry.run.folder / FAILED).is_file() for entry in entries)
-    return Comparison(plan.folder, text, figures, failed)
+    return Comparison(plan.folder, text, figures, len(failures(plan)))
 
 
-def _make_plan(
-    recipe: Recipe, methods: Sequence[str], seeds: list[int], folder: Path, test: str | None, leave_one_out: bool
-) -> Plan:
-    if leave_one_out and test:
-        raise ValueError(f"test_split={test!r} with leave_one_out: the held-out groups are already the test data")
-    if recipe.settings.get("held_out_group"):
-        raise RecipeError("held_out_group is set, but leave_one_out holds out each group in turn; remove one of them")
-    parsed = parse_methods(recipe, methods)
-    images, groups = describe_images(recipe, test, leave_one_out)
-    plan = Plan(folder, recipe.name, recipe.settings, parsed, seeds, images, test or "", groups)
-    trained = [entry.run.recipe.arguments() for entry in plan.entries(seeds=seeds[:1])[: len(parsed)]]
-    same = [name for name, args in zip(parsed, trained) if trained.count(args) > 1]
-    if same:
-        raise RecipeError(f"methods {', '.join(same)} train the same recipe; remove all but one")
-    return plan
-
-
-def _train(plan: Plan, entries: list[Entry], jobs: int, log: Callable[[str], None], show_bar: bool) -> None:
+def _train(plan: Plan, runs: list[Run], jobs: int, log: Callable[[str], None], show_bar: bool) -> None:
     """Train the remaining runs; log an estimate, the time left, and the table after each complete seed."""
-    by_run = {entry.run: entry for entry in entries if not entry.run.is_finished}
-    if done := len(entries) - len(by_run):
-        log(f"{done} of {len(entries)} runs are already finished")
-    waiting = Counter(entry.seed for entry in by_run.values())
-    progress = Progress({run: str(entry) for run, entry in by_run.items()}, jobs, log, show_bar)
+    left = [run for run in runs if not run.is_finished]
+    if done := len(runs) - len(left):
+        log(f"{done} of {len(runs)} runs are already finished")
+    waiting = Counter(run.seed for run in left)
+    progress = Progress(left, jobs, log, show_bar)
 
-    def listen(run: Any, event: Mapping[str, Any]) -> None:
+    def listen(run: Run | None, event: Mapping[str, Any]) -> None:
         progress.listen(run, event)
         if run is None:
             return
-        entry = by_run[run]
         if "started" in event:
             (run.folder / FAILED).unlink(missing_ok=True)
         elif "note" in event:
-            progress.say(f"{entry}: {event['note']}")
+            progress.say(f"{run}: {event['note']}")
         elif "failed" in event:
-            _note_failure(entry, event["failed"], is_first=not progress.trained and done == 0)
-            progress.say(f"{entry} failed: {event['failed']}")
+            _note_failure(run, event["failed"], is_first=not progress.trained and done == 0)
+            progress.say(f"{run} failed: {event['failed']}")
         if event.keys() & {"done", "failed"}:
-            waiting[entry.seed] -= 1
-            if not waiting[entry.seed] and any(waiting.values()):
-                progress.say(f"\nafter seed {entry.seed}:\n\n{table(list(figures_by_title(plan).values())[-1])}\n")
+            waiting[run.seed] -= 1
+            if not waiting[run.seed] and any(waiting.values()):
+                progress.say(f"\nafter seed {run.seed}:\n\n{table(list(figures_by_title(plan).values())[-1])}\n")
 
     try:
-        run_all(list(by_run), listen, jobs=jobs, log=plan.folder / "workers.log")
+        run_all(left, listen, jobs=jobs, log=plan.folder / "workers.log")
     finally:
-        progress.close()
+        progress.bar.close()
 
 
-def _note_failure(entry: Entry, reason: str, is_first: bool) -> None:
+def _note_failure(run: Run, reason: str, is_first: bool) -> None:
     """Save the reason in the run's folder, or raise if it would stop all other runs as well."""
     if is_first and reason.startswith(_REFUSALS):
-        raise RecipeError(f"{entry}: {reason.partition(': ')[2]}")
-    entry.run.folder.mkdir(parents=True, exist_ok=True)
-    (entry.run.folder / FAILED).write_text(reason, encoding="utf-8")
+        raise RecipeError(f"{run}: {reason.partition(': ')[2]}")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / FAILED).write_text(reason, encoding="utf-8")
 
 
 def _draw(plan: Plan, figures: Figures) -> Path:
-    errors = {m: differences(figures, m, lambda outcome: outcome.error) for m in figures if m != BASELINE}
+    errors = {method: differences(figures, method, "error") for method in figures if method != BASELINE}
     intervals = {method: interval(values) for method, values in errors.items() if len(values) > 1}
     runs: dict[str, list[Path]] = {method: [] for method in plan.methods}
-    for entry in plan.entries():
-        if entry.run.result is not None:
-            runs[entry.method].append(entry.run.folder)
+    for run in plan.runs():
+        if run.result is not None:
+            runs[run.method].append(run.folder)
     return plot_comparison(plan.folder / "compare.png", errors, intervals, runs)

@@ -25,14 +25,7 @@ def _own_exchange(recipe: Recipe) -> str:
 
 
 def default_methods(recipe: Recipe) -> list[str]:
-    """List the default methods of a comparison: the baseline, the recipe's own exchange and CutMix.
-
-    CutMix is left out if the recipe already uses Mixup or CutMix.
-
-    Example:
-        >>> default_methods(Recipe("mine", {"model": "moex_resnet18"}))
-        ['baseline', 'moex', 'cutmix']
-    """
+    """List the default methods: the baseline, the recipe's exchange and, unless the recipe mixes images, CutMix."""
     mixes = any(recipe.settings.get(key) for key in ("mixup", "cutmix", "cutmix_minmax"))
     return [BASELINE, _own_exchange(recipe), *([] if mixes else ["cutmix"])]
 
@@ -49,13 +42,6 @@ def parse_methods(recipe: Recipe, words: Iterable[str]) -> dict[str, list[str]]:
 
     Returns:
         Name → assignments for `apply_method`.
-
-    Raises:
-        RecipeError: A name is unknown, appears twice, or has no assignments after its colon; the baseline is missing.
-
-    Example:
-        >>> parse_methods(Recipe("r", {"model": "resnet18"}), ["baseline", "cutmix+moex", "mine: moex_lam=0.5"])["mine"]
-        ['moex_lam=0.5']
     """
     methods: dict[str, list[str]] = {}
     for word in words:
@@ -109,13 +95,6 @@ def apply_method(recipe: Recipe, changes: Iterable[str]) -> Recipe:
         recipe: The recipe.
         changes: `key=value` each. `moex_preset=…` discards the recipe's own moex_ settings. If the recipe's own
             probability is 0, the preset's probability applies.
-
-    Raises:
-        RecipeError: A key or value is invalid.
-
-    Example:
-        >>> apply_method(Recipe("mine", {"model": "resnet18"}), ["moex_prob=0.5", "epochs=3"]).settings
-        {'model': 'moex_resnet18', 'model_kwargs': {'moex_prob': 0.5}, 'epochs': 3}
     """
     model, kwargs, changes = recipe.settings.get("model", "resnet50"), _model_kwargs(recipe.settings), list(changes)
     if any(change.startswith(f"{TWIN_PREFIX}preset=") for change in changes):

@@ -2,11 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from .methods import BASELINE
-from .plan import Entry, Plan
+from .plan import Plan
+from .run import Run
 from .statistics import interval, paired, pairs_needed
 
 __all__ = ["STUDY", "Figures", "Outcome", "gap_in_words", "mean_over_groups", "read_outcomes", "verdict"]
@@ -17,8 +18,7 @@ STUDY = ((1.43, -3.2), (1.05, -1.3), (0.75, -0.9), (0.59, -0.7), (0.22, -0.1))
 _MANY_PAIRS = 100
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Metrics of a run after its last epoch, or their mean over domains.
 
     Attributes:
@@ -44,61 +44,46 @@ Figures = dict[str, dict[str, Outcome]]  # method → seed → outcome
 
 def read_outcomes(plan: Plan) -> dict[str, Figures]:
     """Read the finished runs as group → method → seed → outcome; the group is "" unless domains are held out."""
-    key = plan.settings.get("eval_metric", "top1")
-    metric = "top5" if key == "top5" else "top1"
+    metric = "top5" if plan.settings.get("eval_metric") == "top5" else "top1"
     found: dict[str, Figures] = {group: {m: {} for m in plan.methods} for group in plan.groups or ("",)}
-    for entry in plan.entries():
-        if (outcome := _outcome(entry, metric)) is not None:
-            found[entry.group][entry.method][str(entry.seed)] = outcome
+    for run in plan.runs():
+        if run.is_finished:
+            found[run.group][run.method][str(run.seed)] = _outcome(run, metric)
     return found
 
 
-def _outcome(entry: Entry, metric: str) -> Outcome | None:
-    result = entry.run.result
-    if result is None or not entry.run.is_finished:
-        return None
-    judged = result["test"] if entry.run.has_test else result["metrics"]
-    train = result["train"]
-    train_loss = train.get("train_loss_own", train["train_loss"])
+def _outcome(run: Run, metric: str) -> Outcome:
+    result: Any = run.result
+    judged = result["test"] if run.has_test else result["metrics"]
+    train_loss = result["train"].get("train_loss_own", result["train"]["train_loss"])
     clock = "cpu_seconds_per_epoch" if result["environment"]["device"] == "cpu" else "seconds_per_epoch"
     return Outcome(100 - judged[metric], judged["loss"], train_loss, result[clock] or math.nan)
 
 
 def mean_over_groups(by_group: Mapping[str, Figures]) -> Figures:
     """Average over the domains, for each method and seed that is finished in all of them."""
-    methods = next(iter(by_group.values()))
-    means: Figures = {method: {} for method in methods}
-    for method in methods:
-        per_group = [figures[method] for figures in by_group.values()]
-        for seed in per_group[0]:
-            if all(seed in group for group in per_group):
-                of = [group[seed] for group in per_group]
-                fields = ("error", "loss", "train_loss", "seconds")
-                means[method][seed] = Outcome(*(statistics.fmean(getattr(o, field) for o in of) for field in fields))
+    means: Figures = {method: {} for method in next(iter(by_group.values()))}
+    for method in means:
+        first, *others = (figures[method] for figures in by_group.values())
+        for seed in first:
+            if all(seed in other for other in others):
+                outcomes = [first[seed], *(other[seed] for other in others)]
+                means[method][seed] = Outcome(*map(statistics.fmean, zip(*outcomes)))
     return means
 
 
-def values(figures: Figures, method: str, value: Callable[[Outcome], float]) -> dict[str, float]:
-    """Map each seed to one metric of a method."""
-    return {seed: value(outcome) for seed, outcome in figures[method].items()}
+def values(figures: Figures, method: str, key: str) -> dict[str, float]:
+    """Map each seed to one metric of a method, an attribute of `Outcome`."""
+    return {seed: getattr(outcome, key) for seed, outcome in figures[method].items()}
 
 
-def differences(figures: Figures, method: str, value: Callable[[Outcome], float]) -> list[float]:
+def differences(figures: Figures, method: str, key: str) -> list[float]:
     """List a method's metric minus the baseline's, for the seeds that both have."""
-    return paired(values(figures, method, value), values(figures, BASELINE, value))
+    return paired(values(figures, method, key), values(figures, BASELINE, key))
 
 
 def verdict(method: str, errors: Sequence[float]) -> str:
-    """Summarise in a sentence how a method changes the error.
-
-    Args:
-        method: Name of the method.
-        errors: The method's error minus the baseline's, in points, for each pair of runs.
-
-    Example:
-        >>> verdict("moex", [-0.6, -0.8, -0.7])
-        'moex lowers the error by 0.70 points (0.45 to 0.95, 3 pairs).'
-    """
+    """Summarise in a sentence how a method changes the error, given its differences from the baseline in points."""
     if not errors:
         return f"{method}: no pair of runs with the baseline yet."
     mean, count = statistics.fmean(errors), len(errors)
@@ -122,15 +107,7 @@ def verdict(method: str, errors: Sequence[float]) -> str:
 
 
 def gap_in_words(gaps: Sequence[float]) -> str:
-    """Describe how much the baseline overfits, and what our study measured at a similar gap.
-
-    Args:
-        gaps: Evaluation loss minus training loss of each baseline run.
-
-    Example:
-        >>> gap_in_words([0.6, 0.64]).partition(". ")[0]
-        "The baseline's loss is 0.62 above its training loss"
-    """
+    """Describe how much the baseline overfits (`gap` of each run), and what our study measured at a similar gap."""
     gap = statistics.fmean(gaps)
     above = [point for point in reversed(STUDY) if point[0] >= gap][:1]
     below = [point for point in STUDY if point[0] < gap][:1]

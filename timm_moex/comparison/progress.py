@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -16,19 +16,12 @@ _MINUTE = 60.0
 
 
 class Progress:
-    """Counts epochs over all runs.
+    """Counts the epochs of runs that are trained `jobs` at a time; shows a bar if stderr is a terminal."""
 
-    Args:
-        names: The runs to train, and their names.
-        jobs: Number of runs to train in parallel.
-        say: Called with each line.
-        show_bar: Whether to show a progress bar if stderr is a terminal.
-    """
-
-    def __init__(self, names: Mapping[Run, str], jobs: int, say: Callable[[str], None], show_bar: bool):
-        self.names, self.jobs = names, max(1, min(jobs, len(names)))
-        self.total = {run: run.epochs for run in names}
-        self.done = {run: min(run.epochs_done, run.epochs) for run in names}
+    def __init__(self, runs: Sequence[Run], jobs: int, say: Callable[[str], None], show_bar: bool):
+        self.jobs = max(1, min(jobs, len(runs)))
+        self.total = {run: run.epochs for run in runs}
+        self.done = {run: min(run.epochs_done, run.epochs) for run in runs}
         self.runs_done, self.trained, self.began = 0, 0, time.monotonic()
         self.last_line = self.began
         self.print = say
@@ -58,14 +51,17 @@ class Progress:
                 self._estimate(event["seconds"])
             self.bar.total = self.epochs
             self.bar.update(self.epochs_done - self.bar.n)
-            self.bar.set_postfix_str(self.names[run])
+            self.bar.set_postfix_str(str(run))
         elif run is not None and event.keys() & {"done", "failed"}:
             self.runs_done += 1
             self.done[run] = self.total[run]
             self.bar.update(self.epochs_done - self.bar.n)
         if self.bar.disable and time.monotonic() - self.last_line >= _MINUTE:
             self.last_line = time.monotonic()
-            self.print(self._line())
+            elapsed, left = time.monotonic() - self.began, self.epochs - self.epochs_done
+            rest = f"about {in_words(elapsed / self.trained * left)} left" if self.trained else "no epoch yet"
+            runs = f"{self.runs_done} of {len(self.total)} runs"
+            self.print(f"{time.strftime('%H:%M')}  {self.epochs_done} of {self.epochs} epochs, {runs}, {rest}")
 
     def _estimate(self, seconds: float) -> None:
         left = self.epochs - self.epochs_done
@@ -74,17 +70,5 @@ class Progress:
         side_by_side = f", {self.jobs} runs in parallel" if self.jobs > 1 else ""
         self.say(
             f"about {in_words(rest)}, until {until}: the first epoch took {seconds:.1f} s, {left} are left in "
-            f"{len(self.names)} runs{side_by_side}"
+            f"{len(self.total)} runs{side_by_side}"
         )
-
-    def _line(self) -> str:
-        elapsed, left = time.monotonic() - self.began, self.epochs - self.epochs_done
-        rest = f"about {in_words(elapsed / self.trained * left)} left" if self.trained else "no epoch yet"
-        return (
-            f"{time.strftime('%H:%M')}  {self.epochs_done} of {self.epochs} epochs, {self.runs_done} of "
-            f"{len(self.names)} runs, {rest}"
-        )
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bar.close()

@@ -10,7 +10,7 @@ from ..training.recipe import Recipe
 from ..utils.files import write_atomically
 from ..utils.messages import short_repr
 
-__all__ = ["NOT_SETTINGS", "Run", "comparable"]
+__all__ = ["NOT_SETTINGS", "Run", "check_equal", "comparable"]
 
 # Paths, reporting and speed do not change the trained model; the seed distinguishes the runs of a method
 NOT_SETTINGS = frozenset(
@@ -20,35 +20,47 @@ NOT_SETTINGS = frozenset(
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep only the settings that a run's result depends on, without the seed.
-
-    Example:
-        >>> comparable({"epochs": 5, "workers": 2, "seed": 7})
-        {'epochs': 5}
-    """
+    """Keep only the settings that a run's result depends on, without the seed."""
     return {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
+
+
+def check_equal(settings: Mapping[str, Any], old: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Raise an error about the first setting that differs from the old ones."""
+    for key in comparable(settings) | comparable(old):
+        if settings.get(key) != old.get(key):
+            was, now = short_repr(old.get(key)), short_repr(settings.get(key))
+            raise ValueError(f"{what} with {key}: {was}, but now it is {now}; choose another {remedy}")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A training run, finished or not.
+    """A training run, finished or not, of a method of a comparison.
 
     Attributes:
         recipe: The complete recipe, including data_dir, device and seed.
         folder: Output folder.
+        method: Name of the method.
+        group: The domain that the recipe holds out, on which the run is evaluated once, after the last epoch; or "".
         test_split: Name of a split to evaluate once, after the last epoch; "" to skip.
-        test_held_out: Whether to evaluate the recipe's held-out group once, after the last epoch.
     """
 
     recipe: Recipe
     folder: Path
+    method: str = ""
+    group: str = ""
     test_split: str = ""
-    test_held_out: bool = False
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.method, self.group, f"seed {self.seed}")))
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.settings["seed"]
 
     @property
     def has_test(self) -> bool:
         """Whether the run is tested on images that are not used during training."""
-        return bool(self.test_split) or self.test_held_out
+        return bool(self.test_split or self.group)
 
     @property
     def epochs(self) -> int:
@@ -75,21 +87,10 @@ class Run:
         return result is not None and (not self.has_test or "test" in result)
 
     def check(self) -> None:
-        """Refuse a folder that contains the result of another recipe.
-
-        Raises:
-            ValueError: A setting differs; the message names the first one.
-        """
-        result = self.result
-        if result is None:
-            return
-        ours, theirs = comparable(self.recipe.settings), result["settings"]
-        for key in ours | theirs:
-            if ours.get(key) != theirs.get(key):
-                raise ValueError(
-                    f"{self.folder} was trained with {key}: {short_repr(theirs.get(key))}, but now it is "
-                    f"{short_repr(ours.get(key))}; choose another --output, or another name for the method"
-                )
+        """Refuse a folder that contains the result of another recipe."""
+        if (result := self.result) is not None:
+            what, remedy = f"{self.folder} was trained", "--output, or another name for the method"
+            check_equal(self.recipe.settings, result["settings"], what, remedy)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json atomically."""

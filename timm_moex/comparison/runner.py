@@ -66,10 +66,10 @@ def _work(
 ) -> None:
     """Train waiting runs in one process; start a new one after a crash."""
     worker = None
-    while waiting:
+    while True:
         try:
             run = waiting.popleft()
-        except IndexError:  # another slot was faster
+        except IndexError:
             break
         if worker is None:
             worker = _start(errors, threads)
@@ -97,7 +97,7 @@ def _start(errors: IO[bytes], threads: int) -> subprocess.Popen:
 
 def _train(worker: subprocess.Popen, run: Run, threads: int) -> Iterator[Event]:
     order = {"name": run.recipe.name, "settings": run.recipe.settings, "folder": str(run.folder), "threads": threads}
-    order |= {"test_split": run.test_split, "test_held_out": run.test_held_out}
+    order |= {"test_split": run.test_split, "group": run.group}
     assert worker.stdin is not None and worker.stdout is not None
     try:
         worker.stdin.write(json.dumps(order) + "\n")

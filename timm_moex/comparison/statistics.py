@@ -29,10 +29,6 @@ def t_probability(t: float, freedom: int) -> float:
     """Compute the probability that a Student t with `freedom` degrees of freedom is in [-t, t].
 
     Uses the finite series of Abramowitz & Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4.
-
-    Args:
-        t: Bound of the interval, 0 or more.
-        freedom: Degrees of freedom, 1 or more.
     """
     angle = math.atan2(t, math.sqrt(freedom))
     odd = freedom % 2
@@ -45,11 +41,7 @@ def t_probability(t: float, freedom: int) -> float:
 
 
 def t_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """Find, by bisection, the t for which a Student t is in [-t, t] with probability `confidence`.
-
-    Raises:
-        ValueError: `freedom` is below 1, or `confidence` is not between 0 and 1.
-    """
+    """Find, by bisection, the t for which a Student t is in [-t, t] with probability `confidence`."""
     if freedom < 1:
         raise ValueError(f"freedom={freedom}: expected 1 or more")
     if not 0 < confidence < 1:
@@ -86,14 +78,7 @@ def format_interval(values: Sequence[float], digits: int = 2) -> str:
 def pairs_needed(difference: float, deviation: float, confidence: float = 0.95, limit: int = 100) -> int | None:
     """Find the smallest number of pairs for which a mean difference of this size has an interval that excludes 0.
 
-    Args:
-        difference: The mean difference, of either sign.
-        deviation: Standard deviation of the differences.
-        confidence: Confidence level of the interval.
-        limit: Largest number to try.
-
-    Returns:
-        The number, at least 2; None if `limit` pairs are not enough.
+    `deviation` is the standard deviation of the differences; the result is None if `limit` pairs are not enough.
     """
     for count in range(2, limit + 1):
         if t_quantile(count - 1, confidence) * deviation / math.sqrt(count) < abs(difference):

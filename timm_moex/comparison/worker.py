@@ -23,7 +23,7 @@ import torch
 
 from ..pictures.curves import read_curves
 from ..training.evaluate import evaluate
-from ..training.inference import open_held_out_group, open_inference
+from ..training.inference import open_inference
 from ..training.loop import train
 from ..training.recipe import Recipe
 from ..training.run_folder import RunFolder
@@ -54,7 +54,7 @@ def main() -> None:
         order = orders.get()
         try:
             recipe = Recipe(order["name"], order["settings"], written=frozenset())
-            run = Run(recipe, Path(order["folder"]), order["test_split"], order["test_held_out"])
+            run = Run(recipe, Path(order["folder"]), group=order["group"], test_split=order["test_split"])
             do(run, order["threads"], say)
             say(done=True)
         except Exception as error:  # of any kind: report this run as failed and continue with the others
@@ -69,13 +69,7 @@ def _read_orders(lines: Iterable[str], orders: queue.Queue) -> None:
 
 
 def do(run: Run, threads: int, say: Callable[..., None]) -> None:
-    """Train the rest of a run, then test it if it has a test.
-
-    Args:
-        run: The run.
-        threads: Number of PyTorch threads.
-        say: Called with each event.
-    """
+    """Train the rest of a run, then test it if it has a test; call `say` with each event."""
     torch.set_num_threads(threads)
     say(started=True)
     if (result := run.result) is None:
@@ -101,7 +95,8 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
         timing.write_text(json.dumps(epochs), encoding="utf-8")
         say(epoch=int(found[1]), epochs=int(found[2]), seconds=epochs[-1][0])
 
-    _wait_for_orphans(run.folder)
+    with RunFolder(run.folder).locked(timeout=_WAIT_FOR_ORPHANS):
+        pass
     result = train(run.recipe.override(resume="auto"), run.folder, progress=False, log=listen)
     (curves,) = read_curves([run.folder])
     later = epochs[1:] or epochs  # the first epoch includes the set-up
@@ -118,18 +113,6 @@ def _train(run: Run, say: Callable[..., None]) -> dict[str, Any]:
     }
 
 
-def _wait_for_orphans(folder: Path) -> None:
-    until = time.monotonic() + _WAIT_FOR_ORPHANS
-    while True:
-        try:
-            with RunFolder(folder).locked():
-                return
-        except FileExistsError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)
-
-
 def _environment(recipe: Recipe) -> dict[str, Any]:
     device = torch.device(recipe.arguments().device)
     return {
@@ -144,13 +127,11 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 
 def _test(run: Run) -> dict[str, Any]:
     args = run.recipe.arguments()
-    how = dict(batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, device=args.device)
-    hub = str(run.folder / "hub")
-    if run.test_held_out:
-        opened = open_held_out_group(hub, run.recipe, **how)
-    else:
-        where = dict(dataset=args.dataset, split=run.test_split, group_folders=args.group_folders)
-        opened = open_inference(hub, args.data_dir, **where, **how)
+    opened = open_inference(
+        str(run.folder / "hub"), args.data_dir, dataset=args.dataset, split=run.test_split,
+        group_folders=args.group_folders, only_group=run.group or None, workers=args.workers, device=args.device,
+        batch_size=args.validation_batch_size or args.batch_size,
+    )  # fmt: skip
     metrics = evaluate(opened.model, opened.loader, opened.device)
     return {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
 

@@ -28,7 +28,7 @@ from ..utils.messages import did_you_mean, short_repr
 from ..utils.reraise import reraise_as
 from .datasets import label_names
 from .distributed import Processes
-from .keys import RecipeError
+from .keys import RecipeError, explain_idle
 from .loaders import create_loaders
 from .model import create_model, try_first_step
 
@@ -37,34 +37,23 @@ __all__ = ["TrainingSetup", "set_up_training"]
 
 @dataclass
 class TrainingSetup:
-    """A training run, ready to start.
+    """A training run, ready to start."""
 
-    Attributes:
-        args: `Recipe.arguments()`, with `lr` and `num_classes` filled in.
-        processes: This process, its device, and the other processes of the training.
-        data_config: Preprocessing: input_size, mean, std, interpolation, crop_pct, crop_mode.
-        epochs: Number of epochs, including cool-down.
-        updates_per_epoch: Optimizer steps per epoch.
-        scaler: Scaler for fp16 gradients on CUDA, otherwise None.
-        mixup: timm's Mixup/CutMix, or None.
-        amp_dtype: Type for autocast, or None.
-        dtype: Type of model and images.
-    """
-
-    args: argparse.Namespace
+    args: argparse.Namespace  # `Recipe.arguments()`, with `lr` and `num_classes` filled in
+    settings: dict[str, Any]  # all settings that the result depends on; a resumed run must have the same
     processes: Processes
-    data_config: dict[str, Any]
+    data_config: dict[str, Any]  # preprocessing: input_size, mean, std, interpolation, crop_pct, crop_mode
     train_loader: Any
     eval_loader: Any
     task: TrainingTask
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
-    epochs: int
+    epochs: int  # including cool-down
     updates_per_epoch: int
-    scaler: NativeScaler | None
+    scaler: NativeScaler | None  # for fp16 gradients on CUDA
     mixup: Mixup | None
-    amp_dtype: torch.dtype | None
-    dtype: torch.dtype
+    amp_dtype: torch.dtype | None  # for autocast
+    dtype: torch.dtype  # of model and images
 
     @property
     def stops_after(self) -> int:
@@ -126,24 +115,28 @@ class TrainingSetup:
         if isinstance(sampler, DistributedSampler):
             sampler.set_epoch(epoch)
 
-    def donor_groups(self, images: Tensor, target: Tensor, groups: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the task's keyword arguments for a batch: `groups` if donors must come from other groups."""
-        if groups is None or self.args.donors_from == "any" or not isinstance(self.task, MoExTask):
-            return {}
-        return {"groups": groups}
-
     def distribute_bn(self) -> None:
         """Synchronise batch statistics between processes according to the recipe's `dist_bn`."""
         if self.processes.count > 1 and self.args.dist_bn:
             for ema in (False, True)[: 1 + self.task.has_ema()]:
                 distribute_bn(self.task.get_trainable_module(ema), self.processes.count, self.args.dist_bn == "reduce")
 
-    def prepare(self, images: Tensor, target: Tensor, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Convert a batch to the model's input, mixed if the recipe says so: (B, C, H, W) and (B,) or (B, classes)."""
+    def prepare(
+        self, images: Tensor, target: Tensor, groups: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Convert a batch to the task's arguments, mixed if the recipe says so.
+
+        Returns:
+            Images (B, C, H, W); labels (B,) or (B, classes); and `groups`, (B,), if donors come from other groups.
+        """
         memory_format = torch.channels_last if self.args.channels_last else torch.preserve_format
         images = images.to(self.device, self.dtype, memory_format=memory_format)
         target = target.to(self.device)
-        return (images, target) if self.mixup is None else self.mixup(images, target)
+        if self.mixup is not None:
+            images, target = self.mixup(images, target)
+        if groups is None or self.args.donors_from == "any" or not isinstance(self.task, MoExTask):
+            return images, target, {}
+        return images, target, {"groups": groups}
 
 
 def set_up_training(args: argparse.Namespace, processes: Processes | None = None) -> TrainingSetup:
@@ -153,10 +146,6 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
         args: `Recipe.arguments()`; not modified.
         processes: This process and the others of the training, see `join_processes`; None for a single process.
             `batch_size` is per process, as in train.py.
-
-    Raises:
-        RecipeError: Unknown model, optimizer or device, or settings that contradict each other.
-        DataError: See `open_dataset`.
     """
     processes = processes or Processes(pick_device(args.device))
     device = processes.device
@@ -169,6 +158,7 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
     if args.amp and dtype != torch.float32:
         raise RecipeError(f"amp: true with model_dtype: {args.model_dtype}: choose one of them")
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
+    idle = [key for key in vars(args) if explain_idle(key, vars(args))]
     model = create_model(args)
     args = argparse.Namespace(
         **vars(args) | {"lr": _learning_rate(args, processes.count), "num_classes": model.num_classes}
@@ -177,8 +167,7 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
     model.to(device=device, dtype=dtype)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    pad = args.pad if args.in_memory else None
-    train_loader, eval_loader = create_loaders(args, data_config, processes, dtype, pad, args.skip_unreadable)
+    train_loader, eval_loader = create_loaders(args, data_config, processes, dtype)
     mixup = _create_mixup(args)
     criterion = _create_criterion(args, soft_targets=mixup is not None)
     task = create_task(model, criterion, device=device, dtype=dtype, verbose=False)
@@ -199,9 +188,10 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
         task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
         random_seed(args.seed, processes.rank)  # all processes are equal so far; from here, each draws its own
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
+    settings = {key: value for key, value in vars(args).items() if key not in ("resume", *idle)}
     return TrainingSetup(
-        args, processes, data_config, train_loader, eval_loader, task, optimizer, scheduler, epochs, updates_per_epoch,
-        scaler, mixup, amp_dtype, dtype,
+        args, settings | {"processes": processes.count}, processes, data_config, train_loader, eval_loader, task,
+        optimizer, scheduler, epochs, updates_per_epoch, scaler, mixup, amp_dtype, dtype,
     )  # fmt: skip
 
 
@@ -259,15 +249,9 @@ def _create_mixup(args: argparse.Namespace) -> Mixup | None:
     if args.batch_size % 2:
         raise RecipeError(f"batch_size: {args.batch_size}: Mixup and CutMix need an even batch size")
     return Mixup(
-        mixup_alpha=args.mixup,
-        cutmix_alpha=args.cutmix,
-        cutmix_minmax=args.cutmix_minmax,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-        mode=args.mixup_mode,
-        label_smoothing=args.smoothing,
-        num_classes=args.num_classes,
-    )
+        args.mixup, args.cutmix, args.cutmix_minmax, args.mixup_prob, args.mixup_switch_prob, args.mixup_mode,
+        label_smoothing=args.smoothing, num_classes=args.num_classes,
+    )  # fmt: skip
 
 
 def _check_epochs(args: argparse.Namespace, epochs: int) -> None:

@@ -11,16 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.task import TrainingTask
-from timm.utils import NativeScaler
 
 from ..utils.files import write_atomically
 from ..utils.messages import one_line
+from .build import TrainingSetup
+from .keys import stock_keys
 
 __all__ = ["get_rng_state", "read_checkpoint", "restore_checkpoint", "save_checkpoint", "set_rng_state"]
 
 # Keys of every checkpoint that `save_checkpoint` writes for a run
 _KEYS = {"epoch", "args", "state_dict", "optimizer", "rng", "best"}
+# Settings that a resumed run may change: paths, speed and reporting. The result is bit-exact only on the same device
+# and, without in_memory, with the same number of workers.
+_MAY_DIFFER = frozenset(
+    {"output", "experiment", "data_dir", "workers", "log_interval", "pin_mem", "device", "device_modules"}
+    | {"resume", "stop_epoch", "save_epochs", "skip_unreadable"}
+    | {"log_tensorboard", "log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id"}
+)
 
 
 def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
@@ -36,11 +43,7 @@ def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
-    """Restore the state from `get_rng_state`. CUDA's state is skipped if the number of GPUs differs.
-
-    Raises:
-        ValueError: `generator` has no state in `state`, because an older version wrote it.
-    """
+    """Restore the state from `get_rng_state`. CUDA's state is skipped if the number of GPUs differs."""
     if generator is not None and state["loader"] is None:
         raise ValueError("the checkpoint has no state for the data loader's generator; an older version wrote it")
     torch.set_rng_state(state["torch"])
@@ -53,45 +56,27 @@ def set_rng_state(state: dict[str, Any], generator: torch.Generator | None = Non
         generator.set_state(state["loader"])
 
 
-def save_checkpoint(
-    path: Path,
-    task: TrainingTask,
-    optimizer: torch.optim.Optimizer,
-    scaler: NativeScaler | None,
-    *,
-    epoch: int,
-    args: dict[str, Any],
-    rng: list[dict[str, Any]],
-    **extra: Any,
-) -> None:
-    """Write the state after `epoch` (counted from 0), with the next learning rate already set.
+def save_checkpoint(path: Path, run: TrainingSetup, rng: list[dict[str, Any]], **values: Any) -> None:
+    """Write the state after an epoch atomically, with the next learning rate already set.
 
     Args:
-        path: The file, replaced atomically.
-        task: Holds the model and its EMA.
-        optimizer: The optimizer, with the learning rates of the next epoch.
-        scaler: Scaler for fp16 gradients, if any.
-        epoch: The epoch that has just finished.
-        args: The run's settings, which `restore_checkpoint` compares.
+        path: The file.
+        run: The run.
         rng: `get_rng_state` of each process.
-        **extra: Plain values to store: `metric`, `best`, …
+        **values: Plain values to store: `epoch`, counted from 0, `best`, …
     """
-    state = {"epoch": epoch, "version": 2, "arch": args["model"], "args": args, "optimizer": optimizer.state_dict()}
-    state |= task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
-    if scaler is not None:
-        state[scaler.state_dict_key] = scaler.state_dict()
+    state = {"version": 2, "arch": run.args.model, "args": run.settings, "optimizer": run.optimizer.state_dict()}
+    state |= run.task.get_checkpoint_state() | run.task.get_checkpoint_state(ema=True)
+    if run.scaler is not None:
+        state[run.scaler.state_dict_key] = run.scaler.state_dict()
     state["rng"] = rng[0]
     if len(rng) > 1:
         state["rng_of_others"] = rng[1:]
-    write_atomically(path, lambda file: torch.save(state | extra, file))
+    write_atomically(path, lambda file: torch.save(state | values, file))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `save_checkpoint`, completely and without unpickling.
-
-    Raises:
-        ValueError: The file is damaged, or is not a checkpoint of the built-in trainer.
-    """
+    """Read a checkpoint of `save_checkpoint`, completely and without unpickling, or raise a ValueError."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not verify the checksums
@@ -108,54 +93,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def restore_checkpoint(
-    state: Mapping[str, Any],
-    path: Path,
-    task: TrainingTask,
-    optimizer: torch.optim.Optimizer,
-    scaler: NativeScaler | None,
-    *,
-    args: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    may_differ: frozenset[str],
-    rank: int,
-    generator: torch.Generator | None,
-) -> None:
-    """Restore a run to the state that `save_checkpoint` wrote.
-
-    Args:
-        state: The checkpoint.
-        path: Its file, for messages.
-        task: As for `save_checkpoint`, with the EMA already set up.
-        optimizer: Created for a new run, together with its scheduler.
-        scaler: Created for a new run.
-        args: The settings of this run.
-        defaults: Values for settings that are missing from checkpoints of older versions.
-        may_differ: Keys of `args` that may differ from the checkpoint.
-        rank: The rank of this process.
-        generator: The data loader's own generator, if it has one.
-
-    Raises:
-        ValueError: The checkpoint was saved with different settings.
-    """
-    was = {**defaults, **state["args"]}
-    changed = [k for k in args if k not in may_differ and args[k] != was.get(k)]
+def restore_checkpoint(state: Mapping[str, Any], path: Path, run: TrainingSetup) -> None:
+    """Restore a run, set up as a new one, to the state that `save_checkpoint` wrote to the file `path`."""
+    defaults = {key: row.default for key, row in stock_keys().items()}  # an older version may have saved fewer keys
+    was = defaults | {"processes": 1} | state["args"]
+    changed = [key for key, value in run.settings.items() if key not in _MAY_DIFFER and value != was.get(key)]
     if changed:
-        values = ", ".join(f"{key}={args[key]!r} (was {was.get(key)!r})" for key in changed)
+        values = ", ".join(f"{key}={run.settings[key]!r} (was {was.get(key)!r})" for key in changed)
         raise ValueError(f"resume={str(path)!r} was saved with different settings: {values}")
     try:
-        _restore(state, task, optimizer, scaler)
+        run.task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
+        if run.task.has_ema():
+            run.task.load_checkpoint_state(state["state_dict_ema"], state.get("task_state_ema"), ema=True)
+        run.optimizer.load_state_dict(state["optimizer"])
+        if run.scaler is not None:
+            run.scaler.load_state_dict(state[run.scaler.state_dict_key])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"resume={str(path)!r} does not fit this run: {one_line(error)}") from error
-    set_rng_state([state["rng"], *state.get("rng_of_others", [])][rank], generator)
-
-
-def _restore(
-    state: Mapping[str, Any], task: TrainingTask, optimizer: torch.optim.Optimizer, scaler: NativeScaler | None
-) -> None:
-    task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
-    if task.has_ema():
-        task.load_checkpoint_state(state["state_dict_ema"], state.get("task_state_ema"), ema=True)
-    optimizer.load_state_dict(state["optimizer"])
-    if scaler is not None:
-        scaler.load_state_dict(state[scaler.state_dict_key])
+    set_rng_state([state["rng"], *state.get("rng_of_others", [])][run.processes.rank], run.generator)

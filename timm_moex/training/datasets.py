@@ -1,5 +1,6 @@
 """Open datasets by timm's names, and raise an error if timm would silently open something else."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from timm.data.readers.class_map import load_class_map
 from ..utils.messages import short_repr
 from ..utils.reraise import reraise_as
 from .folders import FolderReader, check_classes
-from .images import CheckedImages, DataError
-from .splits import EVAL_SPLITS, TRAIN_SPLITS, find_split, is_flat
+from .images import CheckedImages, DataError, check_image_mode
+from .splits import EVAL_SPLITS, TRAIN_SPLITS, find_split
 
-__all__ = ["DataError", "group_names", "ignored_files", "is_whole_folder", "label_names", "open_dataset", "sample_dir"]
+__all__ = ["DataError", "group_names", "ignored_files", "label_names", "open_dataset", "open_split", "sample_dir"]
 __all__ += ["unreadable_files"]
 
 _SINGLE_FOLDER = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")  # torch/ sets with a train and a test part
@@ -32,12 +33,20 @@ def sample_dir() -> Path:
     return Path(__file__).parent / "sample"
 
 
+def open_split(args: argparse.Namespace, split: str, **options: Any) -> Any:
+    """Open a split of a recipe's data with `open_dataset`; `options` take precedence over the recipe."""
+    keys = ("class_map", "input_key", "target_key", "val_fraction", "group_folders", "held_out_group")
+    of_recipe = {key: getattr(args, key) for key in keys} | {"download": args.dataset_download}
+    return open_dataset(args.dataset, args.data_dir, split, **of_recipe | options)
+
+
 def open_dataset(
     name: str,
     root: str | Path | None,
     split: str,
     *,
     num_classes: int | None = None,
+    channels: int | None = None,
     unreadable: str = "error",
     val_fraction: float = 0.0,
     group_folders: bool = False,
@@ -48,68 +57,52 @@ def open_dataset(
 ) -> Any:
     """Call `timm.data.create_dataset`, but raise an error for input that timm would silently misread.
 
-    A folder of images is read by `FolderReader`. Only a folder accepts the arguments `val_fraction`, `group_folders`,
-    `held_out_group` and `only_group`.
-
     Args:
-        name: "" for a folder of images, or timm's name: "torch/fashion_mnist", "hfds/…".
+        name: "" for a folder of images, which `FolderReader` reads, or timm's name: "torch/fashion_mnist", "hfds/…".
         root: The data folder.
         split: Name of the split; timm's synonyms of `train` and `validation` are accepted. "" reads the whole folder.
         num_classes: Number of classes of the model; checked if the dataset has class names.
-        unreadable: How to handle an image that cannot be read, see `CheckedImages`; torchvision's datasets raise their
-            own error.
-        val_fraction: Share of the training images that makes up the split `validation` if it has no folder.
-        group_folders: Whether the folders are GROUP/CLASS/image. The targets then encode class and group.
+        channels: Number of channels of the model's input, see `check_image_mode`; torchvision's datasets ignore it.
+        unreadable: See `CheckedImages`; torchvision's datasets raise their own error.
+        val_fraction: Share of the training images that makes up the split `validation`; only for a folder without one.
+        group_folders: Whether the folder has GROUP/CLASS/image. The targets then encode class and group.
         held_out_group: A group to leave out.
         only_group: The only group to read, such as the group that training held out.
-        classes: Class names of the training set, in the order of the labels. The data may lack some of them. None uses
+        classes: Class names of the training set, in the order of the labels, of which the data may lack some; None uses
             the data's own names.
         **kwargs: Further arguments of `create_dataset`.
-
-    Raises:
-        DataError: The folder or split does not exist, or the classes differ from `num_classes` or `classes`.
-
-    Example:
-        >>> dataset = open_dataset("torch/fashion_mnist", sample_dir(), "validation", num_classes=10)
-        >>> len(dataset), label_names(dataset)[9]
-        (1000, 'Ankle boot')
     """
     prefix, _, rest = name.partition("/")
     if prefix in ("hfids", "tfds", "wds"):
         raise DataError(f"dataset={name!r}: a stream without a fixed order, which only timm's train.py supports")
     if prefix != "hfds":
         _check_folder(root, split, rest.lower() if prefix == "torch" else "")
-    grouping = dict(group_folders=group_folders, held_out_group=held_out_group, only_group=only_group)
-    for key, value in grouping.items() if not group_folders else ():
-        if value:
-            raise DataError(f"{key}: {value!r} needs group_folders: true")
-    folder_only: dict[str, Any] = dict(val_fraction=val_fraction) | grouping
+    if channels is not None and prefix != "torch":  # torchvision's datasets have a fixed mode
+        kwargs["input_img_mode"] = check_image_mode(channels, kwargs.get("input_img_mode"))
+    of_folder: dict[str, Any] = dict(group_folders=group_folders, held_out_group=held_out_group, only_group=only_group)
+    if not group_folders and (given := [f"{key}: {value!r}" for key, value in of_folder.items() if value]):
+        raise DataError(f"{given[0]} needs group_folders: true")
+    of_folder = dict(val_fraction=val_fraction) | of_folder
     is_folder = prefix not in ("torch", "hfds") and root is not None and Path(root).is_dir()
-    if not is_folder and (given := [f"{key}: {short_repr(value)}" for key, value in folder_only.items() if value]):
+    if not is_folder and (given := [f"{key}: {short_repr(value)}" for key, value in of_folder.items() if value]):
         raise DataError(f"dataset={name!r}, data_dir={str(root)!r}: only a folder of images supports {given[0]}")
-    others = "".join(
-        f", {key}={short_repr(value)}" for key, value in kwargs.items() if isinstance(value, str) and value
-    )
+    others = "".join(f", {key}={short_repr(text)}" for key, text in kwargs.items() if isinstance(text, str) and text)
     with reraise_as(DataError, f"dataset={name!r}, data_dir={str(root)!r}, split={split!r}{others}"):
         if is_folder:
-            dataset = _open_folder(Path(str(root)), split, classes=classes, **folder_only, **kwargs)
+            dataset = _open_folder(Path(str(root)), split, classes=classes, **of_folder, **kwargs)
         else:
             dataset = create_dataset(name, root=None if root is None else str(root), split=split, **kwargs)
     dataset = CheckedImages(dataset, unreadable) if isinstance(dataset, ImageDataset) else dataset
     _check_labels(dataset, name, root)
-    if classes is not None and label_names(dataset):
-        _relabel(dataset, classes, f"{name} in {root}")
-        num_classes = None
-    return _check_num_classes(dataset, num_classes, root)
-
-
-def _relabel(dataset: Any, classes: Sequence[str], where: str) -> None:
-    """Map a dataset's labels to the order of `classes`; a folder's reader already uses that order."""
     found = label_names(dataset)
-    if not isinstance(getattr(dataset, "reader", None), FolderReader):
-        check_classes(found, classes, where)
-        if found != list(classes):
-            dataset.target_transform = [classes.index(name) for name in found].__getitem__
+    if classes is not None and found:
+        if not isinstance(getattr(dataset, "reader", None), FolderReader):  # which already has the order of `classes`
+            check_classes(found, classes, f"{name} in {root}")
+            dataset.target_transform = [classes.index(label) for label in found].__getitem__
+    elif num_classes is not None and found and len(found) != num_classes:
+        some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+        raise DataError(f"num_classes={num_classes}, but {root} has {len(found)} classes ({some})")
+    return dataset
 
 
 def _open_folder(
@@ -121,8 +114,7 @@ def _open_folder(
     input_key: str | None = None,
     target_key: str | None = None,
     input_img_mode: str = "RGB",
-    is_training: bool = False,  # accepted like `download`, and ignored for a folder, as in timm's create_dataset
-    download: bool = False,
+    download: bool = False,  # ignored for a folder, as in timm's create_dataset
     **reading: Any,
 ) -> ImageDataset:
     """Open timm's dataset for a folder, with our reader."""
@@ -165,76 +157,38 @@ def _check_labels(dataset: Any, name: str, root: Any) -> None:
         raise DataError(f"{what} has the label {wrong[0]}, but its {classes} classes are numbered 0 to {classes - 1}")
 
 
-def _check_num_classes(dataset: Any, num_classes: int | None, root: Any) -> Any:
-    found = label_names(dataset)
-    if num_classes is not None and found and len(found) != num_classes:
-        some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-        raise DataError(f"num_classes={num_classes}, but {root} has {len(found)} classes ({some})")
-    return dataset
-
-
-def group_names(dataset: Any) -> list[str]:
-    """List the names of the groups in the order of their numbers; empty without `group_folders`.
-
-    Example:
-        >>> group_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
-        []
-    """
-    return list(getattr(getattr(dataset, "reader", None), "groups", ()))
-
-
-def ignored_files(dataset: Any) -> str:
-    """Summarise which files of a folder were ignored, as "train: 3 files ignored (.gif 3)"; "" if there are none.
-
-    Example:
-        >>> ignored_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
-        ''
-    """
-    reader = getattr(dataset, "reader", None)
-    return reader.describe_ignored() if isinstance(reader, FolderReader) else ""
-
-
-def is_whole_folder(name: str, root: str | Path | None, split: str, val_fraction: float) -> bool:
-    """Whether evaluation reads a whole folder: it has class folders, no split folders, and no `val_fraction`."""
-    is_folder = not name and root is not None and Path(root).is_dir()
-    return is_folder and not val_fraction and split in TRAIN_SPLITS + EVAL_SPLITS and is_flat(str(root))
-
-
-def unreadable_files(dataset: Any) -> list[str]:
-    """List the images of a dataset that could not be read so far.
-
-    Example:
-        >>> unreadable_files(open_dataset("torch/fashion_mnist", sample_dir(), "train"))
-        []
-    """
-    return dataset.unreadable_files() if isinstance(dataset, CheckedImages) else []
-
-
 def _check_folder(root: str | Path | None, split: str, torch_name: str) -> None:
     if not root:
         raise DataError(
             "data_dir is not set; give --data-dir DIR (`timm-moex sample` prints the packaged Fashion-MNIST's folder)"
         )
-    root = Path(root)
-    if not root.exists():
+    if not Path(root).exists():
         raise DataError(f"data_dir={str(root)!r} does not exist")
-    known = TRAIN_SPLITS if split in TRAIN_SPLITS else EVAL_SPLITS if split in EVAL_SPLITS else ()
-    if torch_name in _SINGLE_FOLDER and not known:
+    if torch_name in _SINGLE_FOLDER and split not in TRAIN_SPLITS + EVAL_SPLITS:
         raise DataError(f"split={split!r}: torch/{torch_name} has {', '.join(TRAIN_SPLITS + EVAL_SPLITS)}")
-    if torch_name and torch_name not in ("folder", "image_folder"):
-        return  # torchvision finds its own files
-    if torch_name and root.is_dir():
-        find_split(root, split)
+    if torch_name in ("folder", "image_folder") and Path(root).is_dir():  # other sets of torchvision find their files
+        find_split(Path(root), split)
 
 
 def label_names(dataset: Any) -> list[str]:
-    """List the class names in the order of the labels; empty if the dataset has no class names.
-
-    Example:
-        >>> label_names(open_dataset("torch/fashion_mnist", sample_dir(), "train"))[:3]
-        ['T-shirt/top', 'Trouser', 'Pullover']
-    """
+    """List the class names in the order of the labels; empty if the dataset has no class names."""
     reader = getattr(dataset, "reader", None)
     mapping = getattr(dataset, "class_to_idx", None) or getattr(reader, "class_to_idx", None)
     mapping = mapping or getattr(reader, "class_name_to_idx", None)  # for a tar file
     return [str(name) for name in sorted(mapping, key=mapping.get)] if mapping else []
+
+
+def group_names(dataset: Any) -> list[str]:
+    """List the names of the groups in the order of their numbers; empty without `group_folders`."""
+    return list(getattr(getattr(dataset, "reader", None), "groups", ()))
+
+
+def ignored_files(dataset: Any) -> str:
+    """Summarise which files of a folder were ignored, as "train: 3 files ignored (.gif 3)"; "" if there are none."""
+    reader = getattr(dataset, "reader", None)
+    return reader.describe_ignored() if isinstance(reader, FolderReader) else ""
+
+
+def unreadable_files(dataset: Any) -> list[str]:
+    """List the images of a dataset that could not be read so far."""
+    return dataset.unreadable_files() if isinstance(dataset, CheckedImages) else []

@@ -27,18 +27,7 @@ _RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_PR
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training, seen from one of them.
-
-    Attributes:
-        device: Device of this process.
-        rank: Number of this process, from 0; the first process writes and reports.
-        count: Number of processes.
-
-    Example:
-        >>> alone = Processes(torch.device("cpu"))
-        >>> alone.is_first, alone.gather({"loss": 0.5})
-        (True, [{'loss': 0.5}])
-    """
+    """The processes of a training, seen from one of them; the first writes and reports."""
 
     device: torch.device
     rank: int = 0
@@ -49,14 +38,9 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: T, error: BaseException | None = None) -> list[T]:
-        """Return every process's value, in the order of their ranks; all processes must call this.
+        """Return every process's value, which can be pickled, in the order of their ranks; all must call this.
 
-        Args:
-            value: A value that can be pickled.
-            error: Why this process cannot continue, see `together`.
-
-        Raises:
-            ProcessError: Another process has failed; the message contains its error.
+        A process that cannot continue gives its `error`; the others then raise a `ProcessError` that contains it.
         """
         if self.count == 1:
             return [value]
@@ -80,21 +64,13 @@ class Processes:
         self.gather(None)
 
     def agree(self, values: Mapping[str, Any]) -> None:
-        """Compare settings with the other processes; all processes must call this.
-
-        Args:
-            values: Values that must be equal, by name.
-
-        Raises:
-            DisagreementError: They differ; on every process the message has the names and the values.
-        """
+        """Compare settings with the other processes; all must call this, and all raise an error if values differ."""
         told = self.gather({key: repr(value) for key, value in values.items()})
         names = dict.fromkeys(key for process in told for key in process)
-        differ = {key: [process.get(key, "nothing") for process in told] for key in names}
-        differ = {key: found for key, found in differ.items() if len(set(found)) > 1}
+        found = {key: [process.get(key, "nothing") for process in told] for key in names}
+        differ = [f"{key}: {_by_process(values)}" for key, values in found.items() if len(set(values)) > 1]
         if differ:
-            words = "; ".join(f"{key}: {_by_process(found)}" for key, found in differ.items())
-            raise DisagreementError(f"the processes of this training disagree: {words}")
+            raise DisagreementError(f"the processes of this training disagree: {'; '.join(differ)}")
 
     def share_of(self, samples: int) -> int:
         """Count how many of `samples` this process gets if each takes every `count`-th sample, starting at its rank."""
@@ -119,22 +95,17 @@ class DisagreementError(ProcessError, ValueError):
 
 
 def _by_process(values: list[str]) -> str:
-    ranks = {value: [rank for rank, other in enumerate(values) if other == value] for value in values}
-    return ", ".join(f"{value[:200]} in {_ranks(found)}" for value, found in ranks.items())
-
-
-def _ranks(ranks: list[int]) -> str:
-    some = ", ".join(map(str, ranks[:8])) + (", …" if len(ranks) > 8 else "")
-    return f"process{'es' if len(ranks) > 1 else ''} {some}"
+    """List the different values, each with the numbers of up to eight processes that have it."""
+    parts = []
+    for value in dict.fromkeys(values):
+        ranks = [str(rank) for rank, other in enumerate(values) if other == value]
+        some = ", ".join(ranks[:8]) + (", …" if len(ranks) > 8 else "")
+        parts.append(f"{value[:200]} in process{'es' if len(ranks) > 1 else ''} {some}")
+    return ", ".join(parts)
 
 
 def is_alone() -> bool:
-    """Whether, according to the environment, this process is the only one of its training.
-
-    Example:
-        >>> is_alone()
-        True
-    """
+    """Whether, according to the environment, this process is the only one of its training."""
     try:
         _check_environment()
     except ValueError:  # `join_processes` raises it
@@ -153,12 +124,7 @@ def _check_environment() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether, according to torchrun's or SLURM's environment variables, this process is the one that reports.
-
-    Example:
-        >>> is_first_process()
-        True
-    """
+    """Whether, according to torchrun's or SLURM's environment variables, this process is the one that reports."""
     return is_alone() or world_info_from_env()[1] == 0
 
 
@@ -166,21 +132,7 @@ def is_first_process() -> bool:
 def join_processes(device: str) -> Iterator[Processes]:
     """Join the other processes of a training if torchrun or SLURM started several, and leave them at the end.
 
-    Args:
-        device: As in a recipe: "cpu", "cuda", …; with several processes on GPUs, each uses the GPU of its local rank.
-
-    Yields:
-        The processes; only this one unless several were started.
-
-    Raises:
-        ValueError: The device does not exist, a machine has fewer GPUs than processes, or WORLD_SIZE or RANK is wrong.
-        RuntimeError: A process group already exists.
-        ConnectionError: The others cannot be reached, or one of them ended during the training.
-
-    Example:
-        >>> with join_processes("cpu") as processes:
-        ...     processes.count
-        1
+    With several processes on GPUs, each uses the GPU of its local rank.
     """
     _check_environment()
     if is_alone():
@@ -188,7 +140,12 @@ def join_processes(device: str) -> Iterator[Processes]:
         return
     if dist.is_initialized():
         raise RuntimeError("a process group already exists; the trainer creates its own, so call it first")
-    _check_gpus(device)
+    local_rank = world_info_from_env()[0]
+    if torch.device(device).type == "cuda" and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"device: {device!r}: local rank {local_rank} has no GPU ({torch.cuda.device_count()} available); start "
+            "at most that many processes with torchrun --nproc-per-node, or use --device cpu"
+        )
     args = argparse.Namespace(device=device)
     with _explaining():
         where = init_distributed_device(args)
@@ -196,15 +153,6 @@ def join_processes(device: str) -> Iterator[Processes]:
             yield Processes(pick_device(str(where)), args.rank, args.world_size)
         finally:
             dist.destroy_process_group()
-
-
-def _check_gpus(device: str) -> None:
-    local_rank = world_info_from_env()[0]
-    if torch.device(device).type == "cuda" and local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"device: {device!r}: local rank {local_rank} has no GPU ({torch.cuda.device_count()} available); start "
-            "at most that many processes with torchrun --nproc-per-node, or use --device cpu"
-        )
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """Top-1, top-5 and loss of a model, exact over every sample, in total, per class and per group."""
 
 import csv
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["combine_metrics", "evaluate", "first_samples", "flat_metrics", "is_per_class", "write_per_class"]
+__all__ = ["evaluate", "first_samples", "flat_metrics", "is_per_class", "write_per_class"]
 
 _PER_CLASS = ("class", "images", "correct", "top1")
 
@@ -28,6 +27,7 @@ def evaluate(
     columns: Sequence[int] | None = None,
     per_class: bool = False,
     groups: Sequence[str] = (),
+    gather: Callable[[list], list[list]] = lambda sums: [sums],
 ) -> dict[str, Any]:
     """Evaluate a classifier, weighting every sample equally even if the last batch is short.
 
@@ -38,24 +38,16 @@ def evaluate(
         device: Device of the model.
         amp_dtype: Type for autocast; None disables it.
         dtype: Type of the images; None keeps the loader's type.
-        channels_last: Whether to convert the images to this memory format.
+        channels_last: Memory format of the images.
         columns: The logits to choose from; the labels are then positions in this list. None for all logits.
         per_class: Whether to also count per class.
         groups: Names of the groups in the order of their numbers.
+        gather: Collects the sums of all processes, each of which evaluates its share, see `Processes.gather`.
 
     Returns:
         `loss` (mean cross-entropy), `top1` and `top5` in percent (with fewer than 5 classes: over all), `count`; with
         `per_class` also `images` and `correct` (top-1), numbers of images per class; with `groups` also
         `top1_by_group` and `count_by_group`, which map the names of groups with images to their values.
-
-    Raises:
-        ValueError: The loader is empty, or a label is out of range.
-
-    Example:
-        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
-        >>> metrics = evaluate(nn.Identity(), [(logits, labels)], "cpu")
-        >>> metrics["top1"], metrics["count"]
-        (50.0, 2)
     """
     device = torch.device(device)
     autocast = nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
@@ -80,68 +72,33 @@ def evaluate(
         count += len(target)
     if not count:
         raise ValueError("loader: no samples to evaluate")
-    loss, top5 = (torch.stack(parts).cpu().double().sum().item() for parts in (losses, hits5))
-    hit1, target = torch.cat(hits1).cpu(), torch.cat(labels).cpu()
-    if wrong := target[(target < 0) | (target >= output.shape[1])].tolist():
-        raise ValueError(f"loader: the label {wrong[0]} is out of range for logits of {output.shape[1]} classes")
-    top1 = hit1.sum().item()
-    metrics: dict[str, Any] = {
-        "loss": loss / count,
-        "top1": 100 * top1 / count,
-        "top5": 100 * top5 / count,
-        "count": count,
-    }
+    hit1, target, classes = torch.cat(hits1).cpu(), torch.cat(labels).cpu(), output.shape[1]
+    if wrong := target[(target < 0) | (target >= classes)].tolist():
+        raise ValueError(f"loader: the label {wrong[0]} is out of range for logits of {classes} classes")
+    sums = [torch.stack(values).cpu().double().sum().item() for values in (losses, hits5)]
+    sums += [hit1.sum().item(), count]
+    if groups:
+        images_of, hits_of = _count(torch.cat(group_ids).cpu(), hit1, len(groups))
+        sums += images_of + hits_of
+    loss, top5, top1, count, *by_group = (sum(shares) for shares in zip(*gather(sums)))
+    percent = {"top1": 100 * top1 / count, "top5": 100 * top5 / count}
+    metrics: dict[str, Any] = {"loss": loss / count} | percent | {"count": count}
     if per_class:
-        counts = (target.bincount(minlength=output.shape[1]), target[hit1].bincount(minlength=output.shape[1]))
-        metrics |= {"images": counts[0].tolist(), "correct": counts[1].tolist()}
-    return metrics | (_by_group(hit1, torch.cat(group_ids).cpu(), groups) if groups else {})
+        metrics["images"], metrics["correct"] = _count(target, hit1, classes)
+    if groups:
+        found = {name: (n, right) for name, n, right in zip(groups, by_group, by_group[len(groups) :]) if n}
+        metrics["top1_by_group"] = {name: 100 * right / n for name, (n, right) in found.items()}
+        metrics["count_by_group"] = {name: n for name, (n, _) in found.items()}
+    return metrics
 
 
-def _by_group(hit: Tensor, ids: Tensor, groups: Sequence[str]) -> dict[str, Any]:
-    """Compute top-1 and number of images of each group that has images."""
-    counts, hits = (x.bincount(minlength=len(groups)).tolist() for x in (ids, ids[hit]))
-    found = {name: (count, right) for name, count, right in zip(groups, counts, hits, strict=True) if count}
-    return {
-        "top1_by_group": {name: 100 * right / count for name, (count, right) in found.items()},
-        "count_by_group": {name: count for name, (count, _) in found.items()},
-    }
-
-
-def combine_metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Combine the metrics of the parts of a dataset into the metrics of the whole.
-
-    Args:
-        parts: Results of `evaluate` without `per_class`.
-
-    Example:
-        >>> right = {"loss": 0.0, "top1": 100.0, "top5": 100.0, "count": 1}
-        >>> combine_metrics([right, {"loss": 4.0, "top1": 0.0, "top5": 100.0, "count": 3}])
-        {'loss': 3.0, 'top1': 25.0, 'top5': 100.0, 'count': 4}
-    """
-    if len(parts) == 1:
-        return dict(parts[0])
-    count = sum(part["count"] for part in parts)
-    loss = sum(part["loss"] * part["count"] for part in parts) / count
-    hits = {key: sum(round(part[key] * part["count"] / 100) for part in parts) for key in ("top1", "top5")}
-    whole = {"loss": loss} | {key: 100 * found / count for key, found in hits.items()} | {"count": count}
-    if not any("count_by_group" in part for part in parts):
-        return whole
-    counts: Counter[str] = Counter()
-    right: Counter[str] = Counter()
-    for part in parts:
-        counts.update(part["count_by_group"])
-        right.update({name: round(part["top1_by_group"][name] * n / 100) for name, n in part["count_by_group"].items()})
-    top1 = {name: 100 * right[name] / count for name, count in counts.items()}
-    return whole | {"top1_by_group": top1, "count_by_group": dict(counts)}
+def _count(labels: Tensor, hits: Tensor, count: int) -> tuple[list[int], list[int]]:
+    """Count the samples and the hits of each label."""
+    return labels.bincount(minlength=count).tolist(), labels[hits].bincount(minlength=count).tolist()
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten metrics into numbers, with one entry per group, as the columns of a table.
-
-    Example:
-        >>> flat_metrics({"top1": 50.0, "top1_by_group": {"photo": 50.0}, "count_by_group": {"photo": 2}})
-        {'top1': 50.0, 'top1_by_group.photo': 50.0, 'count_by_group.photo': 2}
-    """
+    """Flatten metrics to the columns of a table, such as top1 and top1_by_group.photo."""
     flat: dict[str, Any] = {}
     for key, value in metrics.items():
         flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, Mapping) else {key: value}
@@ -149,13 +106,7 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_samples(loader: Iterable[tuple[Tensor, ...]], count: int) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the first `count` samples of a loader, in its batches; the last batch may be cut.
-
-    Example:
-        >>> batches = [(torch.zeros(2, 1), torch.tensor([0, 1])), (torch.zeros(2, 1), torch.tensor([2, 3]))]
-        >>> [target.tolist() for _, target in first_samples(batches, 3)]
-        [[0, 1], [2]]
-    """
+    """Yield the first `count` samples of a loader, in its batches; the last batch may be cut."""
     for batch in loader:
         if count > 0:
             yield tuple(part[:count] for part in batch)
@@ -163,20 +114,7 @@ def first_samples(loader: Iterable[tuple[Tensor, ...]], count: int) -> Iterator[
 
 
 def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str, Any]) -> None:
-    """Write a CSV with a row for each class that has images: class, images, correct, top1 (percent).
-
-    Args:
-        path: The file.
-        names: Class names in the order of the labels.
-        metrics: The result of `evaluate` with `per_class=True`.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "per_class.csv"
-        >>> write_per_class(path, ["cat", "dog"], {"images": [4, 0], "correct": [3, 0]})
-        >>> path.read_text(encoding="utf-8").splitlines()
-        ['class,images,correct,top1', 'cat,4,3,75.00']
-    """
+    """Write a CSV with a row for each class that has images; `names` are in the order of the labels."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(_PER_CLASS)

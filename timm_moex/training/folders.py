@@ -7,49 +7,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from timm.data.readers.reader import Reader
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils import natural_key
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..utils.messages import did_you_mean
 from .images import DataError
-from .splits import EVAL_SPLITS, Split, divide, is_hidden
+from .splits import Split, divide, is_hidden
 
-__all__ = ["EVAL_SPLITS", "ClassError", "FolderReader", "check_classes"]
+__all__ = ["ClassError", "FolderReader", "check_classes"]
 
 
 class ClassError(DataError):
     """The data have classes that the model does not have."""
 
 
-class FolderReader(Reader):
-    """A reader for timm's `ImageDataset`, for CLASS/image or, with groups, GROUP/CLASS/image.
+class FolderReader(ReaderImageFolder):
+    """timm's reader of a folder, for CLASS/image or, with `group_folders`, GROUP/CLASS/image.
 
-    The class is the folder that contains the image, as in timm's own reader, and classes have the same order. Unlike
-    timm's reader, this one skips hidden files and folders, and raises an error if two folders would become one class.
+    The class is the folder that contains the image, and classes have timm's order. Unlike timm's own scan, this one
+    skips hidden files and folders, and raises an error if two folders would become one class.
 
     The target of a sample is one integer, `class + group * number of classes`, so that class and group pass together
     through timm's dataset, workers, samplers and collation, and through `InMemoryLoader`. `GroupedLoader` separates
     them once a batch is on the device. Without groups the target is the class.
 
-    Args:
-        split: The folder, and the part of it to read.
-        group_folders: Whether the folder above the class is the group.
-        held_out_group: Name of a group to leave out.
-        only_group: Name of the only group to read.
-        classes: Class names of the training set, in the order of the labels; None uses the folder's own names.
-        class_map: Class name → label; images of other classes are ignored.
-        types: Suffixes of image files; default: torchvision's list, which includes timm's.
-
-    Raises:
-        DataError: An image has no class or no group, two class folders have the same name, a name is not UTF-8, a
-            group does not exist, `classes` lacks a class of the folder, or no images remain.
-
-    Attributes:
-        samples: Path and target of each image.
-        class_to_idx: Class name → label.
-        groups: Names of the groups in the order of their numbers; empty without `group_folders`.
-        ignored: Suffix → number of files that are not images; "of other classes" → number excluded by `class_map`.
+    `classes` are the class names of the training set, in the order of the labels; None uses the folder's own names.
+    With a `class_map`, class name → label, images of other classes are ignored. `types` are the suffixes of image files
+    (default: torchvision's list, which includes timm's).
     """
 
     def __init__(
@@ -63,14 +48,15 @@ class FolderReader(Reader):
         class_map: Mapping[str, int] | None = None,
         types: Sequence[str] = (),
     ):
-        super().__init__()
+        super(ReaderImageFolder, self).__init__()  # without timm's scan
         self.root, self.ignored = split.folder, Counter[str]()
         suffixes = sorted({suffix.lower() for suffix in types or IMG_EXTENSIONS})
         files = self._scan(suffixes)
         if group_folders:
-            is_for_training = classes is None  # an evaluation folder may lack the group
-            files = _of_groups(files, split.folder, held_out_group if is_for_training else None, only_group)
-            files = [file for file in files if file.group != held_out_group]
+            # an evaluation folder may lack the held-out group
+            needed = {"held_out_group": held_out_group if classes is None else None, "only_group": only_group}
+            _check_groups(files, split.folder, needed)
+            files = [f for f in files if f.group != held_out_group and only_group in (None, f.group)]
         else:
             _check_leaves(files, split.folder)
         self.class_to_idx = _class_to_idx(files, split.folder, classes, class_map)
@@ -95,13 +81,9 @@ class FolderReader(Reader):
         return max(self.class_to_idx.values()) + 1
 
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        path, target = self.samples[index]
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would block forever
+        if not stat.S_ISREG(os.stat(self.samples[index][0]).st_mode):  # opening a named pipe would block forever
             raise OSError("not a regular file")
-        return open(path, "rb"), target
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        return super().__getitem__(index)
 
     def describe_ignored(self) -> str:
         """Return "data/train: 3 files ignored (.txt 2, .gif 1)", or "" if there are none."""
@@ -109,10 +91,6 @@ class FolderReader(Reader):
         parts = ", ".join(f"{suffix} {count}" for suffix, count in most)
         total = sum(self.ignored.values())
         return f"{self.root}: {total} file{'s' * (total > 1)} ignored ({parts})" if total else ""
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        path = self.samples[index][0]
-        return os.path.basename(path) if basename else path if absolute else os.path.relpath(path, self.root)
 
     def _scan(self, types: Sequence[str]) -> list["_File"]:
         """Find the images in timm's order; break ties ("1", "01"), whose order varies in timm, by the text."""
@@ -180,18 +158,15 @@ def _check_leaves(files: Sequence[_File], root: Path) -> None:
             )
 
 
-def _of_groups(files: Sequence[_File], root: Path, held_out: str | None, only: str | None) -> list[_File]:
-    """Select the images of all groups or of one, after checking that all have a group and that named groups exist."""
+def _check_groups(files: Sequence[_File], root: Path, needed: Mapping[str, str | None]) -> None:
+    """Check that all images have a group, and that the groups named by arguments exist."""
     if alone := next((file for file in files if not file.group), None):
         raise DataError(f"group_folders: {root / alone.path} has no group, because it is not in GROUP/CLASS/")
     groups = _natural({file.group for file in files})
-    for key, name in (("held_out_group", held_out), ("only_group", only)):
+    for key, name in needed.items():
         if name is not None and name not in groups:
-            near = did_you_mean(name, groups)
-            raise DataError(
-                f"{key}: {name!r} is not a group in {root}; its groups are {', '.join(groups) or 'none'}{near}"
-            )
-    return [file for file in files if only in (None, file.group)]
+            known = (", ".join(groups) or "none") + did_you_mean(name, groups)
+            raise DataError(f"{key}: {name!r} is not a group in {root}; its groups are {known}")
 
 
 def _class_to_idx(
@@ -208,19 +183,7 @@ def _class_to_idx(
 
 
 def check_classes(found: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Check that a model has all classes of its data; it may have more.
-
-    Args:
-        found: Class names of the data.
-        known: Class names of the model or its training set.
-        where: Source of the classes `found`, for the message.
-
-    Raises:
-        ClassError: The data have other classes.
-
-    Example:
-        >>> check_classes(["cat"], ["cat", "dog"], "val")
-    """
+    """Raise a `ClassError` if the data at `where` have classes that `known` lacks; the data may lack some of them."""
     if strangers := [name for name in found if name not in known]:
         missing = [name for name in known if name not in found]
         lacks = f" and lacks {_listed(missing)}" if missing else ""

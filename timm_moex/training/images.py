@@ -24,19 +24,7 @@ class DataError(ValueError):
 
 
 def check_image_mode(channels: int, mode: str | None = None) -> str:
-    """Return the Pillow mode to read images with this number of channels.
-
-    Args:
-        channels: Number of channels of the model's input.
-        mode: The requested mode; None for the usual one.
-
-    Raises:
-        DataError: The mode does not exist, or has another number of channels.
-
-    Example:
-        >>> check_image_mode(3), check_image_mode(4), check_image_mode(4, "CMYK")
-        ('RGB', 'RGBA', 'CMYK')
-    """
+    """Return the Pillow mode for a model with this number of channels; `mode` is the requested one, if any."""
     if mode is None:
         if channels not in _MODE_OF:
             raise DataError(f"the model needs images of {channels} channels, but image files have 1 to 4")
@@ -51,20 +39,7 @@ def check_image_mode(channels: int, mode: str | None = None) -> str:
 
 
 def convert_image(image: Image.Image, mode: str) -> Image.Image:
-    """Call `image.convert(mode)`, but scale 16-bit grey values to 8 bits, which Pillow would clip at 255.
-
-    Args:
-        image: An image of any mode.
-        mode: An 8-bit mode.
-
-    Raises:
-        ValueError: The image has 32-bit values, for which there is no common range.
-
-    Example:
-        >>> sixteen = Image.fromarray(np.array([[0, 256, 65535]], dtype=np.uint16))
-        >>> list(np.asarray(convert_image(sixteen, "L")).ravel())
-        [np.uint8(0), np.uint8(1), np.uint8(255)]
-    """
+    """Call `image.convert(mode)`, but scale 16-bit grey values to 8 bits, which Pillow would clip at 255."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: I for 16 bits
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -79,27 +54,15 @@ class CheckedImages(ImageDataset):
         dataset: timm's dataset of the files.
         unreadable: "error" raises a `DataError` with the file's name. "replace" uses the next image, as timm does, and
             counts it. "drop" reads every image once beforehand, skips the unreadable ones, and counts them.
-
-    Raises:
-        ValueError: `unreadable` has another value.
-
-    Attributes:
-        is_unreadable: (N,), bool: the images found to be unreadable so far; shared between workers.
     """
 
     def __init__(self, dataset: ImageDataset, unreadable: str = "error"):
         if unreadable not in UNREADABLE:
             raise ValueError(f"unreadable={unreadable!r}: expected one of {', '.join(UNREADABLE)}")
-        super().__init__(
-            root=None,
-            reader=dataset.reader,
-            load_bytes=dataset.load_bytes,
-            input_img_mode=dataset.input_img_mode,
-            transform=dataset.transform,
-            target_transform=dataset.target_transform,
-            additional_features=dataset.additional_features,
-        )
+        transforms = dict(transform=dataset.transform, target_transform=dataset.target_transform)
+        super().__init__(root=None, reader=dataset.reader, input_img_mode=dataset.input_img_mode, **transforms)
         self.unreadable = unreadable
+        # (N,), bool: the images found to be unreadable so far; shared between workers
         self.is_unreadable = torch.zeros(len(self.reader), dtype=torch.bool).share_memory_()
         self.kept = list(range(len(self.reader)))
         if unreadable == "drop":
@@ -110,7 +73,7 @@ class CheckedImages(ImageDataset):
     def __len__(self) -> int:
         return len(self.kept)
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         if self.unreadable != "replace":  # includes "drop": if an image that was readable fails now, raise
             return self._transformed(*self._sample(self.kept[index]))
         if index >= len(self):
@@ -131,21 +94,18 @@ class CheckedImages(ImageDataset):
     def _none_readable(self) -> DataError:
         return DataError(f"none of the {len(self.reader)} images can be read; the first is {self._name(0)}")
 
-    def _sample(self, index: int) -> tuple:
-        """Read an image (or its bytes), its target and its features."""
+    def _sample(self, index: int) -> tuple[Image.Image, int]:
         try:
-            image, *rest = self.reader[index]
-            if self.load_bytes:
-                return image.read(), *rest
-            image = Image.open(image)
+            file, target = self.reader[index]
+            image: Image.Image = Image.open(file)
             if self.input_img_mode:
                 image = convert_image(image, self.input_img_mode)
             image.load()  # decode it now, because only decoding detects a truncated file
-            return image, *rest
+            return image, target
         except Exception as error:  # PIL raises many types: OSError, SyntaxError, ValueError, its own
             raise DataError(f"{self._name(index)} cannot be read as an image: {one_line(error)}") from error
 
-    def _sample_or_none(self, index: int) -> tuple | None:
+    def _sample_or_none(self, index: int) -> tuple[Image.Image, int] | None:
         """Read a sample, or record its image as unreadable and return None."""
         try:
             return self._sample(index)
@@ -153,11 +113,6 @@ class CheckedImages(ImageDataset):
             self.is_unreadable[index] = True
             return None
 
-    def _transformed(self, image: Any, target: Any, *features: Any) -> tuple:
-        if self.transform is not None:
-            image = self.transform(image)
-        if target is None:
-            target = -1
-        elif self.target_transform is not None:
-            target = self.target_transform(target)
-        return (image, target) if self.additional_features is None else (image, target, *features)
+    def _transformed(self, image: Any, target: int) -> tuple[Any, int]:
+        image = image if self.transform is None else self.transform(image)
+        return image, target if self.target_transform is None else self.target_transform(target)

@@ -15,14 +15,7 @@ __all__ = ["InMemoryLoader", "check_in_memory"]
 
 
 def check_in_memory(args: argparse.Namespace) -> None:
-    """Check that `InMemoryLoader` supports the augmentation of a recipe.
-
-    Args:
-        args: `Recipe.arguments()`.
-
-    Raises:
-        DataError: It does not; the message names the keys.
-    """
+    """Raise a `DataError` that names the augmentation of a recipe that `InMemoryLoader` does not support."""
     if args.no_aug:
         return
     wanted = ("vflip", "color_jitter", "grayscale_prob", "gaussian_blur_prob", "aa")
@@ -51,21 +44,6 @@ class InMemoryLoader:
         rank: Which share of each training step to yield, from 0.
         processes: Number of shares in a step. Every process draws for all shares and keeps its own, so that together
             the shares equal the larger batches of a single process.
-
-    Raises:
-        ValueError: `pad` is negative.
-
-    Example:
-        >>> from timm_moex.training.datasets import open_dataset, sample_dir
-        >>> from timm_moex.training.loaders import create_eval_loader
-        >>> config = dict(input_size=(1, 28, 28), interpolation="bilinear", crop_pct=1.0, crop_mode="center")
-        >>> config |= dict(mean=(0.286,), std=(0.353,))
-        >>> dataset = open_dataset("torch/fashion_mnist", sample_dir(), "validation", num_classes=10)
-        >>> loader = create_eval_loader(dataset, config, batch_size=256, device=torch.device("cpu"))
-        >>> batches = InMemoryLoader(loader, training=True, pad=2, hflip=0.5, seed=0)
-        >>> images, labels = next(iter(batches))
-        >>> len(batches), images.shape, labels.shape
-        (3, torch.Size([256, 1, 28, 28]), torch.Size([256]))
     """
 
     def __init__(

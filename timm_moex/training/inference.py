@@ -2,26 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data import ImageNetInfo, resolve_data_config
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
 from ..hub.address import hidden_model
 from ..hub.folder import load_model
 from ..utils.devices import pick_device
+from ..utils.messages import did_you_mean
 from ..utils.names import check_model_name
-from .datasets import group_names, ignored_files, is_whole_folder, label_names, open_dataset, unreadable_files
+from .datasets import DataError, group_names, ignored_files, label_names, open_dataset, unreadable_files
 from .folders import ClassError
-from .images import DataError, check_image_mode
 from .loaders import create_eval_loader
-from .recipe import Recipe
+from .splits import EVAL_SPLITS, TRAIN_SPLITS, is_flat, is_hidden
 
-__all__ = ["Inference", "open_held_out_group", "open_inference", "predict_samples", "timm_name"]
+__all__ = ["SUBSETS", "Inference", "imagenet_subset", "locate_subset", "open_inference", "predict_samples", "timm_name"]
+
+# Test sets with 200 of ImageNet's classes → timm's list of their synsets
+SUBSETS = {"imagenet-a": "_info/imagenet_a_synsets.txt", "imagenet-r": "_info/imagenet_r_synsets.txt"}
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,7 @@ class Inference:
     """A model and its test set.
 
     Attributes:
-        name: The model's name in timm.
-        model: The model, on `device`, in the mode in which it was loaded.
-        loader: Yields images (B, C, H, W), normalised, and labels (B,), on `device`.
-        device: Device of the model and the batches.
+        loader: Yields images (B, C, H, W), normalised, and labels (B,), on `device`; with groups, also their numbers.
         class_names: In the order of the loader's labels; numbers if neither model nor data have names.
     """
 
@@ -44,17 +45,14 @@ class Inference:
 
     @property
     def groups(self) -> list[str]:
-        """Names of the dataset's groups in the order of their numbers; empty without `group_folders`."""
         return group_names(self.loader.dataset)
 
     @property
     def ignored(self) -> str:
-        """A line about the files in the folder that were ignored, or ""."""
         return ignored_files(self.loader.dataset)
 
     @property
     def unreadable(self) -> list[str]:
-        """Names of the images that were skipped because they cannot be read."""
         return unreadable_files(self.loader.dataset)
 
 
@@ -78,12 +76,7 @@ def open_inference(
 
     Args:
         model: A folder that timm can load (…/hub), or the name of a model.
-        data_dir: The data folder.
-        dataset: timm's name of the dataset; "" for a folder of images.
-        split: Name of the split.
-        batch_size: Images per batch.
-        workers: Number of processes that load images.
-        device: "cpu", "cuda", …
+        data_dir: The data folder; see `open_dataset` for `dataset` and `split`.
         skip_unreadable: Whether to skip images that cannot be read instead of raising an error.
         columns: Synset folders and their columns in ImageNet's 1,000 logits, see `imagenet_subset`.
         val_fraction: Share of the images that makes up the split `validation`, as in training. With 0, the split's
@@ -92,26 +85,15 @@ def open_inference(
         only_group: The only group to open; use `split=""` for all its images.
         ignore_label_names: Whether to match classes by their order. By default, the classes of the data are matched
             with the model's `label_names` by name, if both have names.
-
-    Raises:
-        ValueError: The model or device does not exist, or `columns` is given for a model without ImageNet's classes.
-        DataError: See `open_dataset`.
-        HubError: See `load_model`.
-
-    Example:
-        >>> from timm_moex.training.datasets import sample_dir
-        >>> opened = open_inference("resnet20_cifar.fmnist_sample", sample_dir(), dataset="torch/fashion_mnist")
-        >>> opened.class_names[-1], len(opened.loader.dataset)
-        ('Ankle boot', 1000)
     """
     where, name = pick_device(device), timm_name(model)
     loaded = load_model(name).to(where)
     config = resolve_data_config({}, model=loaded)
     classes: Any = loaded.num_classes
-    input_img_mode = "" if dataset.startswith("torch/") else check_image_mode(config["input_size"][0])
-    shape: dict[str, Any] = dict(num_classes=classes, input_img_mode=input_img_mode)
+    shape: dict[str, Any] = dict(num_classes=classes, channels=config["input_size"][0])
     shape |= dict(val_fraction=val_fraction, group_folders=group_folders, only_group=only_group)
-    if is_whole_folder(dataset, data_dir, split, val_fraction):
+    is_folder = not dataset and data_dir is not None and Path(data_dir).is_dir()
+    if is_folder and not val_fraction and split in TRAIN_SPLITS + EVAL_SPLITS and is_flat(str(data_dir)):
         split = ""
     if columns:
         if loaded.num_classes != 1000:
@@ -123,7 +105,7 @@ def open_inference(
         opened = open_dataset(dataset, data_dir, split, unreadable=unreadable, classes=own, **shape)
     except ClassError as error:
         raise DataError(f"{error}; use --ignore-label-names to match classes by their order") from error
-    loader = create_eval_loader(opened, config, batch_size, device=where, workers=workers)
+    loader = create_eval_loader(opened, config, batch_size, device=where, num_workers=workers)
     found = label_names(opened)
     return Inference(name, loaded, loader, where, own if own and found else found or list(map(str, range(classes))))
 
@@ -139,38 +121,8 @@ def _own_names(model: Any, name: str) -> list[str] | None:
     return names or None
 
 
-def open_held_out_group(model: str, recipe: Recipe, **kwargs: Any) -> Inference:
-    """Load a trained model, and open all images of the group that its training held out.
-
-    Args:
-        model: The training run's folder …/hub.
-        recipe: The training recipe, with `held_out_group`.
-        **kwargs: Further arguments of `open_inference`: batch_size, device, …
-
-    Raises:
-        ValueError: The recipe has no `held_out_group`.
-        DataError: See `open_dataset`.
-    """
-    args = recipe.arguments()
-    if args.held_out_group is None:
-        raise ValueError(f"recipe {recipe.name} has no held_out_group")
-    data = dict(dataset=args.dataset, split="", group_folders=True, only_group=args.held_out_group)
-    return open_inference(model, args.data_dir, **{**data, **kwargs})
-
-
 def timm_name(model: str) -> str:
-    """Return the name by which timm loads a model: "local-dir:FOLDER" for a folder.
-
-    Args:
-        model: A folder that timm can load (…/hub), or the name of a model.
-
-    Raises:
-        ValueError: The model does not exist, or has no weights; the message lists the names that have weights.
-
-    Example:
-        >>> timm_name("resnet20_cifar.fmnist_sample")
-        'resnet20_cifar.fmnist_sample'
-    """
+    """Return the name by which timm loads a model, given as a name or as a folder (…/hub), if it has weights."""
     folder = Path(model)
     if not folder.is_dir():
         check_model_name(model)
@@ -201,9 +153,6 @@ def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tens
     Returns:
         Images (B, C, H, W) before normalisation, with values in [0, 1]; true classes (B,); predicted classes (B,). All
         on the CPU.
-
-    Raises:
-        ValueError: The model's logits are not finite.
     """
     dataset, loader = opened.loader.dataset, opened.loader
     step = max(1, len(dataset) // count)
@@ -216,3 +165,28 @@ def predict_samples(opened: Inference, count: int) -> tuple[Tensor, Tensor, Tens
     predictions = logits.argmax(1)
     labels = torch.tensor([label for _, label in picked])
     return images / 255, labels % dataset.reader.width if group_names(dataset) else labels, predictions.cpu()
+
+
+def imagenet_subset(name: str) -> dict[str, int]:
+    """Map each synset of a subset to its column in the 1,000 logits, in the order of the synsets."""
+    if name not in SUBSETS:
+        raise ValueError(f"--subset {name!r}: expected one of {', '.join(SUBSETS)}{did_you_mean(name, SUBSETS)}")
+    column = {synset: i for i, synset in enumerate(ImageNetInfo().label_names())}
+    listed = resources.files("timm.data").joinpath(SUBSETS[name]).read_text()
+    return {synset: column[synset] for synset in sorted(listed.split())}
+
+
+def locate_subset(name: str, data_dir: str | Path | None, split: str) -> tuple[dict[str, int], str]:
+    """Find a subset's synset folders, in `data_dir` or in its folder `split`, before any image is read.
+
+    Returns:
+        The subset's columns, see `imagenet_subset`, and the split to open: "" if `data_dir` has no such folder.
+    """
+    columns = imagenet_subset(name)
+    if not data_dir or not Path(data_dir).is_dir():
+        raise DataError(f"--data-dir {str(data_dir or '')!r}: no such folder")
+    found_split = split if any((Path(data_dir) / part).is_dir() for part in (split, "val")) else ""
+    folders = [path.name for path in (Path(data_dir) / found_split).iterdir() if path.is_dir()]
+    if strangers := sorted(name for name in folders if name not in columns and not is_hidden(name)):
+        raise DataError(f"--data-dir {str(data_dir)!r}: not synsets of {name}: {', '.join(strangers[:5])}")
+    return columns, found_split

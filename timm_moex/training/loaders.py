@@ -14,56 +14,43 @@ from torch import Tensor
 
 from ..utils.messages import short_repr
 from ..utils.reraise import reraise_as
-from .datasets import DataError, group_names, label_names, open_dataset
+from .datasets import DataError, group_names, label_names, open_split
 from .distributed import Processes
-from .images import check_image_mode
 from .in_memory import InMemoryLoader, check_in_memory
 from .recipe import RecipeError
 
 __all__ = ["GroupedLoader", "create_eval_loader", "create_loaders"]
 
 
-class GroupedLoader:
-    """A loader that splits targets that encode class and group (see `FolderReader`) into the two.
+class _Wrapper:
+    """A loader around another one, with its attributes: dataset, sampler, generator, mean, std."""
 
-    Args:
-        loader: Yields images and encoded targets.
-        classes: The number of labels, `FolderReader.width`.
-
-    Example:
-        >>> codes = torch.tensor([1, 5])  # class 1 of 3 in group 0, class 2 of 3 in group 1
-        >>> [(target.tolist(), groups.tolist()) for _, target, groups in GroupedLoader([(None, codes)], classes=3)]
-        [([1, 2], [0, 1])]
-    """
-
-    def __init__(self, loader: Any, classes: int):
-        self._ungrouped, self._classes = loader, classes
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for images, code in self._ungrouped:
-            yield images, code % self._classes, code // self._classes
+    def __init__(self, loader: Any):
+        self._wrapped = loader
 
     def __len__(self) -> int:
-        return len(self._ungrouped)
+        return len(self._wrapped)
 
     def __getattr__(self, name: str) -> Any:
-        """Look up an attribute of the wrapped loader: dataset, sampler, generator, mean, std."""
-        return getattr(self._ungrouped, name)
+        return getattr(self._wrapped, name)
 
 
-class SeededLoader:
+class GroupedLoader(_Wrapper):
+    """A loader that splits targets that encode class and group (see `FolderReader`) into the two."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        classes = self.dataset.reader.width
+        for images, code in self._wrapped:
+            yield images, code % classes, code // classes
+
+
+class SeededLoader(_Wrapper):
     """A loader that augments with its own states of Python's, NumPy's and torch's CPU generators.
 
     Random erasing, and without workers all transforms, run in this process. They would share the generators with
     exchanges, dropout and Mixup, so that two methods with the same seed would see different crops. In each epoch the
-    states are seeded from the loader's generator, which is read but not advanced.
-
-    Args:
-        loader: A loader with its own `generator`.
+    states are seeded from the loader's own generator, which is read but not advanced.
     """
-
-    def __init__(self, loader: Any):
-        self._shared = loader
 
     def __iter__(self) -> Iterator[Any]:
         start = torch.Generator()
@@ -73,7 +60,7 @@ class SeededLoader:
             random.Random(seed).getstate(), np.random.RandomState(seed).get_state(),
             torch.Generator().manual_seed(seed).get_state(),
         )  # fmt: skip
-        batches = iter(self._shared)
+        batches = iter(self._wrapped)
         while True:
             outside = _random_states()
             _set_random_states(own)
@@ -85,13 +72,6 @@ class SeededLoader:
                 own = _random_states()
                 _set_random_states(outside)
             yield batch
-
-    def __len__(self) -> int:
-        return len(self._shared)
-
-    def __getattr__(self, name: str) -> Any:
-        """Look up an attribute of the wrapped loader: dataset, sampler, generator, mean, std."""
-        return getattr(self._shared, name)
 
 
 def _random_states() -> tuple[Any, Any, Tensor]:
@@ -105,16 +85,11 @@ def _set_random_states(states: tuple[Any, Any, Tensor]) -> None:
 
 
 def _take_groups_apart(loader: Any) -> Any:
-    return GroupedLoader(loader, loader.dataset.reader.width) if group_names(loader.dataset) else loader
+    return GroupedLoader(loader) if group_names(loader.dataset) else loader
 
 
 def create_loaders(
-    args: argparse.Namespace,
-    data_config: Mapping[str, Any],
-    processes: Processes,
-    dtype: torch.dtype,
-    pad: int | None,
-    skip_unreadable: bool = False,
+    args: argparse.Namespace, data_config: Mapping[str, Any], processes: Processes, dtype: torch.dtype
 ) -> tuple[Any, Any]:
     """Create the training and evaluation loaders; both yield images (B, C, H, W), normalised, and labels (B,).
 
@@ -124,65 +99,34 @@ def create_loaders(
     With several processes, each gets a share: the same number of training images as the others, and every evaluation
     image exactly once. timm repeats some at the end of the last share (see `Processes.share_of`).
 
-    Args:
-        args: `Recipe.arguments()`.
-        data_config: The model's data config from `timm.data.resolve_data_config`.
-        processes: This process, its device, and the other processes of the training.
-        dtype: Type of the images.
-        pad: None for timm's loader; otherwise the whole dataset is kept on the device, see `InMemoryLoader`.
-        skip_unreadable: Whether to skip evaluation images that cannot be read instead of raising an error. In
-            training, another image replaces an unreadable one, as in train.py, and the replacements are counted.
-
-    Raises:
-        DataError: See `open_dataset`. Also raised for fewer training images than a step needs, fewer evaluation images
-            than processes, or `pad` with augmentation that it does not support.
+    In training, another image replaces an unreadable one, as in train.py, and the replacements are counted.
     """
-    common = dict(
-        download=args.dataset_download,
-        class_map=args.class_map,
-        input_img_mode=_image_mode(args, data_config["input_size"][0]),
-        input_key=args.input_key,
-        target_key=args.target_key,
-        num_classes=args.num_classes,
-        val_fraction=args.val_fraction,
-        group_folders=args.group_folders,
-        held_out_group=args.held_out_group,
+    shape = dict(
+        num_classes=args.num_classes, channels=data_config["input_size"][0], input_img_mode=args.input_img_mode
     )
     with processes.main_process_first():  # it may download the data
-        train_set = open_dataset(
-            args.dataset, args.data_dir, args.train_split, is_training=True, unreadable="replace", **common
-        )
-        eval_set = open_dataset(
-            args.dataset, args.data_dir, args.val_split, unreadable="drop" if skip_unreadable else "error",
-            classes=None if args.class_map else label_names(train_set) or None, **common,
-        )  # fmt: skip
-    _check_groups(args, train_set)
-    _check_sizes(len(train_set), len(eval_set), args.batch_size, processes.count)
-    device, several = processes.device, processes.count > 1
-    shared = dict(device=device, dtype=dtype, workers=args.workers, pin_memory=args.pin_mem)
-    eval_batch = args.validation_batch_size or args.batch_size
+        train_set = open_split(args, args.train_split, unreadable="replace", **shape)
+        classes = None if args.class_map else label_names(train_set) or None
+        unreadable = "drop" if args.skip_unreadable else "error"
+        eval_set = open_split(args, args.val_split, unreadable=unreadable, classes=classes, **shape)
+    _check_sets(args, train_set, eval_set, processes.count)
+    shared = dict(device=processes.device, img_dtype=dtype, num_workers=args.workers, pin_memory=args.pin_mem)
+    eval_batch, several = args.validation_batch_size or args.batch_size, processes.count > 1
     eval_loader = create_eval_loader(eval_set, data_config, eval_batch, distributed=several, **shared)
-    if pad is None:
-        return _take_groups_apart(_augmenting_loader(train_set, args, data_config, device, dtype, several)), eval_loader
+    if not args.in_memory:
+        train_loader = _augmenting_loader(train_set, args, data_config, distributed=several, **shared)
+        return _take_groups_apart(train_loader), eval_loader
     check_in_memory(args)
-    augment: dict[str, Any] = {}
+    augment: dict[str, Any] = dict(seed=args.seed, rank=processes.rank, processes=processes.count)
     if not args.no_aug:
-        erasing = RandomErasing(args.reprob, mode=args.remode, max_count=args.recount, device=device)
-        augment = dict(pad=pad, hflip=args.hflip, erasing=erasing if args.reprob else None)
+        erasing = RandomErasing(args.reprob, mode=args.remode, max_count=args.recount, device=processes.device)
+        augment |= dict(pad=args.pad, hflip=args.hflip, erasing=erasing if args.reprob else None)
     train_loader = create_eval_loader(train_set, data_config, args.batch_size, **shared)
-    augment |= dict(seed=args.seed, rank=processes.rank, processes=processes.count)
     train_loader = InMemoryLoader(train_loader, training=True, **augment)
     return _take_groups_apart(train_loader), _take_groups_apart(InMemoryLoader(eval_loader))
 
 
-def _image_mode(args: argparse.Namespace, channels: int) -> str:
-    """Choose the mode for a folder of images (or hfds/); torchvision's datasets have a fixed mode."""
-    if args.dataset.startswith("torch/"):
-        return args.input_img_mode or ""
-    return check_image_mode(channels, args.input_img_mode)
-
-
-def _check_groups(args: argparse.Namespace, train_set: Any) -> None:
+def _check_sets(args: argparse.Namespace, train_set: Any, eval_set: Any, processes: int) -> None:
     if args.donors_from == "other_groups" and not args.group_folders:
         raise RecipeError("donors_from: 'other_groups' needs group_folders: true")
     groups = group_names(train_set)
@@ -191,109 +135,54 @@ def _check_groups(args: argparse.Namespace, train_set: Any) -> None:
             f"donors from other groups need at least two groups, but {args.data_dir} has only {', '.join(groups)} for "
             "training. Set donors_from: any"
         )
-
-
-def _check_sizes(train: int, evaluation: int, batch_size: int, processes: int) -> None:
-    if train < batch_size * processes:
+    if len(train_set) < args.batch_size * processes:
         in_each = f" in each of {processes} processes" if processes > 1 else ""
-        raise DataError(f"batch_size={batch_size}{in_each} is larger than the training set of {train} images")
-    if evaluation < processes:
-        raise DataError(f"the evaluation set has {evaluation} images, fewer than the {processes} processes")
+        raise DataError(
+            f"batch_size={args.batch_size}{in_each} is larger than the training set of {len(train_set)} images"
+        )
+    if len(eval_set) < processes:
+        raise DataError(f"the evaluation set has {len(eval_set)} images, fewer than the {processes} processes")
 
 
 def create_eval_loader(
-    dataset: Any,
-    data_config: Mapping[str, Any],
-    batch_size: int,
-    *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    workers: int = 0,
-    pin_memory: bool = False,
-    distributed: bool = False,
+    dataset: Any, data_config: Mapping[str, Any], batch_size: int, *, device: torch.device, **kwargs: Any
 ) -> Any:
     """Create timm's loader with the evaluation transform: every image once, in order, with a short last batch.
 
     With `distributed` it yields this process's share, padded with other images to the length of the longest share.
-
-    Workers are restarted in each epoch, see `_augmenting_loader`.
+    `kwargs` are further arguments of `timm.data.create_loader`.
     """
-    loader = create_loader(
-        dataset,
-        data_config["input_size"],
-        batch_size,
-        interpolation=data_config["interpolation"],
-        mean=data_config["mean"],
-        std=data_config["std"],
-        crop_pct=data_config["crop_pct"],
-        crop_mode=data_config["crop_mode"],
-        num_workers=workers,
-        pin_memory=pin_memory,
-        img_dtype=dtype,
-        device=device,
-        persistent_workers=False,
-        distributed=distributed,
-    )
-    return _take_groups_apart(loader)
+    config = {key: data_config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")}
+    kwargs = dict(num_workers=0, pin_memory=False, persistent_workers=False) | kwargs
+    return _take_groups_apart(create_loader(dataset, batch_size=batch_size, device=device, **config, **kwargs))
 
 
-def _augmenting_loader(
-    dataset: Any,
-    args: argparse.Namespace,
-    data_config: Mapping[str, Any],
-    device: torch.device,
-    dtype: torch.dtype,
-    distributed: bool,
-) -> Any:
+def _augmenting_loader(dataset: Any, args: argparse.Namespace, data_config: Mapping[str, Any], **kwargs: Any) -> Any:
     """Create timm's training loader with train.py's arguments.
 
     Workers are restarted in each epoch, so that their seeds come from the loader's generator, which a checkpoint can
     restore.
     """
-    interpolation = data_config["interpolation"] if args.no_aug else args.train_interpolation
+    config = {key: data_config[key] for key in ("input_size", "mean", "std")}
+    config["interpolation"] = (not args.no_aug and args.train_interpolation) or data_config["interpolation"]
+    same_names = ["no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob"]
+    same_names += ["grayscale_prob", "gaussian_blur_prob", "batch_size", "worker_seeding"]
+    augment = {key: getattr(args, key) for key in same_names} | dict(auto_augment=args.aa)
+    augment |= dict(re_prob=args.reprob, re_mode=args.remode, re_count=args.recount)
+    kwargs |= dict(use_prefetcher=not args.no_prefetcher, persistent_workers=False)
     with reraise_as(RecipeError, f"aa: {short_repr(args.aa)}, color_jitter: {args.color_jitter}"):
-        loader = create_loader(
-            dataset,
-            data_config["input_size"],
-            args.batch_size,
-            is_training=True,
-            no_aug=args.no_aug,
-            re_prob=args.reprob,
-            re_mode=args.remode,
-            re_count=args.recount,
-            train_crop_mode=args.train_crop_mode,
-            scale=args.scale,
-            ratio=args.ratio,
-            hflip=args.hflip,
-            vflip=args.vflip,
-            color_jitter=args.color_jitter,
-            color_jitter_prob=args.color_jitter_prob,
-            grayscale_prob=args.grayscale_prob,
-            gaussian_blur_prob=args.gaussian_blur_prob,
-            auto_augment=args.aa,
-            interpolation=interpolation or data_config["interpolation"],
-            mean=data_config["mean"],
-            std=data_config["std"],
-            num_workers=args.workers,
-            pin_memory=args.pin_mem,
-            img_dtype=dtype,
-            device=device,
-            use_prefetcher=not args.no_prefetcher,
-            persistent_workers=False,
-            worker_seeding=args.worker_seeding,
-            distributed=distributed,
-        )
-    return SeededLoader(_with_own_generator(loader, args.seed, torch.distributed.get_rank() if distributed else 0))
+        loader = create_loader(dataset, is_training=True, **config, **augment, **kwargs)
+    rank = torch.distributed.get_rank() if kwargs["distributed"] else 0
+    return SeededLoader(_with_own_generator(loader, args.seed + rank))
 
 
-def _with_own_generator(loader: Any, seed: int, rank: int) -> Any:
+def _with_own_generator(loader: Any, seed: int) -> Any:
     """Make a loader draw its order and workers' seeds from its own generator, added as an attribute.
 
     With torch's global generator, which exchanges also use, the order of the images would depend on the exchanges.
     """
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
-    generator = torch.Generator().manual_seed(seed + rank)
-    loader.generator = inner.generator = generator
+    loader.generator = inner.generator = torch.Generator().manual_seed(seed)
     if isinstance(inner.sampler, torch.utils.data.RandomSampler):
-        inner.sampler.generator = generator
+        inner.sampler.generator = loader.generator
     return loader

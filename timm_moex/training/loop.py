@@ -3,7 +3,6 @@
 With torchrun or SLURM, every process runs the loop on its share of the data, and the first process writes and reports.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -24,12 +23,10 @@ from ..utils.messages import in_words, say
 from .build import TrainingSetup
 from .datasets import group_names, label_names, unreadable_files
 from .distributed import join_processes
-from .evaluate import combine_metrics, evaluate, first_samples
-from .progress import Progress
+from .evaluate import evaluate, first_samples
 from .recipe import Recipe
-from .resolve_defaults import find_device
-from .run_folder import RunFolder
-from .start import ignore_report, start_run
+from .run_folder import Progress, RunFolder
+from .start import find_device, ignore_report, start_run
 
 __all__ = ["Result", "train"]
 
@@ -74,47 +71,29 @@ def train(
         log: Called with what was filled in, one line per epoch, and after the first epoch an estimate of the time left.
         progress: Show a progress bar if stderr is a terminal; otherwise log a line every minute.
         **settings: Keys of the recipe to replace, such as `in_memory=True`, see `Recipe.override`.
-
-    Raises:
-        RecipeError: The recipe has an invalid setting, or asks for something that does not exist.
-        DataError: The data do not exist or do not match the recipe.
-        FileExistsError: `folder` already contains a run and `resume` is not set, contains files that would be lost, or
-            another training run is writing to it.
-        ValueError: `resume` is not the folder's own last.pth.tar, is damaged, or has other settings or classes.
-        FloatingPointError: The loss is not finite; the checkpoint of the previous epoch is kept.
-        ConnectionError: Another process of this training has ended or was started differently, see `join_processes`.
-        ImportError: wandb, which `log_wandb` needs, or TensorBoard is not installed.
     """
     recipe = recipe.override(**settings)
     with join_processes(find_device(recipe)) as processes, ExitStack() as stack:
         if not processes.is_first:
             log, progress = ignore_report, False
         with processes.together():
-            started = start_run(recipe, folder, processes, stack, log)
-        run, state, place = started.run, started.state, started.place
+            recipe, place, run, state, track = start_run(recipe, folder, processes, stack, log)
         first = state.epochs_done
         while state.epochs_done < run.stops_after:
-            began = time.monotonic()
-            _run_epoch(run, state, show_bar=progress, log=log)
-            place.record(run, started.settings, state)
-            started.track(state.history[-1])
+            began, epoch = time.monotonic(), state.epochs_done
+            train_metrics = _train_one_epoch(run, epoch, progress, log)
+            lr, metrics = run.lr, _evaluate(run, epoch)
+            run.scheduler.step(epoch + 1, metrics[run.args.eval_metric])
+            state.add(train_metrics, metrics, lr, run.args.eval_metric)
+            place.record(run, state)
+            track(state.history[-1])
             seconds, left = time.monotonic() - began, run.stops_after - state.epochs_done
             _log_epoch(run, state, seconds, log)
             if left and state.epochs_done == first + 1:
                 log(f"about {in_words(left * seconds)} left for {left} more epoch{'s' if left > 1 else ''}")
         if processes.is_first and not place.hub_is_complete(unwrap_model(run.eval_model)):
-            _write_hub(place, started.recipe, run, state)
+            _write_hub(place, recipe, run, state)
     return Result(unwrap_model(run.eval_model), state.metrics, state.best, place.path)
-
-
-def _run_epoch(run: TrainingSetup, state: Progress, show_bar: bool, log: Callable[[str], None]) -> None:
-    """Train and evaluate an epoch, set the next learning rate, and add the epoch to `state`."""
-    epoch, key = state.epochs_done, run.args.eval_metric
-    train_metrics = _train_one_epoch(run, epoch, show_bar, log)
-    lr = run.lr
-    metrics = _evaluate(run, epoch)
-    run.scheduler.step(epoch + 1, metrics[key])
-    state.add(train_metrics, metrics, lr, key)
 
 
 def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callable[[str], None]) -> None:
@@ -135,15 +114,15 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
 
 def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
     folder.clear_damaged_hub()
+    chosen = {"global_pool": run.args.gp, "bn_eps": run.args.bn_eps}  # without which the model would compute otherwise
+    model_args = run.args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
     save_folder(
         unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.train_loader.dataset),
-        model_args=_architecture_args(run.args), summary=folder.summary, card=_card(recipe, run, state),
+        model_args=model_args, summary=folder.summary, card=_card(recipe, run, state),
     )  # fmt: skip
 
 
-def _train_one_epoch(
-    run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None] = say
-) -> dict[str, float]:
+def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None]) -> dict[str, float]:
     """Train for one pass over the training set.
 
     Returns:
@@ -159,12 +138,12 @@ def _train_one_epoch(
     optimizer.zero_grad()
     bar = tqdm(run.train_loader, f"epoch {epoch + 1}/{run.epochs}", leave=False, disable=None if show_bar else True)
     for step, batch in enumerate(bar):
-        images, target = run.prepare(*batch)
+        images, target, groups = run.prepare(*batch)
         group = args.grad_accum_steps if step < last_group else steps - last_group
         update = step + 1 == steps or (step + 1) % args.grad_accum_steps == 0
         with nullcontext() if update else task.no_sync():
             with torch.autocast(run.device.type, dtype=run.amp_dtype, enabled=run.amp_dtype is not None):
-                result = task(images, target, **run.donor_groups(*batch))
+                result = task(images, target, **groups)
             _backward(run, result["loss"] / group, update)
         losses.add(step, result, batch[1], run.lr)
         exchanged += [result["exchanged"]] if "exchanged" in result else []
@@ -246,19 +225,12 @@ def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
     metrics = evaluate(
         run.eval_model, loader, run.device,
         amp_dtype=run.amp_dtype, dtype=run.dtype, channels_last=run.args.channels_last,
-        groups=group_names(run.eval_loader.dataset),
+        groups=group_names(run.eval_loader.dataset), gather=run.processes.gather,
     )  # fmt: skip
-    metrics = combine_metrics(run.processes.gather(metrics))
     if not math.isfinite(metrics["loss"]):
         what = f"evaluation loss is {metrics['loss']} after epoch {epoch}"
         raise FloatingPointError(_not_finite(what, epoch, run.lr))
     return metrics
-
-
-def _architecture_args(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments needed to rebuild the model so that it computes the same."""
-    chosen = {"global_pool": args.gp, "bn_eps": args.bn_eps}
-    return args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
 
 
 def _card(recipe: Recipe, run: TrainingSetup, state: Progress) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The model of a training run: create it as train.py does, and try it on a small batch before any file is written."""
 
 import argparse
+import copy
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from huggingface_hub.constants import CONFIG_NAME
 from timm.models import load_checkpoint
 from timm.task import TrainingTask
-from torch import nn
 
 from ..hub.convert import without_common_prefix
 from ..hub.download import translate_errors
@@ -29,20 +29,16 @@ __all__ = ["create_model", "try_first_step"]
 
 
 def create_model(args: argparse.Namespace) -> Any:
-    """Create the recipe's model as train.py does.
-
-    Args:
-        args: `Recipe.arguments()`.
-
-    Raises:
-        RecipeError: Unknown model, settings that the model does not accept, or weights that are missing or do not fit.
-        HubError: Pretrained weights could not be loaded, see `load_model`.
-    """
+    """Create the recipe's model as train.py does; `args` are `Recipe.arguments()`."""
     check_model_name(args.model)
-    _check_weights(args)
+    for key in ("initial_checkpoint", "pretrained_path"):
+        path = getattr(args, key)
+        if path and not Path(path).is_file():
+            raise RecipeError(f"{key}: {path!r}: no such file")
     # train.py's default of 3 would contradict weights with other channels; with None, timm reads the model's cfg
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else None)
-    settings, model_kwargs = _settings_of_folder(args)
+    # "local-dir:" and "hf-hub:" load a stock architecture, into which MoEx is then inserted
+    settings, model_kwargs = take_settings(args.model_kwargs) if ":" in args.model else ({}, args.model_kwargs)
     chosen = ("num_classes", "gp", "in_chans", "bn_momentum", "bn_eps", "drop_path", "drop_block", "pretrained_path",
               "model_kwargs")  # fmt: skip
     given = ", ".join(f"{key}: {short_repr(getattr(args, key))}" for key in chosen if getattr(args, key))
@@ -50,19 +46,11 @@ def create_model(args: argparse.Namespace) -> Any:
     explain = translate_errors(args.model) if from_hub else nullcontext()
     with reraise_as(RecipeError, f"model: {args.model!r} with {given or 'its defaults'}"), explain:
         model: Any = timm.create_model(
-            args.model,
-            pretrained=args.pretrained,
-            pretrained_cfg_overlay=_overlay(args, in_chans),
-            in_chans=in_chans,
-            num_classes=args.num_classes,
-            drop_rate=args.drop,
-            drop_path_rate=args.drop_path,
-            drop_block_rate=args.drop_block,
-            global_pool=args.gp,
-            bn_momentum=args.bn_momentum,
-            bn_eps=args.bn_eps,
+            args.model, pretrained=args.pretrained, pretrained_cfg_overlay=_overlay(args, in_chans), in_chans=in_chans,
+            num_classes=args.num_classes, drop_rate=args.drop, drop_path_rate=args.drop_path,
+            drop_block_rate=args.drop_block, global_pool=args.gp, bn_momentum=args.bn_momentum, bn_eps=args.bn_eps,
             **model_kwargs,
-        )
+        )  # fmt: skip
         if settings:
             insert_moex(model, **settings)
         if args.grad_checkpointing:
@@ -71,13 +59,6 @@ def create_model(args: argparse.Namespace) -> Any:
         with reraise_as(RecipeError, f"initial_checkpoint: {args.initial_checkpoint!r} does not fit {args.model}"):
             load_checkpoint(model, args.initial_checkpoint, filter_fn=without_common_prefix)
     return model
-
-
-def _settings_of_folder(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Separate MoEx's settings from model_kwargs if "local-dir:" or "hf-hub:" loads a model, a stock architecture."""
-    if ":" not in args.model:
-        return {}, args.model_kwargs
-    return take_settings(args.model_kwargs)
 
 
 def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] | None:
@@ -100,62 +81,29 @@ def _overlay(args: argparse.Namespace, in_chans: int | None) -> dict[str, Any] |
         return overlay | {key: tuple(cfg[key]) for key in ("input_size", "mean", "std")}
 
 
-def _check_weights(args: argparse.Namespace) -> None:
-    for key in ("initial_checkpoint", "pretrained_path"):
-        path = getattr(args, key)
-        if path and not Path(path).is_file():
-            raise RecipeError(f"{key}: {path!r}: no such file")
-
-
 def try_first_step(
     task: TrainingTask, input_size: Sequence[int], args: argparse.Namespace, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Run the forward pass of a training step on one or two black images, leaving the model unchanged.
+    """Run the forward pass of a training step on one or two black images, with a copy of the task.
 
     Settings that do not fit together - the size or channels of the images, a pool, a batch of one in a batch norm, a
     norm of the exchange that does not divide the channels - then fail before any file is written, instead of deep
     inside torch in the first step or in the first epoch that exchanges.
-
-    Args:
-        task: The training task; its model is not compiled yet.
-        input_size: Size of an image, (C, H, W).
-        args: `Recipe.arguments()` with `num_classes` filled in.
-        dtype: Type of the images.
-        device: Device of the model.
-
-    Raises:
-        RecipeError: The step fails; the message has the reason and the settings that it depends on.
     """
     shape = (min(2, args.batch_size), *input_size)
     target = torch.zeros(shape[0], dtype=torch.long, device=device)
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax:
         target = torch.nn.functional.one_hot(target, args.num_classes).float()
-    model: Any = task.get_trainable_module()
-    amp_dtype = getattr(torch, args.amp_dtype)
     keys = ("batch_size", "in_chans", "input_size", "img_size", "gp")
     settings = ", ".join(f"{key}: {getattr(args, key)!r}" for key in keys)
     what = f"{args.model} cannot process images of shape {shape} ({settings})"
-    with reraise_as(RecipeError, what), _without_a_trace(model, device), torch.no_grad():
-        with torch.autocast(device.type, dtype=amp_dtype, enabled=args.amp):
-            images = torch.zeros(shape, dtype=dtype, device=device)
-            task(images, target)
-            if isinstance(task, MoExTask):  # it may have drawn no exchange, or only one of several sites
-                donors = torch.arange(len(target), device=device).flip(0)
-                with exchanging(model, {exchange.site.name: donors for exchange in task.moex.sites}):
-                    model(images)
-
-
-@contextmanager
-def _without_a_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore buffers, training mode and torch's random states on exit."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = [device] if device.type == "cuda" else []
-    was_training = model.training
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            model.train(was_training)
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
+    autocast = torch.autocast(device.type, dtype=getattr(torch, args.amp_dtype), enabled=args.amp)
+    random_states = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with reraise_as(RecipeError, what), random_states, torch.no_grad(), autocast:
+        trial, images = copy.deepcopy(task), torch.zeros(shape, dtype=dtype, device=device)
+        trial(images, target)
+        if isinstance(trial, MoExTask):  # it may have drawn no exchange, or only one of several sites
+            model: Any = trial.get_trainable_module()
+            donors = torch.arange(len(target), device=device).flip(0)
+            with exchanging(model, {exchange.site.name: donors for exchange in trial.moex.sites}):
+                model(images)

@@ -76,9 +76,6 @@ class Recipe:
         Args:
             assignments: `key=value` each, the value read as YAML; `model_kwargs.moex_prob=0.5` reaches into a mapping.
             **settings: Values by key; None keeps the recipe's value.
-
-        Raises:
-            RecipeError: An `=` is missing, a key has two different values, or a key or value is invalid.
         """
         given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
         said = dict(given)
@@ -95,27 +92,16 @@ class Recipe:
                     raise RecipeError(f"--set {assignment}: {key} is not a mapping, so it cannot contain {inner}")
                 value = {**given.get(key, self.settings.get(key, {})), inner: value}
             given[key] = value
-        return self._with(given, written=True)
+        # A key that an override makes idle, such as model_ema_decay with model_ema=false, had an effect when written
+        idle = {key for key in self.written or () if explain_idle(key, self.settings)}
+        return Recipe(self.name, self.settings | given, frozenset(idle | set(given)))
 
     def with_defaults(self, **settings: Any) -> "Recipe":
         """Return a copy of the recipe with values that come from the machine or the data instead of the user."""
-        return self._with(settings, written=False)
-
-    def _with(self, settings: dict[str, Any], written: bool) -> "Recipe":
-        new = Recipe(self.name, settings)
-        # A key that an override makes idle, such as model_ema_decay with model_ema=false, had an effect when written
-        idle = {key for key in self.written or () if explain_idle(key, self.settings)}
-        object.__setattr__(new, "settings", self.settings | new.settings)
-        object.__setattr__(new, "written", frozenset(idle | set(settings) if written else self.written or ()))
-        return new
+        return Recipe(self.name, self.settings | settings, self.written)
 
     def effective_settings(self) -> dict[str, Any]:
-        """Return the settings without those that have no effect, such as model_ema_decay with model_ema: false.
-
-        Example:
-            >>> Recipe("mine", {"model_ema": False, "model_ema_decay": 0.99}).effective_settings()
-            {'model_ema': False}
-        """
+        """Return the settings without those that have no effect, such as model_ema_decay with model_ema: false."""
         return {key: value for key, value in self.settings.items() if not explain_idle(key, self.settings)}
 
     def arguments(self) -> argparse.Namespace:
@@ -126,8 +112,7 @@ class Recipe:
                 effect without another one.
         """
         table = stock_keys()
-        not_served = {key: row.default for key, row in table.items() if row.trainer == "stock"}
-        only_stock = [k for k, v in self.settings.items() if k in not_served and v != not_served[k]]
+        only_stock = [k for k, v in self.settings.items() if table[k].trainer == "stock" and v != table[k].default]
         if only_stock:
             raise RecipeError(
                 f"recipe {self.name}: the built-in trainer does not support {', '.join(only_stock)}; remove it, or run "
@@ -145,36 +130,21 @@ class Recipe:
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        source: Name of a packaged recipe (`quickstart`) or path of a YAML file.
-
-    Raises:
-        RecipeError: The recipe does not exist, or a key or value is invalid.
-    """
-    text, path, packaged = str(source), Path(source), packaged_recipes()
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise RecipeError(f"recipe {text}: no such file")
-        content = _read_text(path)
-    elif text in packaged:
-        content = _read_text(packaged[text])
-    else:
-        names = ", ".join(packaged) + did_you_mean(text, packaged)
-        raise RecipeError(f"recipe {text!r}: expected the path of a .yaml file or one of {names}")
-    settings = _read_yaml(content, f"recipe {text}")
-    if not isinstance(settings, dict):
-        raise RecipeError(f"recipe {text}: expected a mapping of train.py's arguments, got {type(settings).__name__}")
-    is_packaged = path.suffix not in (".yaml", ".yml")
-    return Recipe(path.stem, settings, frozenset() if is_packaged else None)
-
-
-def _read_text(path: Path) -> str:
+    """Read a recipe: a packaged one by its name, such as `quickstart`, or a YAML file by its path."""
+    packaged, is_file = packaged_recipes(), Path(source).suffix in (".yaml", ".yml")
+    path = Path(source) if is_file else packaged.get(str(source))
+    if path is None:
+        names = ", ".join(packaged) + did_you_mean(source, packaged)
+        raise RecipeError(f"recipe {str(source)!r}: expected the path of a .yaml file or one of {names}")
+    if not path.is_file():
+        raise RecipeError(f"recipe {source}: no such file")
     try:
-        return path.read_text(encoding="utf-8")
+        settings = _read_yaml(path.read_text(encoding="utf-8"), f"recipe {source}")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe {path}: not valid UTF-8: {error}") from error
+        raise RecipeError(f"recipe {source}: not valid UTF-8: {error}") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"recipe {source}: expected a mapping of train.py's arguments, got {type(settings).__name__}")
+    return Recipe(path.stem, settings, None if is_file else frozenset())
 
 
 def _read_yaml(text: str, what: str) -> Any:

@@ -6,11 +6,13 @@ last epoch. Each file is written atomically and can be rebuilt from last.pth.tar
 can be resumed and ends with the same files.
 """
 
+import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +31,51 @@ from .build import TrainingSetup
 from .checkpoint import get_rng_state, read_checkpoint, restore_checkpoint, save_checkpoint
 from .datasets import label_names
 from .evaluate import flat_metrics
-from .progress import Progress, read_summary
 from .recipe import Recipe, stock_keys
 
 __all__ = ["Progress", "RunFolder"]
 
-# Settings that a resumed run may change: paths, speed and reporting. The result is bit-exact only on the same device
-# and, without in_memory, with the same number of workers.
-_MAY_DIFFER = frozenset(
-    {"output", "experiment", "data_dir", "workers", "log_interval", "pin_mem", "device", "device_modules"}
-    | {"resume", "stop_epoch", "save_epochs", "skip_unreadable"}
-    | {"log_tensorboard", "log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id"}
-)
 _NOTE = "# timm-moex train"
 
 
-class RunFolder:
-    """A run's folder: last.pth.tar, model_best.pth.tar, summary.csv, recipe.yaml and hub/.
+@dataclass
+class Progress:
+    """Progress of a run.
 
-    Args:
-        path: The folder; it is created when the run starts.
-
-    Example:
-        >>> folder = RunFolder("output/first_run")
-        >>> folder.last.name, folder.hub.name
-        ('last.pth.tar', 'hub')
+    Attributes:
+        history: One row of summary.csv per finished epoch: `epoch`, `train` and `eval` (metrics), `lr`.
+        best: `epoch` of the best epoch and its value of the recipe's eval_metric; empty before the first epoch ends.
     """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.history)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Evaluation metrics of the last finished epoch."""
+        return self.history[-1]["eval"]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last finished epoch is the best."""
+        return bool(self.history) and self.best["epoch"] == self.history[-1]["epoch"]
+
+    def add(self, train_metrics: dict[str, float], metrics: dict[str, Any], lr: float, key: str) -> None:
+        """Add a finished epoch; the metric `key` chooses the best epoch, and the earlier epoch wins a tie."""
+        epoch, value = self.epochs_done, metrics[key]
+        if self.history:  # all rows share one header, so a run begun with an older version keeps its columns
+            train_metrics = {name: train_metrics[name] for name in self.history[0]["train"] if name in train_metrics}
+        self.history.append({"epoch": epoch, "train": train_metrics, "eval": metrics, "lr": lr})
+        if not self.best or (value < self.best[key] if key == "loss" else value > self.best[key]):
+            self.best = {"epoch": epoch, key: value}
+
+
+class RunFolder:
+    """A run's folder: last.pth.tar, model_best.pth.tar, summary.csv, recipe.yaml and hub/."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
@@ -62,18 +83,15 @@ class RunFolder:
         self.summary, self.recipe, self.hub = (self.path / name for name in ("summary.csv", "recipe.yaml", "hub"))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, timeout: float = 0) -> Iterator[None]:
         """Lock the folder against other training runs; the operating system releases the lock if the process dies.
 
         The lock file is next to the folder, visible to everyone who can see the folder, and is removed at the end.
-
-        Raises:
-            FileExistsError: Another training run is writing to the folder.
         """
         path = self.path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.with_name(f".{path.name}.lock")
-        lock = FileLock(file, timeout=0)
+        lock = FileLock(file, timeout=timeout)
         try:
             lock.acquire()
             while not file.exists():  # the previous owner has just removed it, so others would not see this lock
@@ -91,19 +109,9 @@ class RunFolder:
             lock.release()
 
     def check(self, resume: str | None) -> None:
-        """Refuse a folder whose files would be lost, and a checkpoint from another folder.
-
-        Args:
-            resume: The checkpoint to resume from; None for a new run.
-
-        Raises:
-            FileExistsError: A new run would replace files; the message names them.
-            FileNotFoundError: The file `resume` does not exist.
-            ValueError: `resume` is not the folder's last.pth.tar.
-        """
-        foreign = unexpected_files(self.hub)
-        if resume:  # the run's own files are written again if they are damaged or missing
-            foreign = [name for name in foreign if name not in FILES]
+        """Refuse a folder whose files would be lost, and a checkpoint `resume` from another folder."""
+        # A resumed run's own files are written again if they are damaged or missing
+        foreign = [name for name in unexpected_files(self.hub) if not (resume and name in FILES)]
         if foreign:
             raise FileExistsError(
                 f"{self.hub} contains {', '.join(foreign)}, which timm_moex did not write; choose another --output"
@@ -150,22 +158,15 @@ class RunFolder:
         text = note + yaml.safe_dump(settings, sort_keys=False)
         write_atomically(self.recipe, lambda file: file.write(text.encode()))
 
-    def record(self, run: TrainingSetup, settings: dict[str, Any], progress: Progress) -> None:
-        """Write the state after an epoch, from the first process, with the next learning rate already set.
-
-        Args:
-            run: The run.
-            settings: All settings that the result depends on; a resumed run must have the same.
-            progress: Progress, including the finished epoch.
-        """
+    def record(self, run: TrainingSetup, progress: Progress) -> None:
+        """Write the state after an epoch, from the first process, with the next learning rate already set."""
         rng = run.processes.gather(get_rng_state(run.generator))
         if not run.processes.is_first:
             return
+        metrics = progress.metrics
         save_checkpoint(
-            self.last, run.task, run.optimizer, run.scaler,
-            epoch=progress.epochs_done - 1, args=settings, rng=rng,
-            metric=progress.metrics[run.args.eval_metric], best=progress.best, eval_metrics=progress.metrics,
-            history=progress.history, data=_data_of(run),
+            self.last, run, rng, epoch=progress.epochs_done - 1, metric=metrics[run.args.eval_metric],
+            best=progress.best, eval_metrics=metrics, history=progress.history, data=_data_of(run),
         )  # fmt: skip
         self._write_from_last(progress, run.args.save_epochs)
 
@@ -183,32 +184,20 @@ class RunFolder:
 
     def clear_damaged_hub(self) -> None:
         """Remove the rest of a damaged hub/, which `save_folder` would refuse to replace."""
-        if foreign := unexpected_files(self.hub):
-            if not set(foreign) <= set(FILES):
-                raise FileExistsError(f"{self.hub} contains {', '.join(foreign)}, which timm_moex did not write")
+        foreign = unexpected_files(self.hub)
+        if foreign and set(foreign) <= set(FILES):
             shutil.rmtree(self.hub)
 
-    def resume(self, run: TrainingSetup, settings: dict[str, Any]) -> tuple[Progress, list[str]]:
+    def resume(self, run: TrainingSetup) -> tuple[Progress, list[str]]:
         """Restore a run from its last.pth.tar, and rewrite the files that depend on it.
-
-        Args:
-            run: The run, set up as a new one.
-            settings: See `record`.
 
         Returns:
             The run's progress, and lines for the user about what has changed.
-
-        Raises:
-            ValueError: The checkpoint is damaged, or belongs to another run or other classes.
         """
         state = read_checkpoint(self.last)
         notes = _compare_data(state.get("data"), _data_of(run))
-        restore_checkpoint(
-            state, self.last, run.task, run.optimizer, run.scaler,
-            args=settings, defaults={key: row.default for key, row in stock_keys().items()} | {"processes": 1},
-            may_differ=_MAY_DIFFER, rank=run.processes.rank, generator=run.generator,
-        )  # fmt: skip
-        history = state["history"] if "history" in state else read_summary(self.summary, state["epoch"])
+        restore_checkpoint(state, self.last, run)
+        history = state["history"] if "history" in state else _read_summary(self.summary, state["epoch"])
         progress = Progress(history, state["best"])
         if run.processes.is_first:
             self._write_from_last(progress, run.args.save_epochs)
@@ -231,12 +220,11 @@ class RunFolder:
             for row in progress.history:
                 first, metrics = row["epoch"] == 0, flat_metrics(row["eval"])
                 update_summary(row["epoch"], row["train"], metrics, str(table), row["lr"], write_header=first)
-            write_atomically(self.summary, _copy_of(table))
+            _copy(table, self.summary)
         if progress.is_best:
-            write_atomically(self.best, _copy_of(self.last))
+            _copy(self.last, self.best)
         if progress.epochs_done in (save_epochs or ()):
-            milestone = self.path / f"milestone-{progress.epochs_done}.pth.tar"  # timm's name; counts epochs from 1
-            write_atomically(milestone, _copy_of(self.last))
+            _copy(self.last, self.path / f"milestone-{progress.epochs_done}.pth.tar")  # timm's name; epochs from 1
 
 
 def _data_of(run: TrainingSetup) -> dict[str, Any]:
@@ -264,9 +252,26 @@ def _compare_data(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list
     ]
 
 
-def _copy_of(path: Path) -> Callable[[Any], None]:
-    def write(file: Any) -> None:
-        with path.open("rb") as source:
-            shutil.copyfileobj(source, file)
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as file:
+        write_atomically(target, lambda new: shutil.copyfileobj(file, new))
 
-    return write
+
+def _read_summary(path: Path, epoch: int) -> list[dict[str, Any]]:
+    """Read the history up to `epoch` from summary.csv, for a checkpoint of a version that did not store it."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            history = [_row_from_text(row) for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read, and the checkpoint does not contain its rows") from error
+    if [row["epoch"] for row in history] != list(range(epoch + 1)):
+        raise ValueError(f"{path} lacks epochs before {epoch}, and the checkpoint does not contain them")
+    return history
+
+
+def _row_from_text(row: dict[str, str]) -> dict[str, Any]:
+    def metrics(prefix: str) -> dict[str, Any]:
+        values = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+        return {key: int(value) if value.isdecimal() else float(value) for key, value in values.items()}
+
+    return {"epoch": int(row["epoch"]), "train": metrics("train_"), "eval": metrics("eval_"), "lr": float(row["lr"])}

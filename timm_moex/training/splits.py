@@ -17,13 +17,7 @@ _OF_SYSTEMS = ("@eaDir", "#recycle", "__MACOSX", "lost+found")  # system folders
 
 
 class Split(NamedTuple):
-    """A split of a data folder.
-
-    Attributes:
-        folder: The folder to scan.
-        part: "all" images, or only the part "train" or "val".
-        val_fraction: Share of each class folder that belongs to "val".
-    """
+    """A split of a data folder: all images in `folder`, or the part "train" or "val" of each class folder."""
 
     folder: Path
     part: str = "all"
@@ -31,50 +25,18 @@ class Split(NamedTuple):
 
 
 def is_flat(root: str | Path) -> bool:
-    """Whether a folder has class folders (or group folders) and no split folders.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> (root / "cat").mkdir()
-        >>> is_flat(root)
-        True
-        >>> (root / "test").mkdir()
-        >>> is_flat(root)
-        False
-    """
+    """Whether a folder has class folders (or group folders) and no split folders."""
     root = Path(root)
     return bool(_folders(root)) and not _first_folder(root, TRAIN_SPLITS + EVAL_SPLITS + _OTHER_SPLITS)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name belongs to a file or folder of the operating system, an editor or version control.
-
-    Example:
-        >>> is_hidden(".ipynb_checkpoints"), is_hidden("cat")
-        (True, False)
-    """
+    """Whether a name belongs to a file or folder of the operating system, an editor or version control."""
     return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def find_split(root: Path, split: str, val_fraction: float = 0.0) -> Split:
-    """Find a split: its own folder, or a part of the training folder or of a folder without splits.
-
-    Args:
-        root: The data folder.
-        split: Name of the split; timm's synonyms of "train" and "validation" are accepted. "" for the whole folder.
-        val_fraction: Share of the training images to hold out for evaluation; 0 if evaluation has its own folder.
-
-    Raises:
-        DataError: The split does not exist, or `val_fraction` is given although evaluation has its own folder.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> (root / "cat").mkdir()
-        >>> find_split(root, "validation", val_fraction=0.2).part
-        'val'
-    """
+    """Find a split ("": the whole folder): its own folder, or a part of the training folder or of a flat folder."""
     known = TRAIN_SPLITS if split in TRAIN_SPLITS else EVAL_SPLITS if split in EVAL_SPLITS else ()
     if val_fraction:
         return _find_part(root, split, known, val_fraction)
@@ -120,15 +82,6 @@ def divide(paths: Sequence[str], split: Split) -> list[str]:
     Each class folder (of each group) is divided separately; if it has two images, each part gets one. The images with
     the smallest path hashes are held out. The parts are therefore the same for every seed, process and machine, and do
     not depend on the order of the files or on other class folders.
-
-    Args:
-        paths: Paths of the images, relative to the folder.
-        split: The split.
-
-    Example:
-        >>> paths = [f"cat/{i}.jpg" for i in range(5)]
-        >>> [len(divide(paths, Split(Path("data"), part, 0.2))) for part in ("all", "train", "val")]
-        [5, 4, 1]
     """
     if split.part == "all":
         return list(paths)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from timm_moex.training.datasets import DataError
 from timm_moex.training.recipe import Recipe, load_recipe
-from timm_moex.training.resolve_defaults import find_device, resolve_defaults
+from timm_moex.training.start import find_device, resolve_defaults
 
 
 @pytest.fixture
