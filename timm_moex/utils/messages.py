@@ -13,6 +13,7 @@ __all__ = ["did_you_mean", "in_words", "machine_trouble", "one_line", "say", "sh
 
 # Errors caused by the machine or the data although their type suggests a bug, each with advice
 _TROUBLE = {
+    r"MemoryError|DefaultCPUAllocator": "out of memory: a smaller batch may fit",
     r"DataLoader worker .* is killed by signal: (Killed|Bus error)": "memory may have run out: fewer workers may fit",
     r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "another process may have ended it",
     r"shared memory|unable to (open|write|mmap|resize).*(/torch_|shm)": (
@@ -107,7 +108,7 @@ def machine_trouble(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         for words, remedy in _TROUBLE.items():
-            if re.search(words, str(cause), re.DOTALL):
+            if re.search(words, f"{type(cause).__name__}: {cause}", re.DOTALL):
                 return f"{one_line(cause).rstrip('. ')}; {remedy}"
         cause = cause.__cause__
     return None
