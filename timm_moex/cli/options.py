@@ -1,7 +1,6 @@
 """Declare subcommands and the options that several of them share, and convert the options' texts to values."""
 
 import argparse
-import inspect
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +22,7 @@ def command(name: str, *options: Option, examples: Sequence[str]) -> Callable[[C
     """
 
     def decorate(run: Callable[..., Any]) -> Adder:
-        words = inspect.getdoc(run) or name  # python -OO removes docstrings
+        words = run.__doc__ or name  # python -OO removes docstrings
         summary = words.partition("\n")[0].rstrip(".")
 
         def add(commands: Any) -> None:

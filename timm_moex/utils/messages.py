@@ -29,12 +29,7 @@ _SHORT.maxlevel = 3
 
 
 def did_you_mean(word: Any, words: Iterable[Any], cutoff: float = 0.6) -> str:
-    """Suggest the nearest right spelling; return "" if no word is similar.
-
-    Args:
-        word: The given word.
-        words: The right spellings.
-        cutoff: Required similarity, from 0 to 1; use less for short words.
+    """Suggest the nearest right spelling; return "" if no word has a similarity of `cutoff`, from 0 to 1.
 
     Example:
         >>> did_you_mean("resnet5O", ["resnet18", "resnet50"])
@@ -81,12 +76,7 @@ def in_words(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line and flush. Characters that stdout cannot encode become "?", and a closed stdout drops the line.
-
-    Example:
-        >>> say("epoch 1/5")
-        epoch 1/5
-    """
+    """Print a line and flush. Characters that stdout cannot encode become "?", and a closed stdout drops the line."""
     try:
         print(line, flush=True)
     except UnicodeEncodeError as error:
