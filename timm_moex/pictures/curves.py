@@ -118,9 +118,8 @@ def plot_panel(axis: Any, panel: tuple[str, Sequence[str], float], groups: Mappi
     open_frame(axis)
     if title == "loss":
         kinds = (("--", "training"), ("-", "evaluation"))
-        axis.legend(
-            handles=[_line(linestyle=style, label=word, color="#444444") for style, word in kinds], frameon=False
-        )
+        lines = [_line(linestyle=style, label=word, color="#444444") for style, word in kinds]
+        axis.legend(handles=lines, frameon=False)
     if columns == ("train_exchanged",):
         axis.set_ylim(-3, 103)
 

@@ -45,11 +45,6 @@ def plot_exchange(
     return save_figure(figure, path, made_by="timm-moex show")
 
 
-def _framed(axis: Any, colour: str) -> None:
-    for spine in axis.spines.values():
-        spine.set(visible=True, color=colour, linewidth=3)
-
-
 def _heading(pair: ExchangedPair, norm: str, words: str) -> str:
     return f"{words}, exchanged here" if pair.norm.startswith(norm) or pair.norm.startswith(f"g{norm}") else words
 
@@ -59,7 +54,7 @@ def _draw_images_and_maps(figure: Any, pair: ExchangedPair, images: Tensor, name
     axes = figure.subplots(2, 3, gridspec_kw={"wspace": 0.02})
     for row, (word, colour) in enumerate((("A", COLOUR_A), ("B", COLOUR_B))):
         show_image(axes[row, 0], images[row])
-        _framed(axes[row, 0], colour)
+        axes[row, 0].spines[:].set(visible=True, color=colour, linewidth=3)
         guess = int(pair.probabilities_before[row].argmax())
         axes[row, 0].set_title(f"{word}: predicted {_short(names[guess])}", fontsize=11, color=colour)
     for column, (moment, word) in enumerate(zip(pair.position_moments(), ("mean", "standard deviation")), start=1):
@@ -108,10 +103,7 @@ def _draw_predictions(figure: Any, pair: ExchangedPair, names: Sequence[str]) ->
     before, after = 100 * pair.probabilities_before[0], 100 * pair.probabilities_after[0]
     chosen = torch.maximum(before, after).topk(min(5, len(before))).indices.tolist()
     axis = figure.subplots()
-    for shift, values, colour, word in (
-        (-0.2, before, _BEFORE, "before"),
-        (0.2, after, _AFTER, "with B's moments"),
-    ):
+    for shift, values, colour, word in ((-0.2, before, _BEFORE, "before"), (0.2, after, _AFTER, "with B's moments")):
         y = [place + shift for place in range(len(chosen))]
         bars = axis.barh(y, values[chosen].tolist(), height=0.38, color=colour, label=word)
         axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
