@@ -13,8 +13,8 @@ from torch import Tensor
 
 from timm_moex import find_moex, load_twin
 from timm_moex.insertion.pair import exchange_pair
-from timm_moex.pictures.exchange import COLOUR_A, COLOUR_B
-from timm_moex.pictures.figure import new_figure, show_image, show_map
+from timm_moex.pictures.exchange import COLOUR_A, COLOUR_B, show_image, show_map
+from timm_moex.pictures.figure import new_figure, save_figure
 from timm_moex.pictures.inputs import class_names, open_image, prepare_image, undo_normalisation
 from timm_moex.training.datasets import open_dataset, sample_dir
 
@@ -53,8 +53,7 @@ def draw(path: str | Path) -> Path:
     _map(figure, 4, 1, "black", "A with B's moments", mixed, torch.stack([before[0], before[1], mixed]))
     _join(figure)
     _loss(figure, lam, labels)
-    figure.savefig(path, dpi=130)  # save_figure would print the formula's source, as it does for names with a "$"
-    return Path(path)
+    return save_figure(figure, path, dpi=130)
 
 
 def _axis(figure: Any, column: int, row: int, colour: str, title: str) -> Any:

@@ -1,4 +1,4 @@
-"""Create, fill and save matplotlib figures. matplotlib is an extra: `pip install timm-moex[plots]`."""
+"""Create and save matplotlib figures. matplotlib is an extra: `pip install timm-moex[plots]`."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def check_picture_path(path: str | Path) -> None:
         raise FileNotFoundError(f"--output {path}: there is no folder {path.parent}")
 
 
-def save_figure(figure: Any, path: str | Path, *, made_by: str | None = None) -> Path:
+def save_figure(figure: Any, path: str | Path, dpi: float = 120, *, made_by: str | None = None) -> Path:
     """Write a figure completely or not at all, in the format of the suffix of `path`, and return `path`.
 
     PNG, SVG, PDF, JPEG and WebP store `made_by`, the name of a program, for `is_picture_by`.
@@ -69,7 +69,7 @@ def save_figure(figure: Any, path: str | Path, *, made_by: str | None = None) ->
         text.set_parse_math(False)
     mark = _mark(suffix, made_by) if made_by else {}
     with rc_context({"text.parse_math": False}):  # tick labels are only created while the figure is drawn
-        write_atomically(path, lambda file: figure.savefig(file, dpi=120, format=suffix, **mark))
+        write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=suffix, **mark))
     return path
 
 

@@ -36,9 +36,10 @@ def prediction_grid(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
-    images = images[:, : 1 if images.shape[1] < 3 else 3].detach().float().clamp(0, 1).cpu()
-    for axis, image, label, guess in zip(axes, images, labels.tolist(), predictions.tolist()):
-        show_image(axis, image)
+    images = images[:, : 1 if images.shape[1] < 3 else 3]
+    pictures = images.detach().float().clamp(0, 1).cpu()
+    for axis, picture, label, guess in zip(axes, pictures, labels.tolist(), predictions.tolist()):
+        show_image(axis, picture)
         title = names[guess] if guess == label else f"{names[guess]}\n(is {names[label]})"
         axis.set_title(title, fontsize=9, color=_GOOD if guess == label else _BAD)
     return save_figure(figure, path, made_by="timm-moex predict")

@@ -121,8 +121,16 @@ def sha256_of(path: str | Path) -> str:
 def lock_of(path: Path, timeout: float = -1) -> FileLock:
     """Return a lock on a file or folder that one process of this user on this machine can hold at a time.
 
-    The path need not exist. The lock file is in the system's temporary folder, so that nothing is left next to the
-    path. `timeout` is the time in seconds before `filelock.Timeout` is raised; -1 waits forever.
+    The lock file is in the system's temporary folder, so that nothing is left next to the locked path.
+
+    Args:
+        path: The file or folder to lock; it need not exist.
+        timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits forever.
+
+    Example:
+        >>> with lock_of(Path("output/run"), timeout=0) as lock:
+        ...     lock.is_locked
+        True
     """
     user = getattr(os, "getuid", getpass.getuser)()  # a user in a container may not have a name
     folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{user}"
