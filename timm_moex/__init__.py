@@ -1,6 +1,6 @@
 """Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
 
-from .cli import early as _early  # noqa: F401  handles `timm-moex --help` etc. before importing PyTorch
+from . import cli as _cli  # noqa: F401  handles `timm-moex --help` etc. before importing PyTorch
 from .version import __version__ as __version__
 
 # isort: split

@@ -15,27 +15,12 @@ import timm_moex  # noqa: F401  registers the twins
 
 from .utils.messages import did_you_mean
 
-__all__ = ["find_script", "run_script"]
+__all__ = ["run_script"]
 
 _USAGE = "usage: python -m timm_moex.script SCRIPT.py [ARGUMENTS OF THE SCRIPT]"
 
 
-def find_script(word: str) -> Path:
-    """Check that a script exists.
-
-    Args:
-        word: Path of the script.
-
-    Raises:
-        FileNotFoundError: The file does not exist; the message suggests the nearest name in its folder.
-        IsADirectoryError: The path is a folder.
-
-    Example:
-        >>> find_script("no/such/script.py")
-        Traceback (most recent call last):
-        ...
-        FileNotFoundError: no/such/script.py: no such script
-    """
+def _find_script(word: str) -> Path:
     path = Path(word)
     if path.is_dir():
         raise IsADirectoryError(f"{word}: this is a folder; name a script in it")
@@ -52,7 +37,7 @@ def run_script(words: Sequence[str]) -> int:
         words: The script and its arguments.
 
     Returns:
-        0, or 2 if the script does not exist; the script's own exit code and errors pass through.
+        0, or 2 if the script does not exist. The script's own exit code and errors pass through.
 
     Example:
         >>> run_script(["--help"])  # doctest: +ELLIPSIS
@@ -64,7 +49,7 @@ def run_script(words: Sequence[str]) -> int:
         print(f"{_USAGE}\n\n{__doc__}", file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     try:
-        path = find_script(words[0])
+        path = _find_script(words[0])
     except OSError as error:
         print(f"timm_moex.script: error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tinydata import tiny_recipe, write_tiny
@@ -89,6 +90,9 @@ TROUBLE = {
     "shm": (RuntimeError("unable to write to file </torch_7_8_0>: No space left on device (28)"), "docker: --shm-size"),
     "bomb": (Image.DecompressionBombError("Image size (9 pixels) exceeds limit of 8 pixels, could be decompression "
                                           "bomb DOS attack."), "make the image smaller"),
+    "cpu": (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"), "a smaller batch"),
+    "gpu": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB."), "a smaller batch"),
+    "python": (MemoryError(), "MemoryError; out of memory: a smaller batch may fit"),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""Command line: `timm-moex` or `python -m timm_moex`. Each module adds and runs a group of subcommands.
+"""Command line: `timm-moex` or `python -m timm_moex`.
 
-PyTorch is imported only in the functions that run a subcommand, so that help and option errors appear immediately.
+Importing `timm_moex` imports this module first. If the process is this program, `--help`, `--version` and wrong options
+end it here, before PyTorch is imported, which takes seconds. The subcommands import PyTorch only when they run.
 """
 
 import argparse
@@ -9,21 +10,21 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn
 
 from ..utils.messages import machine_trouble, one_line
 from ..version import __version__
-from .compare import add_compare
-from .evaluate import add_eval, add_predict
-from .hub import add_convert, add_publish, add_verify
-from .models import add_list, add_sites
-from .pictures import add_curves, add_show
-from .recipe import add_recipe
-from .train import add_sample, add_train
+from .evaluate import evaluate_model, predict
+from .hub import convert, publish, verify
+from .models import list_models, list_sites, print_recipe
+from .pictures import curves, show
+from .train import compare, sample, train
 
-__all__ = ["main", "make_parser"]
+__all__ = ["is_command_line", "main", "make_parser"]
 
-_DEFECT = 70  # EX_SOFTWARE in BSD's sysexits.h; distinguishes an internal error from exit codes 1 and 2
+_LOCAL = (list_models, print_recipe, list_sites, sample, train, compare, evaluate_model, predict, show, curves)
+_HUB = (verify, publish, convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _open_streams()
     try:
-        args = make_parser().parse_args(argv)
-        code = args.run(args) or 0
+        args = vars(make_parser().parse_args(argv))
+        code = args.pop("run")(**args) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader has closed the pipe, as in `timm-moex list | head`
@@ -71,20 +72,15 @@ def _open_streams() -> None:
 def _explain(error: Exception) -> int:
     """Print what went wrong, and return the exit code."""
     from ..hub.download import HubError
-    from ..utils.devices import is_out_of_memory
 
-    if is_out_of_memory(error):
-        print(f"timm-moex: error: out of memory: {one_line(error)}; a smaller batch may fit", file=sys.stderr)
-        return 2
     trouble = machine_trouble(error)
     # These messages are written for the user: they are about the arguments or the machine
     if trouble or isinstance(error, (ValueError, OSError, ImportError, FloatingPointError, HubError)):
         print(f"timm-moex: error: {trouble or one_line(error)}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
-    request = f"timm-moex: this is a bug in timm_moex; please report it with the lines above ({_versions()})"
-    print(request, file=sys.stderr)
-    return _DEFECT
+    print(f"timm-moex: this is a bug; please report it with the lines above ({_versions()})", file=sys.stderr)
+    return 70  # EX_SOFTWARE in BSD's sysexits.h; distinguishes an internal error from exit codes 1 and 2
 
 
 def _versions() -> str:
@@ -107,8 +103,28 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"timm-moex {__version__}, {_versions()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    looking = (add_list, add_recipe, add_sites, add_sample)
-    working = (add_train, add_compare, add_eval, add_predict, add_show, add_curves)
-    for add in (*looking, *working, add_verify, add_publish, add_convert):
+    for add in (*_LOCAL, *_HUB):
         add(commands)
     return parser
+
+
+def is_command_line(argv: list[str], orig_argv: list[str]) -> bool:
+    """Whether a process with these `sys.argv` and `sys.orig_argv` is `timm-moex` or `python -m timm_moex`.
+
+    While Python looks for the module to run, `argv` begins with "-m", and only `orig_argv` contains the module's name.
+
+    Example:
+        >>> is_command_line(["/usr/bin/timm-moex", "list"], ["python", "/usr/bin/timm-moex", "list"])
+        True
+        >>> is_command_line(["-m", "list"], ["python", "-m", "timm_moex", "list"])
+        True
+        >>> is_command_line(["train.py", "--help"], ["python", "train.py", "--help"])
+        False
+    """
+    if argv[:1] == ["-m"]:
+        return orig_argv[-len(argv)].removeprefix("-m") == "timm_moex"
+    return bool(argv) and Path(argv[0]).name.removesuffix(".exe") in ("timm-moex", "timm-moex-script.py")
+
+
+if is_command_line(sys.argv, sys.orig_argv):
+    make_parser().parse_args()

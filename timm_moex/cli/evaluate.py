@@ -1,77 +1,101 @@
 """`timm-moex eval` and `timm-moex predict`: run a saved model on a test set."""
 
-import argparse
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
-from .options import (
-    add_command,
-    add_model_and_data,
-    evaluate_opened,
-    metrics_in_words,
-    open_model_and_data,
-    percent,
-    positive,
-)
-from .outputs import add_output, check_output, check_picture
+from .options import DATA_OPTIONS, check_output, command, number, option, output_options, positive
+from .pictures import check_picture
 
-__all__ = ["add_eval", "add_predict"]
+if TYPE_CHECKING:
+    from ..training.inference import Inference
 
-_SAMPLE = '--dataset torch/fashion_mnist --data-dir "$(timm-moex sample)"'
+__all__ = ["evaluate_model", "evaluate_opened", "metrics_in_words", "open_model_and_data", "predict"]
+
+_PERCENT = number(float, "from 0 to 100", lambda value: 0 <= value <= 100)
+_MODEL = option("model", help="a folder that timm can load (…/hub), or the name of a model")
+_SAMPLE = 'resnet20_cifar.fmnist_sample --dataset torch/fashion_mnist --data-dir "$(timm-moex sample)"'
 
 
-def add_eval(commands: Any) -> None:
-    """Add `eval`."""
-    parser = add_command(
-        commands,
-        "eval",
-        "print top-1, top-5 and loss of a model",
-        f"timm-moex eval resnet20_cifar.fmnist_sample {_SAMPLE}",
+@command(
+    "eval",
+    _MODEL,
+    *DATA_OPTIONS,
+    option("--min-top1", type=_PERCENT, metavar="TOP1", help="exit with 1 if top-1 is lower"),
+    option("--subset", metavar="SET", help="imagenet-a or imagenet-r: DIR contains its 200 synset folders"),
+    *output_options("--per-class", metavar="FILE.csv", help="write the image count and top-1 of each class"),
+    examples=[
+        f"timm-moex eval {_SAMPLE}",
         "timm-moex eval output/my_run/hub --data-dir FOLDER --per-class classes.csv",
-    )
-    add_model_and_data(parser)
-    parser.add_argument("--min-top1", type=percent, metavar="TOP1", help="exit with 1 if top-1 is lower")
-    parser.add_argument("--subset", metavar="SET", help="imagenet-a or imagenet-r: DIR contains its 200 synset folders")
-    add_output(parser, "--per-class", metavar="FILE.csv", help="write the image count and top-1 of each class")
-    parser.set_defaults(run=_run_eval)
-
-
-def _run_eval(args: argparse.Namespace) -> int:
+    ],
+)
+def evaluate_model(
+    model: str,
+    data_dir: str | None,
+    split: str,
+    min_top1: float | None,
+    subset: str | None,
+    per_class: str | None,
+    overwrite: bool,
+    **options: Any,
+) -> int:
+    """Print top-1, top-5 and loss of a model."""
     from ..training.evaluate import is_per_class, write_per_class
     from ..training.inference import locate_subset
 
-    if args.per_class:
-        check_output(args, "--per-class", args.per_class, [args.model, args.data_dir], is_per_class)
-    columns, split = locate_subset(args.subset, args.data_dir, args.split) if args.subset else ({}, args.split)
-    opened = open_model_and_data(args, split=split, columns=columns)
-    chosen = list(columns.values()) or None
-    metrics = evaluate_opened(opened, columns=chosen, per_class=args.per_class is not None)
+    if per_class:
+        check_output("--per-class", per_class, overwrite, [model, data_dir], is_per_class)
+    columns, split = locate_subset(subset, data_dir, split) if subset else ({}, split)
+    opened = open_model_and_data(model, data_dir, split=split, columns=columns, **options)
+    metrics = evaluate_opened(opened, columns=list(columns.values()) or None, per_class=per_class is not None)
     print(f"timm.create_model('{opened.name}', pretrained=True): {metrics_in_words(metrics)}")
-    if args.per_class:
-        write_per_class(args.per_class, list(columns) or opened.class_names, metrics)
-        print(args.per_class)
-    return int(args.min_top1 is not None and metrics["top1"] < args.min_top1)
+    if per_class:
+        write_per_class(per_class, list(columns) or opened.class_names, metrics)
+        print(per_class)
+    return int(min_top1 is not None and metrics["top1"] < min_top1)
 
 
-def add_predict(commands: Any) -> None:
-    """Add `predict`."""
-    parser = add_command(
-        commands,
-        "predict",
-        "draw test images with the model's predictions",
-        f"timm-moex predict resnet20_cifar.fmnist_sample {_SAMPLE}",
-    )
-    add_model_and_data(parser)
-    parser.add_argument(
-        "--count", type=positive, default=32, help="number of images, spread over the test set (default: 32)"
-    )
-    add_output(parser, "--output", default="predictions.png", metavar="FILE", help="default: predictions.png")
-    parser.set_defaults(run=_run_predict)
-
-
-def _run_predict(args: argparse.Namespace) -> None:
+@command(
+    "predict",
+    _MODEL,
+    *DATA_OPTIONS,
+    option("--count", type=positive, default=32, help="number of images, spread over the test set (default: 32)"),
+    *output_options("--output", default="predictions.png", metavar="FILE", help="default: predictions.png"),
+    examples=[f"timm-moex predict {_SAMPLE}"],
+)
+def predict(model: str, data_dir: str | None, count: int, output: str, overwrite: bool, **options: Any) -> None:
+    """Draw test images with the model's predictions."""
     from ..pictures.predictions import prediction_grid
     from ..training.inference import predict_samples
 
-    check_picture(args, "predict", [args.model, args.data_dir])
-    opened = open_model_and_data(args)
-    print(prediction_grid(*predict_samples(opened, args.count), opened.class_names, args.output))
+    check_picture("predict", output, overwrite, [model, data_dir])
+    opened = open_model_and_data(model, data_dir, **options)
+    print(prediction_grid(*predict_samples(opened, count), opened.class_names, output))
+
+
+def open_model_and_data(model: str, data_dir: str | None, val_fraction: float | None, **options: Any) -> "Inference":
+    """Open a model and the data that `DATA_OPTIONS` name, and report the files that are not read."""
+    from ..training.inference import open_inference
+
+    opened = open_inference(model, data_dir, val_fraction=val_fraction or 0.0, **options)
+    if opened.ignored:
+        print(opened.ignored)
+    if opened.unreadable:
+        print(f"skipped {len(opened.unreadable)} images that cannot be read, such as {opened.unreadable[0]}")
+    return opened
+
+
+def evaluate_opened(opened: "Inference", **options: Any) -> dict[str, Any]:
+    """Evaluate the result of `open_model_and_data`; a loss that is not finite makes top-1 meaningless, so it raises."""
+    from ..training.evaluate import evaluate
+
+    metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups, **options)
+    if not math.isfinite(metrics["loss"]):
+        raise FloatingPointError(f"{opened.name}: the loss is {metrics['loss']}; weights or images may contain nan")
+    return metrics
+
+
+def metrics_in_words(metrics: dict[str, Any]) -> str:
+    """Format the metrics of `evaluate` as one line."""
+    line = "top-1 {top1:.2f}, top-5 {top5:.2f}, loss {loss:.4f}, {count} images".format(**metrics)
+    groups = ", ".join(f"{name} {value:.2f}" for name, value in metrics.get("top1_by_group", {}).items())
+    return line + (f"; top-1 by group: {groups}" if groups else "")

@@ -1,97 +1,85 @@
-"""`timm-moex list` and `timm-moex sites`: list models, and the sites where they can exchange."""
+"""`timm-moex list`, `recipe` and `sites`: list models, recipes, and the sites where models can exchange."""
 
-import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..utils.messages import did_you_mean
-from .options import add_command
+from .options import command, flag, option
 
 if TYPE_CHECKING:
-    from ..models.describe import ModelFacts, SiteFacts
+    from ..models.describe import SiteFacts
 
-__all__ = ["add_list", "add_sites"]
-
-
-def add_list(commands: Any) -> None:
-    """Add `list`."""
-    parser = add_command(
-        commands,
-        "list",
-        "list models, or the packaged recipes",
-        "timm-moex list 'moex_resnet*'",
-        "timm-moex list 'moex_convnext_t*' --details",
-    )
-    parser.add_argument("filter", nargs="?", default="moex_*", help="wildcard for the model names (default: moex_*)")
-    parser.add_argument(
-        "--details",
-        action="store_true",
-        help="show millions of parameters, input size, and tags with weights, with top-1 if known",
-    )
-    parser.add_argument("--recipes", action="store_true", help="list the packaged recipes instead")
-    parser.add_argument("--presets", action="store_true", help="list the augmentations for moex_preset instead")
-    parser.set_defaults(run=_run_list)
+__all__ = ["list_models", "list_sites", "print_recipe"]
 
 
-def _run_list(args: argparse.Namespace) -> None:
+@command(
+    "list",
+    option("filter", nargs="?", default="moex_*", help="wildcard for the model names (default: moex_*)"),
+    flag("--details", "show millions of parameters, input size, and tags with weights, with top-1 if known"),
+    flag("--recipes", "list the packaged recipes instead"),
+    flag("--presets", "list the augmentations for moex_preset instead"),
+    examples=["timm-moex list 'moex_resnet*'", "timm-moex list 'moex_convnext_t*' --details"],
+)
+def list_models(filter: str, details: bool, recipes: bool, presets: bool) -> None:
+    """List models, or the packaged recipes."""
     import timm
 
     from ..insertion.presets import PRESETS
     from ..models.describe import describe_model
     from ..training.recipe import packaged_recipes
 
-    if args.recipes:
+    if recipes:
         width = max(map(len, packaged_recipes()))
-        print("\n".join(f"{name:{width}}  {_first_line(path)}" for name, path in packaged_recipes().items()))
+        for name, file in packaged_recipes().items():
+            title = file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+            print(f"{name:{width}}  {title}")
         return
-    if args.presets:
+    if presets:
         print("\n\n".join(f"{preset.name}: {preset.summary}\n  {preset.source}" for preset in PRESETS.values()))
         return
-    names = timm.list_models(args.filter)
+    names = timm.list_models(filter)
     if not names:
-        hint = did_you_mean(args.filter.strip("*"), timm.list_models())
-        raise ValueError(f"no model matches {args.filter!r}{hint}")
-    if not args.details:
+        hint = did_you_mean(filter.strip("*"), timm.list_models())
+        raise ValueError(f"no model matches {filter!r}{hint}")
+    if not details:
         print("\n".join(names))
         return
     width = max(map(len, names))
     print(f"{'model':{width}}  {'params (M)':>10}  {'input':<13}  tags with weights (top-1, %)")
-    for name in names:
-        print(_details(describe_model(name), width), flush=True)
+    for facts in map(describe_model, names):
+        tags = ", ".join(tag if top1 is None else f"{tag} ({top1:.2f})" for tag, top1 in facts.top1.items())
+        size = "x".join(map(str, facts.input_size))
+        print(f"{facts.name:{width}}  {facts.parameters / 1e6:>10.2f}  {size:<13}  {tags}".rstrip(), flush=True)
 
 
-def _first_line(recipe: Path) -> str:
-    return recipe.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+@command(
+    "recipe",
+    option("name", metavar="NAME", help="see timm-moex list --recipes"),
+    examples=["timm-moex recipe finetune > my_recipe.yaml"],
+)
+def print_recipe(name: str) -> None:
+    """Print a packaged recipe as a starting point for your own."""
+    from ..training.recipe import packaged_recipes
+
+    recipes = packaged_recipes()
+    if name not in recipes:
+        raise ValueError(f"recipe {name!r}: expected one of {', '.join(recipes)}{did_you_mean(name, recipes)}")
+    print(recipes[name].read_text(encoding="utf-8"), end="")
 
 
-def _details(facts: "ModelFacts", width: int) -> str:
-    tags = ", ".join(tag if top1 is None else f"{tag} ({top1:.2f})" for tag, top1 in facts.top1.items())
-    size = "x".join(map(str, facts.input_size))
-    return f"{facts.name:{width}}  {facts.parameters / 1e6:>10.2f}  {size:<13}  {tags}".rstrip()
+@command("sites", option("model", help="name of a model"), examples=["timm-moex sites resnet50"])
+def list_sites(model: str) -> None:
+    """List the sites at which a model can exchange features.
 
-
-def add_sites(commands: Any) -> None:
-    """Add `sites`."""
-    parser = add_command(
-        commands,
-        "sites",
-        "list the sites at which a model can exchange features",
-        "timm-moex sites resnet50",
-        description="List the sites at which a model can exchange features: the site's name for moex_layer, its "
-        "module, the layout and shape of its features (B images), and its default norm.",
-    )
-    parser.add_argument("model", help="name of a model")
-    parser.set_defaults(run=_run_sites)
-
-
-def _run_sites(args: argparse.Namespace) -> None:
+    The columns are the site's name for moex_layer, its module, the layout and shape of its features (B images), and
+    its default norm.
+    """
     from ..models.describe import describe_sites
     from ..utils.names import check_model_name
 
-    check_model_name(args.model)
-    rows = [_site_row(facts) for facts in describe_sites(args.model)]
+    check_model_name(model)
+    rows = [_site_row(facts) for facts in describe_sites(model)]
     if not rows:
-        raise ValueError(f"{args.model}: timm_moex has no sites for it; pass a module's dotted path to insert_moex")
+        raise ValueError(f"{model}: timm_moex has no sites for it; pass a module's dotted path to insert_moex")
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(f"{word:{width}}" for word, width in zip(row, widths)).rstrip())

@@ -1,151 +1,123 @@
-"""Options that several subcommands share, and the functions that read them."""
+"""Declare subcommands and the options that several of them share, and convert the options' texts to values."""
 
 import argparse
-import math
+import os
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from ..training.inference import Inference
+__all__ = ["DATA_OPTIONS", "VAL_FRACTION", "check_output", "command", "flag", "number", "option", "output_options"]
+__all__ += ["path", "positive"]
+
+Option: TypeAlias = tuple[tuple[str, ...], dict[str, Any]]  # the arguments of `ArgumentParser.add_argument`
+Adder: TypeAlias = Callable[[Any], None]
 
 
-__all__ = ["add_command", "add_data_options", "add_model_and_data", "add_skip_unreadable", "add_val_fraction"]
-__all__ += ["evaluate_opened", "metrics_in_words", "natural", "open_model_and_data", "percent", "positive", "share"]
+def command(name: str, *options: Option, examples: Sequence[str]) -> Callable[[Callable[..., Any]], Adder]:
+    """Turn a function into a subcommand, which is called with the values of `options` and may return an exit code.
 
-
-def add_command(commands: Any, name: str, help: str, *examples: str, **kwargs: Any) -> argparse.ArgumentParser:
-    """Add a subcommand whose help ends with examples.
-
-    Args:
-        commands: The result of `add_subparsers`.
-        name: Name of the subcommand.
-        help: One line that says what the subcommand does.
-        *examples: Command lines, each shown on its own line.
-        **kwargs: Further arguments of `ArgumentParser`.
+    The docstring of the function is the help of the subcommand, together with `examples`. The result of the decorator
+    adds the subcommand to the result of `add_subparsers`.
     """
-    shown = "\n".join(f"  {example}" for example in examples)
-    description = kwargs.pop("description", f"{help[0].upper()}{help[1:]}.")
-    return commands.add_parser(
-        name,
-        help=help,
-        description=textwrap.fill(description, 78),
-        epilog=f"example{'s' * (len(examples) > 1)}:\n{shown}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        **kwargs,
-    )
+
+    def decorate(run: Callable[..., Any]) -> Adder:
+        words = run.__doc__ or name  # python -OO removes docstrings
+        summary = words.partition("\n")[0].rstrip(".")
+
+        def add(commands: Any) -> None:
+            parser = commands.add_parser(
+                name,
+                help=summary[0].lower() + summary[1:],
+                description=textwrap.fill(" ".join(words.split()), 78),
+                epilog="\n  ".join([f"example{'s' * (len(examples) > 1)}:", *examples]),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            for names, settings in options:
+                parser.add_argument(*names, **settings)
+            parser.set_defaults(run=run)
+
+        return add
+
+    return decorate
 
 
-def add_model_and_data(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `open_model_and_data` reads."""
-    parser.add_argument("model", help="a folder that timm can load (…/hub), or the name of a model")
-    add_data_options(parser)
+def option(*names: str, **settings: Any) -> Option:
+    """Return an option or a positional argument."""
+    return names, settings
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the images and how to read them."""
-    parser.add_argument("--data-dir", metavar="DIR", help="the data folder")
-    parser.add_argument("--dataset", default="", help="timm's name of the dataset (default: a folder of images)")
-    parser.add_argument("--split", default="validation", help="part of the data (default: validation)")
-    parser.add_argument(
-        "--ignore-label-names", action="store_true", help="match classes by their order instead of their names"
-    )
-    parser.add_argument("--group-folders", action="store_true", help="DIR contains folders GROUP/CLASS")
-    add_val_fraction(parser)
-    parser.add_argument("--batch-size", type=positive, default=256)
-    parser.add_argument("--workers", type=natural, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
-    add_skip_unreadable(parser)
+def flag(name: str, help: str, **settings: Any) -> Option:
+    """Return an option without a value."""
+    return option(name, action="store_true", help=help, **settings)
 
 
-def add_val_fraction(parser: argparse.ArgumentParser) -> None:
-    """Add the option that holds out a part of a folder without an evaluation split."""
-    parser.add_argument(
-        "--val-fraction",
-        type=share,
-        metavar="X",
-        help="share of each class, such as 0.2, to hold out for evaluation if the data have no evaluation folder",
-    )
+def number(kind: Callable[[str], float], expected: str, is_valid: Callable[[Any], bool]) -> Callable[[str], float]:
+    """Return a function that converts an option's text to an `int` or `float` in a range."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            whole = "whole " * (kind is int)
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a {whole}number, {expected}") from error
+        if not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+        return value
+
+    return convert
 
 
-def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
-    """Add the option that skips unreadable images."""
-    parser.add_argument("--skip-unreadable", action="store_true", help="skip images that cannot be read")
+positive = number(int, "at least 1", lambda value: value >= 1)
 
 
-def positive(text: str) -> int:
-    """Convert an option's text to an integer of at least 1."""
-    return _integer(text, 1)
+def path(text: str) -> str:
+    """Convert an option's text to a path, expanding ~ to the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; it may contain an unset shell variable")
+    return os.path.expanduser(text)
 
 
-def natural(text: str) -> int:
-    """Convert an option's text to an integer of at least 0."""
-    return _integer(text, 0)
+VAL_FRACTION = option(
+    "--val-fraction",
+    type=number(float, "above 0 and below 1", lambda value: 0 < value < 1),
+    metavar="X",
+    help="share of each class, such as 0.2, to hold out for evaluation if the data have no evaluation folder",
+)
+DATA_OPTIONS = (  # the arguments of `open_inference`
+    option("--data-dir", type=path, metavar="DIR", help="the data folder"),
+    option("--dataset", default="", help="timm's name of the dataset (default: a folder of images)"),
+    option("--split", default="validation", help="part of the data (default: validation)"),
+    flag("--ignore-label-names", "match classes by their order instead of their names"),
+    flag("--group-folders", "DIR contains folders GROUP/CLASS"),
+    VAL_FRACTION,
+    option("--batch-size", type=positive, default=256),
+    option("--workers", type=number(int, "at least 0", lambda value: value >= 0), default=0),
+    option("--device", default="cpu", help="cpu (default), cuda, …"),
+    flag("--skip-unreadable", "skip images that cannot be read"),
+)
 
 
-def _integer(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number") from error
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
-    return value
+def output_options(name: str, **settings: Any) -> tuple[Option, Option]:
+    """Return an option for an output file, and --overwrite."""
+    return option(name, type=path, **settings), flag("--overwrite", f"let {name} replace any existing file")
 
 
-def share(text: str) -> float:
-    """Convert an option's text to a number above 0 and below 1."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0 and below 1") from error
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0 and below 1")
-    return value
+def check_output(
+    name: str, output: str, overwrite: bool, inputs: Iterable[str | None], is_ours: Callable[[Path], bool]
+) -> None:
+    """Check, before the work starts, that writing `output` destroys nothing; `name` is the option that names it.
 
-
-def percent(text: str) -> float:
-    """Convert an option's text to a number from 0 to 100."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 100") from error
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 100")
-    return value
-
-
-def open_model_and_data(args: argparse.Namespace, **overrides: Any) -> "Inference":
-    """Open the model and the data that the options of `add_model_and_data` name."""
-    from ..training.inference import open_inference
-
-    keys = ("dataset", "split", "batch_size", "workers", "device", "skip_unreadable")
-    chosen = {key: getattr(args, key) for key in (*keys, "group_folders", "ignore_label_names")}
-    chosen["val_fraction"] = args.val_fraction or 0.0
-    opened = open_inference(args.model, args.data_dir, **chosen | overrides)
-    if opened.ignored:
-        print(opened.ignored)
-    if opened.unreadable:
-        print(f"skipped {len(opened.unreadable)} images that cannot be read, such as {opened.unreadable[0]}")
-    return opened
-
-
-def evaluate_opened(opened: "Inference", **kwargs: Any) -> dict[str, Any]:
-    """Evaluate the result of `open_model_and_data`.
-
-    Raises:
-        FloatingPointError: The loss is not finite, which makes top-1 meaningless.
+    `inputs` are the files and folders that the command reads; words that are not paths are names of models. Files for
+    which `is_ours` is true were written by the same command, which may replace them.
     """
-    from ..training.evaluate import evaluate
-
-    metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups, **kwargs)
-    if not math.isfinite(metrics["loss"]):
-        raise FloatingPointError(f"{opened.name}: the loss is {metrics['loss']}; weights or images may contain nan")
-    return metrics
-
-
-def metrics_in_words(metrics: dict[str, Any]) -> str:
-    """Format the metrics of `evaluate` as one line."""
-    top1, top5, loss, count = (metrics[key] for key in ("top1", "top5", "loss", "count"))
-    line = f"top-1 {top1:.2f}, top-5 {top5:.2f}, loss {loss:.4f}, {count} images"
-    groups = ", ".join(f"{name} {value:.2f}" for name, value in metrics.get("top1_by_group", {}).items())
-    return line + (f"; top-1 by group: {groups}" if groups else "")
+    real = Path(os.path.realpath(output))
+    for given in inputs:
+        read = Path(os.path.realpath(given.removeprefix("local-dir:"))) if given else None
+        if read and read.exists() and (real == read or read in real.parents):
+            where = "is" if real == read else "is inside"
+            raise ValueError(f"{name} {output} {where} {given}, which this command reads; choose another file")
+    if real.is_dir():
+        raise FileExistsError(f"{name} {output} is a folder")
+    if real.exists() and not overwrite and not is_ours(real):
+        raise FileExistsError(f"{name} {output} exists and was not written by this command; use --overwrite")

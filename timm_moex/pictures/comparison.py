@@ -1,11 +1,12 @@
 """Picture of a comparison: the effect of each method with its interval, and the learning curves."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from .curves import PANELS, add_legend, colours, plot_panel, read_curves
-from .figure import new_figure, save_figure
+from .curves import COLOURS, PANELS, add_legend, plot_panel, read_curves
+from .figure import new_figure, open_frame, save_figure
 
 __all__ = ["plot_comparison"]
 
@@ -23,16 +24,9 @@ def plot_comparison(
         differences: For each method and pair, its error minus the baseline's, in percentage points.
         intervals: Interval of the mean difference by method, if available.
         runs: Run folders by method, including the baseline.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError, FileNotFoundError: See `save_figure`.
     """
     groups = {method: read_curves(folders) for method, folders in runs.items() if folders}
-    colour_of = dict(zip(runs, colours(len(runs))))
+    colour_of = dict(zip(runs, cycle(COLOURS)))
     figure = new_figure(15, max(4.4, 1.5 + 0.45 * len(runs)))
     axes = figure.subplots(1, 3)
     _draw_differences(axes[0], differences, intervals, colour_of)
@@ -61,5 +55,4 @@ def _draw_differences(
     axis.set_ylim(len(differences) - 0.4, -0.6)
     axis.set_title("error minus baseline, points", fontsize=12)
     axis.set_xlabel("dots: pairs; bar: mean; line: 95 % interval")
-    axis.grid(axis="x", alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    open_frame(axis, grid="x")

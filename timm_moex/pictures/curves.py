@@ -4,29 +4,25 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from .figure import new_figure, save_figure
+from .figure import new_figure, open_frame, save_figure
 
-__all__ = ["PANELS", "Curves", "add_legend", "colours", "plot_curves", "plot_panel", "group_by_seed", "read_curves"]
+__all__ = ["COLOURS", "PANELS", "Curves", "add_legend", "plot_curves", "plot_panel", "group_by_seed", "read_curves"]
 
 PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (  # title, columns, factor
     ("loss", ("train_loss", "eval_loss"), 1),
     ("top-1, %", ("eval_top1",), 1),
     ("exchanged batches, %", ("train_exchanged",), 100),
 )
-_COLOURS = ("#00798c", "#d1495b", "#edae49", "#8d6a9f", "#5f6368", "#66a182", "#2e4057", "#c98686")
+COLOURS = ("#00798c", "#d1495b", "#edae49", "#8d6a9f", "#5f6368", "#66a182", "#2e4057", "#c98686")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Table of a run.
-
-    Attributes:
-        name: Name of the run, for the legend.
-        columns: Values by column of its summary.csv, one for each epoch; nan if missing.
-    """
+    """Table of a run: its name for the legend, and its columns with a value for each epoch; nan if missing."""
 
     name: str
     columns: dict[str, list[float]]
@@ -35,17 +31,8 @@ class Curves:
 def read_curves(runs: Sequence[str | Path]) -> list[Curves]:
     """Read the summary.csv of run folders from `timm-moex train` or timm's train.py.
 
-    If an epoch has several rows, as after resuming train.py, the last one counts.
-
-    Args:
-        runs: Folders, or the CSV files themselves.
-
-    Returns:
-        The runs in this order, each named by the part of its path that differs from the others.
-
-    Raises:
-        FileNotFoundError: A run has no summary.csv.
-        ValueError: A file is not a table of epochs, or `runs` is empty.
+    `runs` may also be the CSV files themselves. If an epoch has several rows, as after resuming train.py, the last one
+    counts. Each run is named by the part of its path that differs from the others.
 
     Example:
         >>> from timm_moex.hub.manifest import weights_dir
@@ -102,23 +89,6 @@ def plot_curves(runs: Sequence[Curves], path: str | Path) -> Path:
 
     Runs in folders METHOD/SEED are drawn in one colour per method: a line for the mean and a band over the seeds. If a
     run has the training loss on the samples' own labels, that loss is drawn, so that overfitting can be compared.
-
-    Args:
-        runs: From `read_curves`.
-        path: The picture; its suffix chooses the format.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError, FileNotFoundError: See `check_picture_path`; or a run has neither a loss nor a top-1.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "curves.png"
-        >>> plot_curves([Curves("a", {"epoch": [0, 1], "train_loss": [2.0, 1.0]})], path).name
-        'curves.png'
     """
     for run in runs:
         if not {"train_loss", "eval_loss", "eval_top1"} & run.columns.keys():
@@ -133,38 +103,25 @@ def plot_curves(runs: Sequence[Curves], path: str | Path) -> Path:
 
 
 def plot_panel(axis: Any, panel: tuple[str, Sequence[str], float], groups: Mapping[str, Sequence[Curves]]) -> None:
-    """Draw a line and a band for each group of runs.
-
-    Args:
-        axis: A matplotlib axis.
-        panel: One of `PANELS`: its title, columns and factor.
-        groups: Runs by name, in the order of their colours.
-    """
+    """Draw one of `PANELS`: a line and a band for each group of runs, in the order of the colours."""
     title, columns, factor = panel
-    for runs, colour in zip(groups.values(), colours(len(groups))):
+    for runs, colour in zip(groups.values(), cycle(COLOURS)):
         for column in columns:
-            values = [v for run in runs if (v := run.columns.get(_own_labels(column, run)))]
+            tables = [run.columns for run in runs]
+            values = [v for table in tables if (v := table.get(f"{column}_own") or table.get(column))]
             if values:
                 _draw_band(axis, values, factor, colour, "--" if column == "train_loss" else "-")
     axis.set_title(title, fontsize=12)
     has_bands = any(len(runs) > 1 for runs in groups.values())
     axis.set_xlabel("epoch (bands: range of the seeds)" if has_bands else "epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    open_frame(axis)
     if title == "loss":
-        from matplotlib.lines import Line2D
-
-        kinds: Any = (("--", "training"), ("-", "evaluation"))
-        styles = [Line2D([], [], color="#444444", linestyle=style, label=word) for style, word in kinds]
-        axis.legend(handles=styles, frameon=False)
+        kinds = (("--", "training"), ("-", "evaluation"))
+        lines = [_line(linestyle=style, label=word, color="#444444") for style, word in kinds]
+        axis.legend(handles=lines, frameon=False)
     if columns == ("train_exchanged",):
         axis.set_ylim(-3, 103)
-
-
-def _own_labels(column: str, run: Curves) -> str:
-    own = f"{column}_own"
-    return own if own in run.columns else column
 
 
 def _draw_band(axis: Any, runs: Sequence[Sequence[float]], factor: float, colour: str, dashes: str) -> None:
@@ -179,19 +136,13 @@ def _draw_band(axis: Any, runs: Sequence[Sequence[float]], factor: float, colour
         axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def colours(count: int) -> list[str]:
-    """Return `count` colours; they repeat after the eighth.
-
-    Example:
-        >>> colours(9)[0] == colours(9)[8]
-        True
-    """
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
-
-
 def add_legend(figure: Any, names: Sequence[str]) -> None:
     """Name the groups' colours below the panels."""
+    lines = [_line(color=colour, label=name, linewidth=2) for name, colour in zip(names, cycle(COLOURS))]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+
+
+def _line(**style: Any) -> Any:
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], color=colour, label=name, linewidth=2) for name, colour in zip(names, colours(len(names)))]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+    return Line2D([], [], **style)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..insertion.pair import ExchangedPair
-from .figure import new_figure, save_figure
+from .figure import new_figure, open_frame, save_figure, show_image, show_map
 
-__all__ = ["COLOUR_A", "COLOUR_B", "plot_exchange", "show_image", "show_map"]
+__all__ = ["COLOUR_A", "COLOUR_B", "plot_exchange"]
 
 COLOUR_A, COLOUR_B = "#00798c", "#d1495b"
 _BEFORE, _AFTER = "#9aa5ab", "#edae49"
@@ -29,21 +29,6 @@ def plot_exchange(
         path: The picture; its suffix chooses the format.
         title: Title of the picture, in front of the site and the norm.
         channels: Number of channels to draw; the ones that change most are chosen.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError, FileNotFoundError: See `check_picture_path`.
-
-    Example:
-        >>> import tempfile, timm
-        >>> from timm_moex.insertion.pair import exchange_pair
-        >>> pair = exchange_pair(timm.create_model("moex_resnet18"), torch.randn(2, 3, 64, 64))
-        >>> path = Path(tempfile.mkdtemp()) / "exchange.png"
-        >>> plot_exchange(pair, torch.rand(2, 3, 64, 64), [str(i) for i in range(1000)], path).name
-        'exchange.png'
     """
     figure = new_figure(14, 9.6)
     count, height, width = pair.before.shape[1:]
@@ -60,31 +45,6 @@ def plot_exchange(
     return save_figure(figure, path, made_by="timm-moex show")
 
 
-def show_image(axis: Any, image: Tensor) -> None:
-    """Show an image (1 or 3, H, W) with values in [0, 1]."""
-    picture = image.permute(1, 2, 0).numpy()
-    axis.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
-    _bare(axis)
-
-
-def show_map(axis: Any, values: Tensor, low: float, high: float, colours: str = "viridis") -> Any:
-    """Show a map (h, w) with a fixed colour range."""
-    drawn = axis.imshow(values.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    _bare(axis)
-    return drawn
-
-
-def _bare(axis: Any) -> None:
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-
-
-def _framed(axis: Any, colour: str) -> None:
-    for spine in axis.spines.values():
-        spine.set(visible=True, color=colour, linewidth=3)
-
-
 def _heading(pair: ExchangedPair, norm: str, words: str) -> str:
     return f"{words}, exchanged here" if pair.norm.startswith(norm) or pair.norm.startswith(f"g{norm}") else words
 
@@ -94,7 +54,7 @@ def _draw_images_and_maps(figure: Any, pair: ExchangedPair, images: Tensor, name
     axes = figure.subplots(2, 3, gridspec_kw={"wspace": 0.02})
     for row, (word, colour) in enumerate((("A", COLOUR_A), ("B", COLOUR_B))):
         show_image(axes[row, 0], images[row])
-        _framed(axes[row, 0], colour)
+        axes[row, 0].spines[:].set(visible=True, color=colour, linewidth=3)
         guess = int(pair.probabilities_before[row].argmax())
         axes[row, 0].set_title(f"{word}: predicted {_short(names[guess])}", fontsize=11, color=colour)
     for column, (moment, word) in enumerate(zip(pair.position_moments(), ("mean", "standard deviation")), start=1):
@@ -115,8 +75,7 @@ def _draw_channel_moments(figure: Any, pair: ExchangedPair) -> None:
         for row, (letter, colour) in enumerate((("A", COLOUR_A), ("B", COLOUR_B))):
             axis.plot(x, moment[row, order].tolist(), color=colour, linewidth=1.2, label=letter, **few)
         axis.set_ylabel(word, fontsize=11)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        open_frame(axis)
     axes[0].legend(loc="upper left", frameon=False, fontsize=11)
     axes[1].set_xlabel("channels, sorted by the value on the left")
 
@@ -144,10 +103,7 @@ def _draw_predictions(figure: Any, pair: ExchangedPair, names: Sequence[str]) ->
     before, after = 100 * pair.probabilities_before[0], 100 * pair.probabilities_after[0]
     chosen = torch.maximum(before, after).topk(min(5, len(before))).indices.tolist()
     axis = figure.subplots()
-    for shift, values, colour, word in (
-        (-0.2, before, _BEFORE, "before"),
-        (0.2, after, _AFTER, "with B's moments"),
-    ):
+    for shift, values, colour, word in ((-0.2, before, _BEFORE, "before"), (0.2, after, _AFTER, "with B's moments")):
         y = [place + shift for place in range(len(chosen))]
         bars = axis.barh(y, values[chosen].tolist(), height=0.38, color=colour, label=word)
         axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)

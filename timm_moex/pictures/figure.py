@@ -3,25 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..utils.files import write_atomically
 
-__all__ = ["check_picture_path", "is_picture_by", "new_figure", "save_figure"]
+__all__ = ["check_picture_path", "is_picture_by", "new_figure", "open_frame", "save_figure", "show_image", "show_map"]
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Create a matplotlib figure without pyplot, which would choose a backend and could open a window.
-
-    Args:
-        width: Width in inches.
-        height: Height in inches.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-
-    Example:
-        >>> new_figure(4, 3).get_size_inches().tolist()
-        [4.0, 3.0]
-    """
+    """Create a figure, in inches, without pyplot, which would choose a backend and could open a window."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -29,16 +19,27 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def open_frame(axis: Any, grid: str = "both") -> None:
+    """Draw a grid, and no frame at the top and on the right."""
+    axis.grid(axis=grid, alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def show_image(axis: Any, image: Tensor) -> None:
+    """Show an image (1 or 3, H, W) with values in [0, 1]."""
+    show_map(axis, image.permute(1, 2, 0), 0, 1, "gray")
+
+
+def show_map(axis: Any, values: Tensor, low: float, high: float, colours: str = "viridis") -> Any:
+    """Show a map (h, w) with a fixed colour range, and no frame. `colours` is ignored for RGB values (h, w, 3)."""
+    drawn = axis.imshow(values.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    return drawn
+
+
 def check_picture_path(path: str | Path) -> None:
     """Check that a picture can be written to `path`; call it before any expensive work.
-
-    Args:
-        path: The picture; its suffix chooses the format.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: The suffix is not a picture format.
-        FileNotFoundError: The folder does not exist.
 
     Example:
         >>> check_picture_path("exchange.docx")
@@ -53,26 +54,10 @@ def check_picture_path(path: str | Path) -> None:
         raise FileNotFoundError(f"--output {path}: there is no folder {path.parent}")
 
 
-def save_figure(figure: Any, path: str | Path, dpi: int = 120, *, made_by: str | None = None) -> Path:
-    """Write a figure whole or not at all.
+def save_figure(figure: Any, path: str | Path, dpi: float = 120, *, made_by: str | None = None) -> Path:
+    """Write a figure completely or not at all, in the format of the suffix of `path`, and return `path`.
 
-    Args:
-        figure: From `new_figure`.
-        path: The picture; its suffix chooses the format.
-        dpi: Dots per inch.
-        made_by: Program name written into the picture for `is_picture_by`; only PNG, SVG, PDF, JPEG and WebP can
-            store it.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ValueError, FileNotFoundError: See `check_picture_path`.
-
-    Example:
-        >>> import tempfile
-        >>> save_figure(new_figure(2, 1), Path(tempfile.mkdtemp()) / "empty.png").name
-        'empty.png'
+    PNG, SVG, PDF, JPEG and WebP store `made_by`, the name of a program, for `is_picture_by`.
     """
     path = Path(path)
     check_picture_path(path)

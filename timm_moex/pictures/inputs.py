@@ -16,19 +16,7 @@ __all__ = ["class_names", "open_image", "prepare_image", "undo_normalisation"]
 
 
 def open_image(word: str) -> Image.Image:
-    """Open an image.
-
-    Args:
-        word: A file's path, or "sample:N" for image N of the packaged Fashion-MNIST sample's 1,000 test images.
-
-    Raises:
-        ValueError: N is out of range, or the file is not an image.
-        FileNotFoundError: The file does not exist.
-
-    Example:
-        >>> open_image("sample:17").size
-        (28, 28)
-    """
+    """Open an image file, or with "sample:N", image N of the packaged Fashion-MNIST sample's 1,000 test images."""
     prefix, colon, number = word.partition(":")
     if prefix == "sample" and colon:
         dataset = open_dataset("torch/fashion_mnist", sample_dir(), "validation")
@@ -46,17 +34,9 @@ def open_image(word: str) -> Image.Image:
 
 
 def prepare_image(image: Image.Image, data_config: Mapping[str, Any]) -> Tensor:
-    """Apply the model's evaluation transform to an image.
+    """Apply a model's evaluation transform to an image in any mode, and return (channels, H, W), normalised.
 
-    Args:
-        image: An image in any mode.
-        data_config: Result of `timm.data.resolve_data_config` for the model.
-
-    Returns:
-        (channels, H, W), normalised.
-
-    Raises:
-        ValueError: The model expects neither 1 nor 3 channels, or the image has 32 bits per channel.
+    `data_config` is the result of `timm.data.resolve_data_config` for the model.
 
     Example:
         >>> config = dict(input_size=(1, 28, 28), mean=(0.5,), std=(0.5,), crop_pct=1.0, interpolation="bilinear")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .figure import new_figure, save_figure
+from .figure import new_figure, save_figure, show_image
 
 __all__ = ["prediction_grid"]
 
@@ -24,20 +24,6 @@ def prediction_grid(
         names: Class names.
         path: The picture to write; its suffix chooses the format.
         columns: Images in a row.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: The shapes do not fit.
-
-    Example:
-        >>> import tempfile, torch
-        >>> images, labels = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
-        >>> path = Path(tempfile.mkdtemp()) / "predictions.png"
-        >>> prediction_grid(images, labels, labels, ["cat", "dog"], path).name
-        'predictions.png'
     """
     count = len(images)
     if images.ndim != 4 or images.shape[1] not in (1, 2, 3, 4) or not count == len(labels) == len(predictions):
@@ -51,9 +37,9 @@ def prediction_grid(
     for axis in axes:
         axis.axis("off")
     images = images[:, : 1 if images.shape[1] < 3 else 3]
-    pictures = images.detach().float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    pictures = images.detach().float().clamp(0, 1).cpu()
     for axis, picture, label, guess in zip(axes, pictures, labels.tolist(), predictions.tolist()):
-        axis.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1, interpolation="nearest")
+        show_image(axis, picture)
         title = names[guess] if guess == label else f"{names[guess]}\n(is {names[label]})"
         axis.set_title(title, fontsize=9, color=_GOOD if guess == label else _BAD)
     return save_figure(figure, path, made_by="timm-moex predict")

@@ -8,14 +8,7 @@ __all__ = ["check_fraction", "check_model"]
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Check that a value is a number in [0, 1].
-
-    Args:
-        name: Name of the argument, for the message.
-        value: Its value.
-
-    Raises:
-        ValueError: The value is anything else, including nan and bool.
+    """Raise a ValueError unless the argument `name` is a number in [0, 1], which nan and bools are not.
 
     Example:
         >>> check_fraction("prob", 1.5)
@@ -28,16 +21,6 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Check that `model` is a module.
-
-    Raises:
-        TypeError: `model` is anything else, such as a model's name.
-
-    Example:
-        >>> check_model("resnet50")
-        Traceback (most recent call last):
-        ...
-        TypeError: model must be an nn.Module, got str
-    """
+    """Raise a TypeError unless `model` is a module; a model's name is not."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")

@@ -1,8 +1,8 @@
-"""Choice of a device by name, and its memory errors."""
+"""Choice of a device by name."""
 
 import torch
 
-__all__ = ["is_out_of_memory", "pick_device"]
+__all__ = ["pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -10,10 +10,6 @@ def pick_device(name: str) -> torch.device:
 
     Raises:
         ValueError: The device is not available, or cannot store values ("meta").
-
-    Example:
-        >>> pick_device("cpu")
-        device(type='cpu')
     """
     try:
         device = torch.device(name)
@@ -22,14 +18,3 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device: {name!r} is not available here; try --device cpu ({reason})") from error
     return device
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, on a GPU, on the CPU or in Python.
-
-    Example:
-        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
-        (True, False)
-    """
-    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return on_cpu or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))

@@ -13,6 +13,7 @@ __all__ = ["did_you_mean", "in_words", "machine_trouble", "one_line", "say", "sh
 
 # Errors caused by the machine or the data although their type suggests a bug, each with advice
 _TROUBLE = {
+    r"MemoryError|DefaultCPUAllocator": "out of memory: a smaller batch may fit",
     r"DataLoader worker .* is killed by signal: (Killed|Bus error)": "memory may have run out: fewer workers may fit",
     r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "another process may have ended it",
     r"shared memory|unable to (open|write|mmap|resize).*(/torch_|shm)": (
@@ -28,12 +29,7 @@ _SHORT.maxlevel = 3
 
 
 def did_you_mean(word: Any, words: Iterable[Any], cutoff: float = 0.6) -> str:
-    """Suggest the nearest right spelling; return "" if no word is similar.
-
-    Args:
-        word: The given word.
-        words: The right spellings.
-        cutoff: Required similarity, from 0 to 1; use less for short words.
+    """Suggest the nearest right spelling; return "" if no word has a similarity of `cutoff`, from 0 to 1.
 
     Example:
         >>> did_you_mean("resnet5O", ["resnet18", "resnet50"])
@@ -80,12 +76,7 @@ def in_words(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line and flush. Characters that stdout cannot encode become "?", and a closed stdout drops the line.
-
-    Example:
-        >>> say("epoch 1/5")
-        epoch 1/5
-    """
+    """Print a line and flush. Characters that stdout cannot encode become "?", and a closed stdout drops the line."""
     try:
         print(line, flush=True)
     except UnicodeEncodeError as error:
@@ -107,7 +98,7 @@ def machine_trouble(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         for words, remedy in _TROUBLE.items():
-            if re.search(words, str(cause), re.DOTALL):
+            if re.search(words, f"{type(cause).__name__}: {cause}", re.DOTALL):
                 return f"{one_line(cause).rstrip('. ')}; {remedy}"
         cause = cause.__cause__
     return None

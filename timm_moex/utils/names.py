@@ -10,40 +10,22 @@ TWIN_PREFIX = "moex_"
 
 
 def is_twin_name(name: str) -> bool:
-    """Return whether `name` names a twin.
-
-    Example:
-        >>> is_twin_name("moex_resnet50.a1_in1k"), is_twin_name("resnet50")
-        (True, False)
-    """
+    """Return whether `name` is the name of a twin, with or without a tag."""
     return name.startswith(TWIN_PREFIX)
 
 
 def twin_name(name: str) -> str:
-    """Return the twin of a stock architecture.
-
-    Example:
-        >>> twin_name("resnet50")
-        'moex_resnet50'
-    """
+    """Return the twin of a stock architecture."""
     return TWIN_PREFIX + name
 
 
 def stock_name(name: str) -> str:
-    """Return the stock architecture of a twin; return any other name unchanged.
-
-    Example:
-        >>> stock_name("moex_resnet50"), stock_name("resnet50")
-        ('resnet50', 'resnet50')
-    """
+    """Return the stock architecture of a twin; return any other name unchanged."""
     return name.removeprefix(TWIN_PREFIX)
 
 
 def check_model_name(name: str) -> None:
-    """Check that a model's name is registered; names with a source ("local-dir:…") are not checked.
-
-    Raises:
-        ValueError: The name is not registered; the message has the nearest one.
+    """Raise a ValueError unless a model's name is registered; names with a source ("local-dir:…") are not checked.
 
     Example:
         >>> check_model_name("restnet18")
