@@ -33,12 +33,12 @@ def _run_verify(args: argparse.Namespace) -> int:
     if args.model is None:
         problems = verify_all()
     else:
-        found = find_released(args.model)
-        problems = {args.model: verify_folder(args.model, found[1] if found else None)}
+        entry = find_released(args.model)
+        problems = {args.model: verify_folder(args.model, entry)}
         if args.data_dir and not problems[args.model]:
-            if not found:
+            if not entry:
                 raise ValueError(f"{args.model}: cannot check top-1 without a manifest.json next to it")
-            problems[args.model] = _top1_problems(args, found[1].top1["value"])
+            problems[args.model] = _top1_problems(args, entry.top1["value"])
     if not problems:
         print("this package was installed without checkpoints")
     for name, lines in problems.items():
@@ -101,7 +101,8 @@ def _show_plans(args: argparse.Namespace) -> None:
     for planned in plans:
         _check_card(planned)
         for file in planned.files:
-            print(f"{file.size:>12,} bytes  sha256 {file.sha256}  {file.name}")
+            info = file.upload_info
+            print(f"{info.size:>12,} bytes  sha256 {info.sha256.hex()}  {file.path_in_repo}")
         print(f"would be one commit in {planned.repo_id}, tagged {args.tag}; nothing was sent")
 
 
