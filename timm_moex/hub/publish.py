@@ -28,11 +28,9 @@ _NO_TAG = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/[.-]|\.lock(/|$)|[.
 
 
 class Plan(NamedTuple):
-    """Everything that publishing a folder will do.
+    """Everything that publishing a folder will do: the card has the repo (and a missing licence) filled in.
 
-    Attributes:
-        card: README.md as uploaded, with the repo (and a missing licence) filled in.
-        released: The folder's entry in the manifest next to it, if there is one.
+    `released` is the folder's entry in the manifest next to it, if there is one.
     """
 
     folder: Path
@@ -44,12 +42,9 @@ class Plan(NamedTuple):
 
 
 class Published(NamedTuple):
-    """Result of `publish`.
+    """Result of `publish`: the commit of the tag, whether anything was uploaded or tagged, and the manifest, if any.
 
-    Attributes:
-        revision: The commit that `tag` points to, for pinning the weights.
-        changed: Whether anything was uploaded or tagged.
-        manifest: The manifest with the folder's hub id and revision; None if it has no entry for the folder.
+    The manifest then states the folder's repo and commit; None if it has no entry for the folder.
     """
 
     repo_id: str
@@ -124,14 +119,9 @@ def publish(
 ) -> Published:
     """Upload a folder as one commit and tag it. Repeating a call is safe, whether it was interrupted or not.
 
-    The token comes from `hf auth login` or HF_TOKEN.
-
-    Args:
-        folder: A folder in the Hub's layout, as `save_folder` writes it.
-        repo_id: "ORG/NAME"; created if it does not exist.
-        private: Create a new repo as private; an existing repo must already be private.
-        tag: Tag for this version of the repo. A tag never moves: changed files need a new one.
-        license: Licence for the card, if neither the card nor config.json states one.
+    The token comes from `hf auth login` or HF_TOKEN. The repo is created if it does not exist; `private` applies to a
+    new repo, and an existing one must already be private. A tag never moves: changed files need a new one. `license` is
+    for the card, if neither the card nor config.json states one.
 
     Raises:
         HubError: See `plan`. Also if there is no token, the tag exists with different files, the Hub refuses, or the
@@ -142,16 +132,11 @@ def publish(
 
 
 def publish_all(org: str, root: str | Path | None = None, *, private: bool = False, tag: str = "v1") -> PublishedAll:
-    """Publish every checkpoint of a manifest, pin each in it, and gather their repos in a collection.
+    """Publish every checkpoint NAME of a manifest as "org/NAME", pin each in it, and gather them in a collection.
 
     All folders are verified before the first upload. Repeating a call is safe, whether it was interrupted or not:
-    published checkpoints stay pinned.
-
-    Args:
-        org: Organisation or user; a checkpoint NAME goes to the repo "org/NAME".
-        root: Folder of manifest.json and the checkpoints; None for the folder of this package.
-        private: Create new repos and a new collection as private.
-        tag: Tag for this version of the repos.
+    published checkpoints stay pinned. `root` is the folder of manifest.json and the checkpoints; None for this
+    package's. `private` applies to new repos and a new collection.
 
     Raises:
         HubError, ValueError: See `plan_all` and `publish`.

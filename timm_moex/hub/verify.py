@@ -18,30 +18,21 @@ from ..utils.files import sha256_of
 from ..utils.messages import did_you_mean, one_line, short_repr
 from ..utils.names import is_twin_name
 from .card import parse_card
+from .config import preprocessing_problems
 from .download import WEIGHTS
 from .folder import FILES, README
 from .manifest import MANIFEST, ReleasedWeights, packaged_dir, read_manifest, released_weights, weights_dir
-from .preprocessing import preprocessing_problems
 
 __all__ = ["find_released", "verify_all", "verify_folder"]
 
-_NEEDED = FILES[:3]
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> list[str]:
-    """Find everything that is wrong with a folder.
-
-    Args:
-        folder: A folder in the Hub's layout, as `save_folder` writes it.
-        entry: The folder's entry in the manifest, if it has one.
+    """Find everything that is wrong with a folder, given its entry in the manifest, if it has one.
 
     Returns:
         One line for each problem; empty if the folder is valid.
-
-    Example:
-        >>> verify_folder("no/such/folder")
-        ['no/such/folder is not a folder']
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -51,10 +42,8 @@ def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> l
     problems += [f"{path.name} is a link to {os.readlink(path)}, outside of the folder" for path in _links(folder)]
     if problems:
         return problems
-    left_out = entry is not None and WEIGHTS not in found and _is_left_out(folder, entry)
-    if missing := [
-        f"{name} is missing" for name in _NEEDED if name not in found and not (left_out and name == WEIGHTS)
-    ]:
+    left_out = {WEIGHTS} if entry and WEIGHTS not in found and _is_left_out(folder, entry) else set()
+    if missing := [f"{name} is missing" for name in FILES[:3] if name not in found | left_out]:
         return missing
     try:
         config = _read_config(folder / CONFIG_NAME)
@@ -108,7 +97,7 @@ def _class_problems(config: Mapping[str, Any]) -> list[str]:
     count = config["num_classes"]
     others = {key: config[key].get("num_classes", count) for key in ("pretrained_cfg", "model_args")}
     problems = [f"num_classes is {count}, but {short_repr(n)} in {key}" for key, n in others.items() if n != count]
-    names = config.get("label_names") or ()
+    names = config.get("label_names") or []
     if not isinstance(names, (list, dict)) or len(names) not in (0, count):
         problems.append(f"label_names is {short_repr(names)}, not {count} names")
     return problems
@@ -162,11 +151,9 @@ def _entry_problems(folder: Path, config: Mapping[str, Any], entry: ReleasedWeig
         problems.append(f"config.json has architecture {config['architecture']}, the manifest {entry.architecture}")
     found = {path.name for path in folder.iterdir()}
     problems += [f"{name} is not in the manifest" for name in sorted(found - entry.files.keys())]
-    for name, stated in entry.files.items():
-        if name not in found:
-            problems += [f"{name} is in the manifest, but not in the folder"] if name != WEIGHTS else []
-            continue
-        size, sha256 = (folder / name).stat().st_size, sha256_of(folder / name)
+    problems += [f"{name} is in the manifest, but not in the folder" for name in entry.files.keys() - found - {WEIGHTS}]
+    for name in sorted(found & entry.files.keys()):
+        stated, size, sha256 = entry.files[name], (folder / name).stat().st_size, sha256_of(folder / name)
         if (size, sha256) != (stated.get("size"), stated["sha256"]):
             expected = f"but the manifest states {stated.get('size')} and {stated['sha256']}"
             problems.append(f"{name} has {size} bytes and sha256 {sha256}, {expected}")

@@ -2,15 +2,13 @@
 
 import ctypes
 import errno
-import getpass
 import hashlib
 import os
 import re
 import secrets
 import sys
-import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +36,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
         write: Called with an open temporary file in the same folder.
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "greeting.txt"
         >>> write_atomically(path, lambda file: file.write(b"hello"))
         >>> path.read_text(encoding="utf-8")
@@ -135,6 +134,7 @@ def sha256_of(path: str | Path) -> str:
     """Compute the sha256 of a file, in hexadecimal.
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "empty"
         >>> path.touch()
         >>> sha256_of(path)[:16]
@@ -147,22 +147,25 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def lock_of(path: Path, timeout: float = -1) -> FileLock:
-    """Return a lock on a file or folder that one process of this user on this machine can hold at a time.
+@contextmanager
+def lock_of(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Lock a file or folder against other processes; the operating system releases the lock if the process dies.
 
-    The lock file is in the system's temporary folder, so that nothing is left next to the locked path.
+    The lock file is next to the path, visible to everyone who can see the path, and is removed at the end.
 
     Args:
-        path: The file or folder to lock; it need not exist.
+        path: The file or folder to lock, without symbolic links; it need not exist, but its parent folder must.
         timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits forever.
-
-    Example:
-        >>> with lock_of(Path("output/run"), timeout=0) as lock:
-        ...     lock.is_locked
-        True
     """
-    user = getattr(os, "getuid", getpass.getuser)()  # a user in a container may not have a name
-    folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
-    return FileLock(folder / f"{name}.lock", timeout=timeout)
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, timeout=timeout)
+    lock.acquire()
+    while not file.exists():  # the previous owner has just removed it, so others would not see this lock
+        lock.release()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows cannot remove an open file
+            file.unlink()
+        lock.release()
