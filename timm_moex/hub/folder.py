@@ -98,7 +98,7 @@ def save_folder(
     _check_finite(model)
     place = Path(os.path.realpath(folder))
     place.parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(place), _name_folder_in_errors(folder):
+    with _name_folder_in_errors(folder), lock_of(place):
         remove_leftovers(place, FILES)
         _refuse_foreign(folder, place)
         new = temporary_name(place)

@@ -58,7 +58,6 @@ class CifarNet(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         act: Any = get_act_layer(act_layer)
         norm: Any = get_norm_layer(norm_layer)
-        self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
@@ -77,11 +76,9 @@ class CifarNet(nn.Module):
         self.num_features = stages[-1][1]
         self.norm = norm(self.num_features, **dd) if final_norm else nn.Identity()
         self.act = act(inplace=True) if final_norm else nn.Identity()
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.reset_classifier(num_classes, global_pool)
         self.init_weights()
 
-    @torch.jit.ignore
     def init_weights(self) -> None:
         """Initialise convolutions from a normal with variance 2 / fan-out (He et al. 2015), and fc.bias with 0."""
         for m in self.modules():
@@ -90,7 +87,6 @@ class CifarNet(nn.Module):
             elif isinstance(m, nn.Linear):
                 nn.init.zeros_(m.bias)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that group parameters into stem, stages (`coarse`) or blocks, and final norm."""
         return dict(
@@ -98,17 +94,14 @@ class CifarNet(nn.Module):
             blocks=[(r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)", None), (r"^norm", (99999,))],
         )
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """Return the classifier: an `nn.Linear`, or an identity if `num_classes` is 0."""
         return self.fc
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier, in place; `global_pool` None keeps the current pooling."""
         self.num_classes = num_classes
@@ -121,11 +114,9 @@ class CifarNet(nn.Module):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
     def _stages(self) -> list[nn.Module]:
         return [getattr(self, info["module"]) for info in self.feature_info[1:]]
 
-    @torch.jit.ignore
     def _take_indices(self, indices: int | list[int] | None) -> tuple[list[int], int]:
         """Resolve `indices` (the last n, those listed, or all if None); return the positions and the largest one."""
         count = len(self.feature_info)
@@ -138,7 +129,6 @@ class CifarNet(nn.Module):
         taken = [i % count for i in wanted]
         return taken, max(taken)
 
-    @torch.jit.ignore
     def forward_intermediates(
         self,
         x: torch.Tensor,
@@ -171,7 +161,6 @@ class CifarNet(nn.Module):
             x = self.act(self.norm(x))
         return x, intermediates
 
-    @torch.jit.ignore
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import DefaultCfg, build_model_with_cfg, register_model
+from timm.models import DefaultCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, downsample_conv
 from torch import nn
 
 from .cifar_blocks import DenseLayer, PreActBlock, PyramidBlock, ZeroPadShortcut, transition
 from .cifar_net import CifarNet, Trunk
-from .registry import generate_default_cfgs, resolve_verified_cfg
+from .registry import add_released_tags, resolve_verified_cfg
 
 __all__ = []  # register_model adds the entrypoints
 
@@ -162,6 +162,7 @@ def _register(
     cfg.update(crop_pct=1.0, interpolation="bilinear", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
     cfg.update(first_conv="conv1", classifier="fc", license="apache-2.0", pool_size=(64 >> num_stages,) * 2)
     default_cfgs.update(generate_default_cfgs({name: cfg}))
+    add_released_tags(default_cfgs)
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> Any:
         # features_only returns the stem and every stage by default

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import timm
 from huggingface_hub.constants import CONFIG_NAME
 from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
 
@@ -14,14 +13,7 @@ from ..hub.manifest import ReleasedWeights, released_weights, weights_dir
 from ..utils.files import sha256_of
 from ..utils.names import stock_name
 
-__all__ = ["add_released_tags", "generate_default_cfgs", "released_weights", "resolve_verified_cfg"]
-
-
-def generate_default_cfgs(cfgs: dict[str, dict[str, Any] | PretrainedCfg]) -> dict[str, DefaultCfg]:
-    """Call timm's function with this name and add the tags of this package's checkpoints."""
-    default_cfgs = timm.models.generate_default_cfgs(cfgs)
-    add_released_tags(default_cfgs)
-    return default_cfgs
+__all__ = ["add_released_tags", "released_weights", "resolve_verified_cfg"]
 
 
 def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
