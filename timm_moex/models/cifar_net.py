@@ -58,6 +58,7 @@ class CifarNet(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         act: Any = get_act_layer(act_layer)
         norm: Any = get_norm_layer(norm_layer)
+        self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
@@ -76,7 +77,8 @@ class CifarNet(nn.Module):
         self.num_features = stages[-1][1]
         self.norm = norm(self.num_features, **dd) if final_norm else nn.Identity()
         self.act = act(inplace=True) if final_norm else nn.Identity()
-        self.reset_classifier(num_classes, global_pool)
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.init_weights()
 
     def init_weights(self) -> None:
