@@ -97,7 +97,6 @@ def save_folder(
     preprocessing, provenance = plain_preprocessing(data_config), Provenance.of(card)
     _check_finite(model)
     place = Path(os.path.realpath(folder))
-    place.parent.mkdir(parents=True, exist_ok=True)
     with _name_folder_in_errors(folder), lock_of(place):
         remove_leftovers(place, FILES)
         _refuse_foreign(folder, place)

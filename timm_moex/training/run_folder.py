@@ -70,11 +70,9 @@ class RunFolder:
         Raises:
             FileExistsError: Another training run is writing to the folder.
         """
-        path = self.path.resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
-                stack.enter_context(lock_of(path, timeout=0))
+                stack.enter_context(lock_of(self.path.resolve(), timeout=0))
             except Timeout as error:
                 raise FileExistsError(
                     f"another training run is writing to {self.path}; wait until it ends, or choose another --output"

@@ -154,15 +154,16 @@ def lock_of(path: Path, timeout: float = -1) -> Iterator[None]:
     The lock file is next to the path, visible to everyone who can see the path, and is removed at the end.
 
     Args:
-        path: The file or folder to lock, without symbolic links; it need not exist, but its parent folder must.
+        path: The file or folder to lock, without symbolic links. Its parent folder is created if missing.
         timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits forever.
     """
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file, timeout=timeout)
-    lock.acquire()
-    while not file.exists():  # the previous owner has just removed it, so others would not see this lock
+    while not (lock.is_locked and file.exists()):  # a previous owner may remove the file at any moment
         lock.release()
-        lock.acquire()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock.acquire()
     try:
         yield
     finally:
