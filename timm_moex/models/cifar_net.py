@@ -13,9 +13,10 @@ from timm.layers import LayerType, create_classifier, get_act_layer, get_norm_la
 from timm.models import checkpoint_seq
 from torch import nn
 
-__all__ = ["CifarNet", "Trunk"]
+__all__ = ["CifarNet", "Stages", "Trunk"]
 
 STEM_ENDS = ("conv1", "bn1", "act1")
+Stages = list[tuple[list[nn.Module], int]]  # blocks and output channels of each stage
 
 
 class Trunk(NamedTuple):
@@ -23,13 +24,13 @@ class Trunk(NamedTuple):
 
     Attributes:
         stem_chs: Output channels of the stem.
-        stages: Blocks and output channels of each stage. All stages but the first halve the resolution.
+        stages: All stages but the first halve the resolution.
         stem_end: Last module of the stem, whose output enters `layer1`: `conv1`, `bn1` or `act1`.
         final_norm: Put a norm and an activation between the last stage and the pooling (pre-activation nets).
     """
 
     stem_chs: int
-    stages: list[tuple[list[nn.Module], int]]
+    stages: Stages
     stem_end: str = "act1"
     final_norm: bool = False
 

@@ -11,7 +11,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, downsample_conv
 from torch import nn
 
 from .cifar_blocks import DenseLayer, PreActBlock, PyramidBlock, ZeroPadShortcut, transition
-from .cifar_net import CifarNet, Trunk
+from .cifar_net import CifarNet, Stages, Trunk
 from .registry import add_released_tags, resolve_verified_cfg
 
 __all__ = []  # register_model adds the entrypoints
@@ -28,14 +28,14 @@ def _num_blocks(depth: int, per_block: int, rest: int) -> int:
 
 def _stages(
     block: Callable[..., nn.Module], widths: Sequence[Sequence[int]], in_chs: int, drop_path_rate: float
-) -> list[tuple[list[nn.Module], int]]:
+) -> Stages:
     """Build stages of residual blocks, each from `block(in_chs, out_chs, stride, drop_path)`.
 
     `widths` lists the output channels of the blocks of each stage. All stages but the first start with stride 2. The
     probability of dropping a residual branch grows linearly from 0 to `drop_path_rate`.
     """
     rates: Any = iter(calculate_drop_path_rates(drop_path_rate, sum(map(len, widths))))
-    stages: list[tuple[list[nn.Module], int]] = []
+    stages: Stages = []
     for stage in widths:
         blocks: list[nn.Module] = []
         for width in stage:
@@ -122,7 +122,7 @@ def densenet_bc(
     """
     num_layers = _num_blocks(depth, 6, 4)
     stem_chs = chs = 2 * growth_rate
-    stages: list[tuple[list[nn.Module], int]] = []
+    stages: Stages = []
     for _ in range(3):
         blocks: list[nn.Module] = []
         if stages:
@@ -166,7 +166,7 @@ def _register(
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> Any:
         # features_only returns the stem and every stage by default
-        kwargs["feature_cfg"] = dict(out_indices=tuple(range(num_stages + 1)), **kwargs.get("feature_cfg") or {})
+        kwargs["feature_cfg"] = dict(out_indices=tuple(range(num_stages + 1))) | (kwargs.get("feature_cfg") or {})
         if pretrained:
             cfg = resolve_verified_cfg(name, kwargs.get("pretrained_cfg"), kwargs.get("cache_dir"))
             kwargs["pretrained_cfg"] = cfg
