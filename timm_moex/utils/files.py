@@ -29,18 +29,9 @@ _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the kernel or the file 
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that `path` is always either the old file or the complete new one.
+    """Write a file so that `path`, or the target of this link, is always either the old file or the complete new one.
 
-    Args:
-        path: The file. A symbolic link is followed.
-        write: Called with an open temporary file in the same folder.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "greeting.txt"
-        >>> write_atomically(path, lambda file: file.write(b"hello"))
-        >>> path.read_text(encoding="utf-8")
-        'hello'
+    `write` is called with an open temporary file in the same folder.
     """
     path = Path(os.path.realpath(path))
     temporary = temporary_name(path)
@@ -55,21 +46,14 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a unique new name next to `path`.
-
-    Example:
-        >>> len(temporary_name(Path("output/hub")).name)
-        31
-    """
+    """Return a unique new name next to `path`."""
     return path.with_name(f".{path.name}.timm_moex-{secrets.token_hex(8)}")
 
 
 def remove_leftovers(path: Path, names: Iterable[str] = ()) -> None:
-    """Remove files that a killed process left under a `temporary_name` of `path`. Call it only while `path` is locked.
+    """Remove what a killed process left under a `temporary_name` of `path`. Call it only while `path` is locked.
 
-    Args:
-        path: The file or folder that may have been partly written.
-        names: The files that a temporary folder may contain; a folder with other files is kept, with those files.
+    A temporary folder that contains files other than `names` is kept, with those files.
     """
     pattern = re.compile(re.escape(f".{path.name}.timm_moex-") + "[0-9a-f]{16}")
     for leftover in [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]:
@@ -89,17 +73,10 @@ def remove_folder(folder: Path, names: Iterable[str]) -> None:
 
 
 def replace_folder(new: Path, target: Path) -> Path | None:
-    """Replace the folder `target` with the folder `new`.
+    """Replace the folder `target`, which need not exist, with the folder `new` next to it.
 
     On Linux both are swapped in one step. Elsewhere the old folder first moves to TARGET.old-…, a name its owner can
-    find, and moves back after any exception.
-
-    Args:
-        new: A folder next to `target`.
-        target: The folder to replace; it need not exist.
-
-    Returns:
-        The new path of the old folder; None if `target` did not exist.
+    find, and moves back after any exception. Return the new path of the old folder, or None if there was none.
     """
     if not target.exists():
         os.rename(new, target)
@@ -131,15 +108,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Compute the sha256 of a file, in hexadecimal.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "empty"
-        >>> path.touch()
-        >>> sha256_of(path)[:16]
-        'e3b0c44298fc1c14'
-    """
+    """Compute the sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -151,11 +120,8 @@ def sha256_of(path: str | Path) -> str:
 def lock_of(path: Path, timeout: float = -1) -> Iterator[None]:
     """Lock a file or folder against other processes; the operating system releases the lock if the process dies.
 
-    The lock file is next to the path, visible to everyone who can see the path, and is removed at the end.
-
-    Args:
-        path: The file or folder to lock, without symbolic links. Its parent folder is created if missing.
-        timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits forever.
+    The lock file is next to the path, visible to everyone who can see the path, and is removed at the end. The path has
+    no symbolic links. `timeout` is the time in seconds before `filelock.Timeout` is raised; -1 waits forever.
     """
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file, timeout=timeout)
