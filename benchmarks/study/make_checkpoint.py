@@ -100,9 +100,7 @@ def main() -> None:
     for key in ("recipe", "dataset", "split", "license", "limits"):
         parser.add_argument(f"--{key}", required=True)
     for key in ("commit", "device", "origin", "base_model"):
-        parser.add_argument(
-            f"--{key}", help="see timm_moex/hub/provenance.py; commit and device default to the table's"
-        )
+        parser.add_argument(f"--{key}", help="see timm_moex/hub/manifest.py; commit and device default to the table's")
     parser.add_argument("--half", action="store_true", help="parameters in float16; then give --value too")
     parser.add_argument("--value", type=float, help="top-1 of the written file by `timm-moex eval`")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")

@@ -73,9 +73,7 @@ def test_a_license_is_stated_once(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(HubError, match="states no license; give --license"):
         plan(folder, "ORG/NAME")
-    files = plan(folder, "ORG/NAME", license="mit").files
-    [card] = [file.content.decode() for file in files if file.name == "README.md"]
-    assert parse_card(card).data.license == "mit"
+    assert parse_card(plan(folder, "ORG/NAME", license="mit").card).data.license == "mit"
     assert parse_card((folder / "README.md").read_text()).data.license is None
     with pytest.raises(HubError, match="license='gpl', but .* states 'mit'"):
         plan(write_folder(tmp_path / "other"), "ORG/NAME", license="gpl")
@@ -101,8 +99,7 @@ def test_license_of_the_config_serves(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["license"] = "apache-2.0"
     (folder / "config.json").write_text(json.dumps(config))
-    [card] = [file.content.decode() for file in plan(folder, "ORG/NAME").files if file.name == "README.md"]
-    assert parse_card(card).data.license == "apache-2.0"
+    assert parse_card(plan(folder, "ORG/NAME").card).data.license == "apache-2.0"
 
 
 def test_links_out_of_the_folder_are_refused_and_a_cached_snapshot_is_not(folder, tmp_path):

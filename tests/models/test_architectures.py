@@ -116,7 +116,7 @@ def test_resnet_block_without_its_branch_is_the_rectified_shortcut(stride, size)
 @pytest.mark.parametrize("bottleneck, out_chs", [(False, 5), (True, 20)])
 @pytest.mark.parametrize("size", [6, 7])
 def test_pyramid_block_without_its_branch_is_the_pooled_padded_input(bottleneck, out_chs, size):
-    block = PyramidBlock(4, 5, stride=2, bottleneck=bottleneck).eval()
+    block = PyramidBlock(4, out_chs, stride=2, bottleneck=bottleneck).eval()
     nn.init.zeros_(block.branch[-2].weight)
     x = torch.randn(2, 4, size, size)
     y = block(x)

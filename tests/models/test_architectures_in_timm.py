@@ -85,6 +85,7 @@ def test_features_only_takes_out_indices(name):
     net = small(name, features_only=True, out_indices=(1, -1))
     assert [f.shape[1] for f in net(images())] == net.feature_info.channels()
     assert len(net.feature_info.channels()) == 2
+    assert len(small(name, features_only=True, feature_cfg=dict(out_indices=(1,))).feature_info.channels()) == 1
 
 
 def test_forward_intermediates_options(name):

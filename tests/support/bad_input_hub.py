@@ -18,8 +18,7 @@ from timm_moex.hub.address import parse_address
 from timm_moex.hub.card import parse_card
 from timm_moex.hub.convert import ConvertError, convert
 from timm_moex.hub.download import HubError
-from timm_moex.hub.manifest import read_manifest
-from timm_moex.hub.provenance import Provenance
+from timm_moex.hub.manifest import Provenance, read_manifest
 from timm_moex.hub.publish import plan, publish
 
 

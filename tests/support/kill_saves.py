@@ -59,7 +59,7 @@ def main() -> None:
         while killed:
             folder = save_folder(models[0], root / str(number) / "hub", CONFIG)
             killed = save(models[1], folder, number)
-            there = {path.name: files_of(path) for path in folder.parent.iterdir()}
+            there = {path.name: files_of(path) for path in folder.parent.iterdir() if path.is_dir()}
             kinds = [(old, "old"), (new, "new")]
             names = {name: next((k for c, k in kinds if c == content), "part") for name, content in there.items()}
             save_folder(models[1], folder, CONFIG)

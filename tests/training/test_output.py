@@ -1,6 +1,5 @@
 """Trainings whose lines nobody reads, or whose machine lacks something that the lines need, end with their files."""
 
-import getpass
 import io
 import os
 import subprocess
@@ -11,7 +10,6 @@ import yaml
 from tinydata import tiny_recipe, write_tiny
 
 from timm_moex.training.loop import train
-from timm_moex.utils.files import lock_of
 from timm_moex.utils.messages import say
 
 TRAIN = f"{sys.executable} -m timm_moex train recipe.yaml --in-memory --output run"
@@ -52,12 +50,3 @@ def test_an_error_of_the_users_own_log_is_not_swallowed(tmp_path):
 
     with pytest.raises(BrokenPipeError, match="epoch 1/1"):
         train(tiny_recipe(write_tiny(tmp_path / "data"), epochs=1), tmp_path / "run", log=log, progress=False)
-
-
-def test_a_user_without_a_name_can_lock(monkeypatch, tmp_path):
-    def no_name():
-        raise OSError("No username set in the environment")
-
-    monkeypatch.setattr(getpass, "getuser", no_name)
-    with lock_of(tmp_path / "x", timeout=0) as lock:
-        assert lock.is_locked

@@ -24,12 +24,12 @@ def verify(model: str | None, data_dir: str | None, **options: Any) -> int:
     if model is None:
         problems = verify_all()
     else:
-        found = find_released(model)
-        problems = {model: verify_folder(model, found[1] if found else None)}
+        entry = find_released(model)
+        problems = {model: verify_folder(model, entry)}
         if data_dir and not problems[model]:
-            if not found:
+            if not entry:
                 raise ValueError(f"{model}: cannot check top-1 without a manifest.json next to it")
-            stated = found[1].top1["value"]
+            stated = entry.top1["value"]
             top1 = evaluate_opened(open_model_and_data(model, data_dir, **options))["top1"]
             print(f"top-1 {top1:.2f}, stated {stated:.2f}")
             if abs(top1 - stated) > 0.051:
@@ -96,7 +96,8 @@ def _show_plans(plans: "list[Plan]", tag: str) -> None:
         except Unreachable as error:
             print(f"the Hub did not check the card of {planned.repo_id}: {error}")
         for file in planned.files:
-            print(f"{file.size:>12,} bytes  sha256 {file.sha256}  {file.name}")
+            info = file.upload_info
+            print(f"{info.size:>12,} bytes  sha256 {info.sha256.hex()}  {file.path_in_repo}")
         print(f"would be one commit in {planned.repo_id}, tagged {tag}; nothing was sent")
 
 

@@ -1,23 +1,19 @@
 """Addresses of models: "hf-hub:ORG/NAME@REVISION", "local-dir:FOLDER", a registered name, or a folder."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import timm
-from timm.models import is_model, parse_model_name
+from timm.models import is_model, is_model_pretrained, parse_model_name
 
 __all__ = ["Address", "hidden_model", "parse_address"]
 
 
-@dataclass(frozen=True)
-class Address:
-    """Location of a model.
+class Address(NamedTuple):
+    """Source of a model ("hf-hub", "local-dir", or "" for timm's registry), its place there, and a Hub repo's revision.
 
-    Attributes:
-        source: "hf-hub", "local-dir", or "" for a name in timm's registry.
-        place: "ORG/NAME", the folder, or the registered name.
-        revision: Commit, tag or branch of a Hub repo; None for the default branch, and for the other sources.
+    The place is "ORG/NAME", the folder, or the registered name. The revision None is the default branch.
     """
 
     source: str
@@ -32,11 +28,10 @@ class Address:
 
     def weights_address(self) -> "Address":
         """Return the Hub repo with the weights of a registered name; return any other address unchanged."""
-        if self.source or not timm.models.is_model_pretrained(self.place):
+        if self.source or not is_model_pretrained(self.place):
             return self
-        cfg = timm.get_pretrained_cfg(self.place)
-        hub_id = cfg.hf_hub_id if cfg else None
-        return parse_address(f"hf-hub:{hub_id}") if hub_id else self
+        cfg: Any = timm.get_pretrained_cfg(self.place)
+        return parse_address(f"hf-hub:{cfg.hf_hub_id}") if cfg.hf_hub_id else self
 
 
 def parse_address(name: str | Path) -> Address:
@@ -44,10 +39,6 @@ def parse_address(name: str | Path) -> Address:
 
     Raises:
         ValueError: timm does not support the prefix before the colon.
-
-    Example:
-        >>> parse_address("hf-hub:timm/resnet18.a1_in1k@v1")
-        Address(source='hf-hub', place='timm/resnet18.a1_in1k', revision='v1')
     """
     if isinstance(name, Path) or Path(name).is_dir():
         return Address("local-dir", str(name))
@@ -59,12 +50,7 @@ def parse_address(name: str | Path) -> Address:
 
 
 def hidden_model(place: str | Path) -> str:
-    """Return a hint for an error message if a folder hides timm's model of the same name, else "".
-
-    Example:
-        >>> hidden_model("output/hub"), hidden_model("resnet18")
-        ('', ". The folder ./resnet18 hides timm's model 'resnet18': rename it or work in another folder")
-    """
+    """Return a hint for an error message if a folder hides timm's model of the same name, else ""."""
     name = str(place)
     if not name or os.sep in name or not is_model(name):
         return ""

@@ -14,9 +14,9 @@ from ..utils.messages import one_line
 from ..utils.names import is_twin_name
 from ..utils.reraise import reraise_as
 from .download import HubError, Unreachable, translate_errors
-from .provenance import Provenance
+from .manifest import Provenance
 
-__all__ = ["LOCAL_SOURCE", "check_front_matter", "is_ours", "model_card", "parse_card", "portable_recipe"]
+__all__ = ["LOCAL_SOURCE", "check_front_matter", "is_ours", "model_card", "parse_card", "recipe_text"]
 
 # Name of the model in a card's example code until it is published
 LOCAL_SOURCE = "local-dir:path/to/this/folder"
@@ -40,40 +40,37 @@ _LIMITS = (
 def model_card(
     config: Mapping[str, Any], facts: Provenance | Mapping[str, Any], source: str = LOCAL_SOURCE
 ) -> ModelCard:
-    """Write the model card of a folder, its README.md.
+    """Write the model card of a folder with this config.json, its README.md.
 
-    Args:
-        config: Contents of the folder's config.json.
-        facts: Provenance of the weights; every entry is optional.
-        source: Name that the example code passes to `timm.create_model`, such as "hf-hub:ORG/NAME".
+    `source` is the name that the example code passes to `timm.create_model`, such as "hf-hub:ORG/NAME".
 
     Raises:
         ValueError: `facts` has an unknown key, or its recipe has an unknown preset.
     """
     facts = Provenance.of(facts)
-    preset = _preset(facts)
+    preset = find_preset(_settings(facts).get("moex_preset") or "moex")
     parts = [_summary(config, facts, preset), _usage(config["architecture"], source, preset)]
     if facts.recipe:
-        recipe = yaml.safe_dump(portable_recipe(facts.recipe), sort_keys=False)
-        parts.append(f"## Recipe\n\n```yaml\n{recipe}```")
-    given = facts.limits or []
-    limits = [*([given] if isinstance(given, str) else given), *(text.format(preset.title) for text in _LIMITS)]
+        parts.append(f"## Recipe\n\n```yaml\n{recipe_text(facts.recipe)}```")
+    given = [facts.limits] if isinstance(facts.limits, str) else facts.limits or []
+    limits = [*given, *(text.format(preset.title) for text in _LIMITS)]
     parts.append("## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in limits))
     matter = _card_data(config, facts).to_yaml().strip()
     return ModelCard(f"---\n{matter}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
-def portable_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe without the settings that are paths on one machine."""
-    return {key: value for key, value in recipe.items() if key not in _OF_THE_MACHINE}
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """Write a recipe as YAML, without the settings that are paths on one machine."""
+    portable = {key: value for key, value in recipe.items() if key not in _OF_THE_MACHINE}
+    return yaml.safe_dump(portable, sort_keys=False)
 
 
 def _card_data(config: Mapping[str, Any], facts: Provenance) -> ModelCardData:
     dataset, title = _hub_dataset(facts.dataset)
     architecture = config["architecture"]
-    results = None
+    results = []
     if facts.top1:
-        results = [
+        results.append(
             EvalResult(
                 task_type="image-classification",
                 dataset_type=dataset or title,
@@ -83,7 +80,7 @@ def _card_data(config: Mapping[str, Any], facts: Provenance) -> ModelCardData:
                 metric_name="Top-1 accuracy (%)",
                 metric_value=facts.top1["value"],
             )
-        ]
+        )
     # transformers loads timm's own architectures through its TimmWrapper
     tags = ["image-classification", "timm", "moex"] + ([] if is_ours(architecture) else ["transformers"])
     return ModelCardData(
@@ -95,7 +92,7 @@ def _card_data(config: Mapping[str, Any], facts: Provenance) -> ModelCardData:
         metrics=["accuracy"],
         base_model=facts.base_model,
         model_name=architecture if results else None,
-        eval_results=results,
+        eval_results=results or None,
     )
 
 
@@ -108,11 +105,6 @@ def _hub_dataset(name: str | None) -> tuple[str | None, str]:
 def is_ours(architecture: str) -> bool:
     """Return whether timm lacks an architecture, so that its weights load after `import timm_moex`."""
     return is_model(architecture) and model_entrypoint(architecture).__module__.startswith("timm_moex")
-
-
-def _preset(facts: Provenance) -> Preset:
-    """Return the preset that the recipe names; the default is MoEx."""
-    return find_preset(_settings(facts).get("moex_preset") or "moex")
 
 
 def _settings(facts: Provenance) -> Mapping[str, Any]:
@@ -200,8 +192,6 @@ def parse_card(text: str) -> ModelCard:
     Raises:
         ValueError: The front matter is missing or is not a YAML mapping.
     """
-    if not text.lstrip().startswith("---"):  # huggingface_hub would only print a warning
-        raise ValueError("no front matter (--- … ---) at the top")
     with reraise_as(ValueError, "invalid model card front matter"):
         card = ModelCard(text, ignore_metadata_errors=False)
     if not card.data.to_dict():

@@ -25,14 +25,8 @@ ARCHITECTURES = {"resnet50": "moex_resnet50", "densenet265": "moex_densenet_265"
 
 _KEYS = ("epoch", "arch", "state_dict", "best_prec1", "optimizer")
 # The official evaluation: resize the shorter side to 256 with bilinear interpolation, crop the middle 224 x 224
-_DATA_CONFIG = dict(
-    input_size=(3, 224, 224),
-    mean=IMAGENET_DEFAULT_MEAN,
-    std=IMAGENET_DEFAULT_STD,
-    interpolation="bilinear",
-    crop_pct=0.875,
-    crop_mode="center",
-)
+_DATA_CONFIG = dict(input_size=(3, 224, 224), interpolation="bilinear", crop_pct=0.875, crop_mode="center")
+_DATA_CONFIG |= dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
 # Entries of timm's cfg that describe timm's own weights
 _OF_OTHER_WEIGHTS = ("license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 _ORIGIN = (
@@ -47,21 +41,13 @@ class ConvertError(ValueError):
 
 
 def convert(file: str | Path, arch: str, output: str | Path, *, license: str | None = None) -> Path:
-    """Turn an official checkpoint into a folder for `timm.create_model("local-dir:OUTPUT", pretrained=True)`.
+    """Turn a checkpoint of the official training scripts into a folder, see `save_folder`.
 
-    Args:
-        file: A checkpoint of the official training scripts, such as checkpoint.pt or model_best.pt.
-        arch: A key of `ARCHITECTURES`.
-        output: The folder to write, see `save_folder`.
-        license: Licence of the weights, for the card. The official files do not state one.
-
-    Returns:
-        `output`.
+    `arch` is a key of `ARCHITECTURES`. `license` is for the card, because the official files do not state one.
 
     Raises:
         FileNotFoundError: `file` does not exist.
-        ConvertError: `arch` is unknown, or the file needs unpickling, is not an official checkpoint, or belongs to a
-            different architecture.
+        ConvertError: `arch` is unknown, or the file is not an official checkpoint of it or needs unpickling.
     """
     if arch not in ARCHITECTURES:
         raise ConvertError(f"arch={arch!r}: expected one of {', '.join(ARCHITECTURES)}")
@@ -91,14 +77,14 @@ def _read(file: Path) -> dict[str, Any]:
             message = f"{file} is truncated or not a PyTorch file: {str(error).partition(chr(10))[0]}"
         raise ConvertError(message) from error
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
-        keys = _first(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+        keys = _first(checkpoint) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
         raise ConvertError(f"{file} is not a training checkpoint: expected 'state_dict', found {keys}")
     if "pytorch-lightning_version" in checkpoint:
         raise ConvertError(
             f"{file} is a Lightning checkpoint, not an official one; load it into a model (for example with a recipe's "
             "initial_checkpoint) and write the folder with timm_moex.save_folder"
         )
-    if foreign := [str(key) for key in checkpoint if key not in _KEYS]:
+    if foreign := [key for key in checkpoint if key not in _KEYS]:
         raise ConvertError(f"{file} contains unexpected {_first(foreign)}; expected only {', '.join(_KEYS)}")
     return dict(checkpoint)
 
@@ -121,22 +107,11 @@ def _state_dict(state: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _load(state: dict[str, Tensor], arch: str, file: Path) -> nn.Module:
-    head = next((tensor for key, tensor in state.items() if key.endswith(("fc.weight", "classifier.weight"))), None)
-    num_classes = 1000 if head is None else len(head)
-    overlay = dict.fromkeys(_OF_OTHER_WEIGHTS)
-    model = timm.create_model(arch, num_classes=num_classes, pretrained_cfg_overlay=overlay)
+    heads = [tensor for key, tensor in state.items() if key.endswith(("fc.weight", "classifier.weight"))]
+    num_classes = len(heads[0]) if heads else 1000
+    model = timm.create_model(arch, num_classes=num_classes, pretrained_cfg_overlay=dict.fromkeys(_OF_OTHER_WEIGHTS))
     with reraise_as(ConvertError, f"{file} does not fit {arch}"):
-        state = without_common_prefix(state, model)
-    expected = model.state_dict()
-    problems = {
-        "missing": [name for name in expected if name not in state],
-        "unexpected": [name for name in state if name not in expected],
-        "wrong shape for": [n for n in expected if n in state and expected[n].shape != state[n].shape],
-    }
-    if any(problems.values()):
-        message = "; ".join(f"{words} {_first(names)}" for words, names in problems.items() if names)
-        raise ConvertError(f"{file} does not fit {arch}: {message}")
-    model.load_state_dict(state)
+        model.load_state_dict(without_common_prefix(state, model))
     return model
 
 
@@ -147,10 +122,6 @@ def without_common_prefix(state: Mapping[str, Any], model: nn.Module) -> dict[st
 
     Raises:
         ValueError: No key matches the model's, with or without a prefix; the message shows keys of both.
-
-    Example:
-        >>> sorted(without_common_prefix({"model.weight": 1, "model.bias": 2}, nn.Linear(1, 1)))
-        ['bias', 'weight']
     """
     expected = model.state_dict().keys()
     if not state or not expected or state.keys() & expected:
@@ -160,11 +131,9 @@ def without_common_prefix(state: Mapping[str, Any], model: nn.Module) -> dict[st
     fitting = [prefix for prefix in prefixes if 2 * sum(prefix + key in state for key in expected) > len(expected)]
     if len(fitting) == 1:
         return {key.removeprefix(fitting[0]): value for key, value in state.items()}
-    raise ValueError(
-        f"none of its keys match the model: it has {_first(state, 3)}; the model has {_first(expected, 3)}"
-    )
+    raise ValueError(f"none of its keys match the model: it has {_first(state)}; the model has {_first(expected)}")
 
 
-def _first(names: Iterable[str], count: int = 4) -> str:
-    names = list(names)
+def _first(names: Iterable[Any], count: int = 3) -> str:
+    names = list(map(str, names))
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

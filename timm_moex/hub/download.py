@@ -7,11 +7,11 @@ keeps the original message and adds the server's. Only messages that hide the ca
 import json
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import timm
 from huggingface_hub import constants, get_token, hf_hub_download, try_to_load_from_cache
@@ -47,11 +47,7 @@ class Unreachable(HubError):
 
 def endpoint() -> str:
     """Return the Hub's address without credentials, safe to print."""
-    parts = urlsplit(constants.ENDPOINT)
-    if parts.username is None and parts.password is None:
-        return constants.ENDPOINT
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"***@{host}").geturl()
+    return re.sub("//[^/]*@", "//***@", constants.ENDPOINT)
 
 
 def download_weights(
@@ -59,21 +55,16 @@ def download_weights(
 ) -> Path:
     """Download the repo's model.safetensors unless it is cached, check its sha256, and return its path.
 
-    Args:
-        repo_id: "ORG/NAME".
-        revision: Commit, tag or branch.
-        expected: The file's sha256. None uses the one that the Hub reported during the download.
-        cache_dir: The Hub cache; None for the default.
+    `expected` is the file's sha256; None uses the one that the Hub reported during the download.
 
     Raises:
         HubError: The sha256 does not match. The file is then removed from the cache.
     """
     path = Path(hf_hub_download(repo_id, WEIGHTS, revision=revision, cache_dir=cache_dir))
-    blob = path.resolve()
-    is_hash = re.fullmatch(r"[0-9a-f]{64}", blob.name)
-    expected = expected or (blob.name if is_hash else None)
-    found = sha256_of(path)
-    if expected and found != expected:
+    blob, found = path.resolve(), sha256_of(path)
+    if expected is None and re.fullmatch("[0-9a-f]{64}", blob.name):
+        expected = blob.name
+    if expected not in (None, found):
         path.unlink()
         blob.unlink(missing_ok=True)
         raise HubError(
@@ -85,11 +76,7 @@ def download_weights(
 
 @contextmanager
 def translate_errors(name: str) -> Iterator[None]:
-    """Turn errors of timm and huggingface_hub that a user can act on into a `HubError`.
-
-    Args:
-        name: timm's name for the model in question: "hf-hub:ORG/NAME@REV", "local-dir:…", "arch.tag".
-    """
+    """Turn errors about the model with this name in timm, such as "hf-hub:ORG/NAME@REV", into a `HubError`."""
     try:
         yield
     except HubError:
@@ -98,13 +85,9 @@ def translate_errors(name: str) -> Iterator[None]:
         kind, message = _translate(error, parse_address(name))
         if message is None:
             raise
-        raise kind(_without_secrets(message)) from error
-
-
-def _without_secrets(message: str) -> str:
-    if token := get_token():
-        message = message.replace(token, "<token>")
-    return message.replace(constants.ENDPOINT, endpoint())
+        if token := get_token():
+            message = message.replace(token, "<token>")
+        raise kind(message.replace(constants.ENDPOINT, endpoint())) from error
 
 
 def _translate(error: Exception, address: Address) -> tuple[type[HubError], str | None]:
@@ -155,23 +138,22 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
 
 
 def _bare_status(error: BaseException, address: Address) -> str | None:
-    if not isinstance(error, HfHubHTTPError) or type(error) not in (HfHubHTTPError, BadRequestError):
+    response: Any = getattr(error, "response", None)  # an httpx response; before huggingface_hub 1.0 a requests one
+    if type(error) not in (HfHubHTTPError, BadRequestError) or response is None:
         return None
-    response: Any = error.response  # an httpx response; before huggingface_hub 1.0 a requests one or None
-    if response is None:
-        return None
-    reason = getattr(response, "reason_phrase", None) or getattr(response, "reason", "")
-    status, said = response.status_code, error.server_message or reason
+    status, said = response.status_code, getattr(error, "server_message", None) or str(error)
     remedy = "; try again later" if status in _PASSING or status >= 500 else ""
     remedy = "; log in (`hf auth login`, or HF_TOKEN) or unset HF_TOKEN" if status == 401 else remedy
     return f"{endpoint()} answered {status} for {address.weights_address().place}: {one_line(Exception(said))}{remedy}"
 
 
 def _no_config(error: BaseException, address: Address) -> str | None:
+    path = _local_path(address, CONFIG_NAME)
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return f"{_local_path(address, CONFIG_NAME)} is not JSON ({error}); {_again(address)}"
-    if isinstance(error, (KeyError, TypeError, AttributeError)) and _is_from_config(error):
-        return f"{_local_path(address, CONFIG_NAME)} is not a timm config ({type(error).__name__}: {error})"
+        return f"{path} is not JSON ({error}); {_again(address)}"
+    raised_in = [os.path.basename(frame.filename) for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    if isinstance(error, (KeyError, TypeError, AttributeError)) and raised_in in (["_hub.py"], ["_factory.py"]):
+        return f"{path} is not a timm config ({type(error).__name__}: {error})"
     if isinstance(error, FileNotFoundError) and CONFIG_NAME in str(error):
         hidden = hidden_model(address.place)
         return f"{address.place} has no {CONFIG_NAME}, so timm cannot load it{hidden}; training writes one into …/hub"
@@ -188,15 +170,6 @@ def _damaged_weights(error: BaseException, address: Address) -> str | None:
 
 def _again(address: Address) -> str:
     return "delete that file and load again" if address.source == "hf-hub" else "copy or save it again"
-
-
-def _is_from_config(error: BaseException) -> bool:
-    """Return whether timm failed while reading a config.json."""
-    traceback, files = error.__traceback__, []
-    while traceback is not None:
-        files.append(traceback.tb_frame.f_code.co_filename)
-        traceback = traceback.tb_next
-    return os.path.basename(files[-1]) in ("_hub.py", "_factory.py") if files else False
 
 
 def _unknown_architecture(error: BaseException, address: Address) -> str | None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import timm
 import torch
-import yaml
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -26,14 +25,13 @@ from torch import nn
 
 from ..insertion.insert import insert_moex
 from ..utils.files import lock_of, remove_folder, remove_leftovers, replace_folder, temporary_name
-from ..utils.names import TWIN_PREFIX, stock_name
+from ..utils.names import is_twin_name, stock_name
 from ..utils.reraise import reraise_as
 from .address import parse_address
-from .card import model_card, portable_recipe
+from .card import model_card, recipe_text
+from .config import label_list, plain_preprocessing, preprocessing_problems
 from .download import WEIGHTS, HubError, download_weights, translate_errors
-from .labels import label_list
-from .preprocessing import plain_preprocessing, preprocessing_problems
-from .provenance import Provenance
+from .manifest import Provenance
 from .rebuild import check_rebuilt
 
 __all__ = ["FILES", "README", "load_model", "load_twin", "save_folder", "unexpected_files"]
@@ -99,8 +97,7 @@ def save_folder(
     preprocessing, provenance = plain_preprocessing(data_config), Provenance.of(card)
     _check_finite(model)
     place = Path(os.path.realpath(folder))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(place), _name_folder_in_errors(folder):
+    with _name_folder_in_errors(folder), lock_of(place):
         remove_leftovers(place, FILES)
         _refuse_foreign(folder, place)
         new = temporary_name(place)
@@ -109,8 +106,7 @@ def save_folder(
             config = _write_model(new, model, preprocessing, names, model_args or {}, dtype)
             (new / README).write_text(str(model_card(config, provenance)), encoding="utf-8")
             if provenance.recipe:
-                recipe = yaml.safe_dump(portable_recipe(provenance.recipe), sort_keys=False)
-                (new / RECIPE).write_text(recipe, encoding="utf-8")
+                (new / RECIPE).write_text(recipe_text(provenance.recipe), encoding="utf-8")
             if summary is not None:
                 shutil.copyfile(summary, new / "summary.csv")
             _put_in_place(new, folder, place)
@@ -130,15 +126,16 @@ def _refuse_foreign(folder: Path, place: Path) -> None:
 def _put_in_place(new: Path, folder: Path, place: Path) -> None:
     """Swap in the new folder and remove the old one, or swap back if its owner has just added a file."""
     old = replace_folder(new, place)
-    if old is not None:
-        try:
-            _refuse_foreign(folder, old)
-        except FileExistsError:
-            old = replace_folder(old, place)
-            raise
-        finally:
-            if old is not None:
-                remove_folder(old, FILES)
+    if old is None:
+        return
+    try:
+        _refuse_foreign(folder, old)
+    except FileExistsError:
+        old = replace_folder(old, place)
+        raise
+    finally:
+        if old:
+            remove_folder(old, FILES)
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -180,7 +177,7 @@ def _write_model(
         plain,
         str(folder),
         model_config={"label_names": label_names},
-        model_args={key: value for key, value in model_args.items() if not key.startswith(TWIN_PREFIX)},
+        model_args={key: value for key, value in model_args.items() if not is_twin_name(key)},
         data_config=preprocessing,
         safe_serialization=True,
     )

@@ -6,26 +6,81 @@ An entry names a repo only after its owner has published it: anyone can claim an
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as WEIGHTS
 
-from ..utils.messages import short_repr
-from .provenance import Provenance
+from ..utils.messages import did_you_mean, short_repr
 
-__all__ = ["ReleasedWeights", "packaged_dir", "read_manifest", "released_weights", "weights_dir"]
+__all__ = ["Provenance", "ReleasedWeights", "packaged_dir", "read_manifest", "released_weights", "weights_dir"]
 
 MANIFEST = "manifest.json"
 LARGEST_IN_WHEEL = 2_000_000  # bytes of model.safetensors; pyproject.toml leaves larger ones out of the wheel
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleasedWeights(Provenance):
-    """One entry of the manifest.
+class Provenance:
+    """Provenance of a checkpoint. The card leaves out what is unknown.
+
+    Attributes:
+        dataset: The training data, as timm names it.
+        split: The part of the data used for evaluation.
+        top1: Top-1 in percent on `split`: `value` for these weights, `mean` and `std` over `seeds`.
+        seeds: Seeds of all runs in `mean` and `std`; the weights come from the first one.
+        baseline: `mean` and `std` of the same recipe and seeds without MoEx; None if not run.
+        command: The training command, or the name of the packaged recipe.
+        recipe: Settings of the run; the card leaves out paths on one machine.
+        commit: Commit of this project's repository.
+        device: Training hardware.
+        date: Training date, "2026-01-31".
+        license: SPDX identifier of the weights' licence.
+        base_model: Hub id of the model whose weights the training started from.
+        origin: A sentence on the source of the weights, if timm_moex did not train them.
+        results: The result as a sentence.
+        limits: One or more sentences on what the weights are not suitable for.
+    """
+
+    dataset: str | None = None
+    split: str | None = None
+    top1: dict[str, float] | None = None
+    seeds: list[int] | None = None
+    baseline: dict[str, float] | None = None
+    command: str | None = None
+    recipe: dict[str, Any] | None = None
+    commit: str | None = None
+    device: str | None = None
+    date: str | None = None
+    license: str | None = None
+    base_model: str | None = None
+    origin: str | None = None
+    results: str | None = None
+    limits: str | list[str] | None = None
+
+    @classmethod
+    def of(cls, facts: "Provenance | Mapping[str, Any] | None") -> "Provenance":
+        """Make a `Provenance` from a mapping with its attributes as keys.
+
+        Raises:
+            ValueError: A key is unknown.
+        """
+        if isinstance(facts, Provenance):
+            return facts
+        known = [field.name for field in fields(cls)]
+        for key in facts or {}:
+            if key not in known:
+                raise ValueError(
+                    f"card: unknown key {key!r}; expected one of {', '.join(known)}{did_you_mean(key, known)}"
+                )
+        return cls(**{key: value for key, value in (facts or {}).items() if value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedWeights:
+    """One entry of the manifest; `Provenance` describes the attributes that are not listed.
 
     Attributes:
         name: "architecture.tag", which is also the folder's name.
@@ -37,15 +92,14 @@ class ReleasedWeights(Provenance):
     name: str
     architecture: str
     tag: str
-    files: dict[str, dict[str, Any]]
+    files: dict
     hub_id: str | None
     revision: str | None
-    # provenance that every released checkpoint must state
     dataset: str
     split: str
-    top1: dict[str, float]
-    seeds: list[int]
-    baseline: dict[str, float] | None
+    top1: dict
+    seeds: list
+    baseline: dict | None
     command: str
     commit: str
     device: str
@@ -56,24 +110,15 @@ class ReleasedWeights(Provenance):
         if self.name != f"{self.architecture}.{self.tag}":
             raise ValueError(f"name={self.name!r}: expected '{self.architecture}.{self.tag}' (architecture.tag)")
         if (self.hub_id is None) != (self.revision is None):
-            raise ValueError(
-                f"{self.name}: hub_id={self.hub_id!r}, revision={self.revision!r}: expected both or neither"
-            )
+            pin = f"hub_id={self.hub_id!r}, revision={self.revision!r}"
+            raise ValueError(f"{self.name}: {pin}: expected both or neither")
         if set(self.top1) != {"value", "mean", "std"} or not self.seeds:
-            raise ValueError(
-                f"{self.name}: top1={self.top1}, seeds={self.seeds}: expected value, mean, std and at least one seed"
-            )
+            result = f"top1={self.top1}, seeds={self.seeds}"
+            raise ValueError(f"{self.name}: {result}: expected value, mean, std and at least one seed")
 
     @property
     def is_too_large_for_the_wheel(self) -> bool:
         return self.files[WEIGHTS]["size"] > LARGEST_IN_WHEEL
-
-
-_ONLY_IN_CARDS = {"recipe", "base_model", "origin", "results", "limits"}
-# Types of an entry's values that are not strings
-_KINDS: dict[str, Any] = {"files": dict, "top1": dict, "seeds": list, "baseline": (dict, NoneType)}
-_KINDS |= dict.fromkeys(("hub_id", "revision"), (str, NoneType))
-_REQUIRED = {field.name for field in fields(ReleasedWeights)} - _ONLY_IN_CARDS
 
 
 def packaged_dir() -> Path:
@@ -107,22 +152,19 @@ def read_manifest(path: str | Path) -> list[ReleasedWeights]:
 def _check_row(path: str | Path, row: Any) -> None:
     if not isinstance(row, dict):
         raise ValueError(f"{path}: entry {short_repr(row)} is not a mapping")
-    if set(row) != _REQUIRED:
-        wrong = ", ".join(sorted(set(row) ^ _REQUIRED))
-        raise ValueError(f"{path}: entry {short_repr(row.get('name'))} has missing or unknown keys: {wrong}")
+    entry = f"{path}: entry {short_repr(row.get('name'))}"
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(ReleasedWeights)}
+    if row.keys() != kinds.keys():
+        raise ValueError(f"{entry} has missing or unknown keys: {', '.join(sorted(row.keys() ^ kinds.keys()))}")
     for key, value in row.items():
-        if not isinstance(value, _KINDS.get(key, str)):
-            raise ValueError(f"{path}: entry {short_repr(row['name'])}: {key} is {short_repr(value)}")
+        if not isinstance(value, kinds[key]):
+            raise ValueError(f"{entry}: {key} is {short_repr(value)}")
     for name, stated in row["files"].items():
         if not isinstance(stated, dict) or not isinstance(stated.get("sha256"), str):
-            raise ValueError(
-                f"{path}: entry {row['name']!r}: files: {name} has {short_repr(stated)}, not sha256 and size"
-            )
+            raise ValueError(f"{entry}: files: {name} has {short_repr(stated)}, not sha256 and size")
     numbers = [*row["top1"].values(), *(row["baseline"] or {}).values(), *row["seeds"]]
     if not all(isinstance(number, (int, float)) for number in numbers):
-        raise ValueError(
-            f"{path}: entry {row['name']!r}: top1, baseline and seeds must be numbers, got {short_repr(numbers)}"
-        )
+        raise ValueError(f"{entry}: top1, baseline and seeds must be numbers, got {short_repr(numbers)}")
 
 
 @cache

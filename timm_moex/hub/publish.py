@@ -1,86 +1,50 @@
 """Publish a folder as a Hub repo (one commit, one tag, a pin in the manifest), or a manifest as a collection."""
 
-import hashlib
 import json
-from dataclasses import dataclass
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.constants import CONFIG_NAME
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
-from ..utils.files import sha256_of, write_atomically
+from ..utils.files import write_atomically
+from ..utils.reraise import reraise_as
 from .card import LOCAL_SOURCE, check_front_matter, parse_card
 from .download import WEIGHTS, HubError, endpoint, translate_errors
 from .folder import FILES, README
 from .manifest import MANIFEST, ReleasedWeights, read_manifest, weights_dir
 from .verify import find_released, verify_folder
 
-__all__ = ["File", "Plan", "Published", "PublishedAll", "plan", "plan_all", "publish", "publish_all"]
+__all__ = ["Plan", "Published", "PublishedAll", "plan", "plan_all", "publish", "publish_all"]
 
 TITLE = "Moment Exchange (MoEx)"
 DESCRIPTION = "timm models trained with and without MoEx (CVPR 2021), with recipe, baseline and learning curve."
+# What git forbids in the name of a tag
+_NO_TAG = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/[.-]|\.lock(/|$)|[./]$|^[./-]|^@?$")
 
 
-@dataclass(frozen=True)
-class File:
-    """A file to upload; `content` is its local path, or bytes if publishing changes it."""
+class Plan(NamedTuple):
+    """Everything that publishing a folder will do: the card has the repo (and a missing licence) filled in.
 
-    name: str
-    content: Path | bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest() if isinstance(self.content, bytes) else sha256_of(self.content)
-
-    @property
-    def git_oid(self) -> str:
-        """git's blob hash of the content, which the Hub reports for small files."""
-        content = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that publishing a folder will do.
-
-    Attributes:
-        folder: The verified folder.
-        repo_id: "ORG/NAME".
-        tag: Tag for this version of the repo.
-        files: The files to upload, with the repo (and a missing licence) filled in in the card.
-        manifest: The manifest next to the folder, if it has an entry for the folder.
-        released: The folder's entry in it.
+    `released` is the folder's entry in the manifest next to it, if there is one.
     """
 
     folder: Path
     repo_id: str
     tag: str
-    files: list[File]
-    manifest: Path | None
+    card: str
+    files: list[CommitOperationAdd]
     released: ReleasedWeights | None
 
-    @property
-    def card(self) -> str:
-        """README.md as uploaded."""
-        return next(file.content.decode() for file in self.files if isinstance(file.content, bytes))
 
+class Published(NamedTuple):
+    """Result of `publish`: the commit of the tag, whether anything was uploaded or tagged, and the manifest, if any.
 
-@dataclass(frozen=True)
-class Published:
-    """Result of `publish`.
-
-    Attributes:
-        revision: The commit that `tag` points to, for pinning the weights.
-        changed: Whether anything was uploaded or tagged.
-        manifest: The manifest with the folder's hub id and revision; None if it has no entry for the folder.
+    The manifest then states the folder's repo and commit; None if it has no entry for the folder.
     """
 
     repo_id: str
@@ -90,8 +54,7 @@ class Published:
     manifest: Path | None
 
 
-@dataclass(frozen=True)
-class PublishedAll:
+class PublishedAll(NamedTuple):
     """Result of `publish_all`: each checkpoint's repo, the collection's address, and the repos added to it."""
 
     repos: list[Published]
@@ -100,21 +63,19 @@ class PublishedAll:
 
 
 def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | None = None) -> Plan:
-    """Verify a folder and determine what `publish` will upload.
-
-    Args:
-        folder: A folder in the Hub's layout, as `save_folder` writes it.
-        repo_id: "ORG/NAME".
-        tag: Tag for this version of the repo.
-        license: Licence for the card, if neither the card nor config.json states one.
+    """Verify a folder in the Hub's layout and determine what `publish` will upload; for the arguments, see there.
 
     Raises:
         HubError: The folder fails verification, `repo_id` or `tag` is invalid, or no licence is stated.
     """
     folder = Path(folder)
-    _check_repo_id(repo_id)
-    _check_tag(tag)
-    manifest, released = find_released(folder) or (None, None)
+    with reraise_as(HubError, f"repo_id={repo_id!r}: expected ORG/NAME"):
+        validate_repo_id(repo_id)
+        if repo_id.count("/") != 1:
+            raise ValueError("it has no organisation or user")
+    if _NO_TAG.search(tag):
+        raise HubError(f"tag={tag!r}: expected the name of a git tag, such as v1")
+    released = find_released(folder)
     if problems := verify_folder(folder, released):
         raise HubError(f"{folder} is not published: {'; '.join(problems)}")
     if not (folder / WEIGHTS).is_file():
@@ -130,25 +91,16 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     card.text = card.text.replace(LOCAL_SOURCE, f"hf-hub:{repo_id}")
     contents: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
     contents[README] = str(card).encode()
-    return Plan(folder, repo_id, tag, [File(*item) for item in contents.items()], manifest, released)
+    files = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    return Plan(folder, repo_id, tag, str(card), files, released)
 
 
 def plan_all(org: str, root: str | Path | None = None, *, tag: str = "v1") -> list[Plan]:
-    """Verify every checkpoint of a manifest and determine what `publish_all` will upload.
-
-    Args:
-        org: Organisation or user; a checkpoint NAME goes to the repo "org/NAME".
-        root: Folder of manifest.json and the checkpoints; None for the folder of this package.
-        tag: Tag for this version of the repos.
+    """Verify every checkpoint of a manifest and determine what `publish_all` will upload; for the arguments, see there.
 
     Raises:
-        HubError: A folder fails verification or has no weights, a checkpoint is pinned to another organisation's repo,
-            or `org` or `tag` is invalid.
+        HubError: See `plan`. Also if a checkpoint is pinned to another organisation's repo.
         ValueError: The manifest is invalid or lists no checkpoints.
-
-    Example:
-        >>> [planned.repo_id for planned in plan_all("ORG")][:2]
-        ['ORG/resnet20_cifar.fmnist_sample', 'ORG/tf_efficientnet_lite0.mixstyle_emoji8']
     """
     root = Path(root or weights_dir())
     entries = read_manifest(root / MANIFEST)
@@ -162,43 +114,41 @@ def plan_all(org: str, root: str | Path | None = None, *, tag: str = "v1") -> li
     return [plan(root / entry.name, f"{org}/{entry.name}", tag=tag) for entry in entries]
 
 
-def _check_repo_id(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise HubError(f"repo_id={repo_id!r}: expected ORG/NAME ({error})") from error
-    if repo_id.count("/") != 1 or {".", ".."} & set(repo_id.split("/")):
-        raise HubError(f"repo_id={repo_id!r}: expected ORG/NAME")
-
-
-def _check_tag(tag: str) -> None:
-    """Check a tag against git's rules for reference names."""
-    forbidden = set(" ~^:?*[\\") | {chr(code) for code in range(32)} | {chr(127)}
-    parts = tag.split("/")
-    bad = forbidden & set(tag) or ".." in tag or "@{" in tag or tag.endswith(".") or tag == "@"
-    if bad or any(not part or part.startswith((".", "-")) or part.endswith(".lock") for part in parts):
-        raise HubError(f"tag={tag!r}: expected the name of a git tag, such as v1")
-
-
 def publish(
     folder: str | Path, repo_id: str, *, private: bool = False, tag: str = "v1", license: str | None = None
 ) -> Published:
     """Upload a folder as one commit and tag it. Repeating a call is safe, whether it was interrupted or not.
 
-    The token comes from `hf auth login` or HF_TOKEN.
-
-    Args:
-        folder, repo_id, license: See `plan`. The repo is created if it does not exist.
-        private: Create a new repo as private; an existing repo must already be private.
-        tag: Tag for this version of the repo. A tag never moves: changed files need a new one.
+    The token comes from `hf auth login` or HF_TOKEN. The repo is created if it does not exist; `private` applies to a
+    new repo, and an existing one must already be private. A tag never moves: changed files need a new one. `license` is
+    for the card, if neither the card nor config.json states one.
 
     Raises:
         HubError: See `plan`. Also if there is no token, the tag exists with different files, the Hub refuses, or the
             connection fails.
     """
-    planned, api = plan(folder, repo_id, tag=tag, license=license), _api()
-    check_front_matter(planned.card)
-    return _send(planned, api, private)
+    [published] = _publish([plan(folder, repo_id, tag=tag, license=license)], _api(), private)
+    return published
+
+
+def publish_all(org: str, root: str | Path | None = None, *, private: bool = False, tag: str = "v1") -> PublishedAll:
+    """Publish every checkpoint NAME of a manifest as "org/NAME", pin each in it, and gather them in a collection.
+
+    All folders are verified before the first upload. Repeating a call is safe, whether it was interrupted or not:
+    published checkpoints stay pinned. `root` is the folder of manifest.json and the checkpoints; None for this
+    package's. `private` applies to new repos and a new collection.
+
+    Raises:
+        HubError, ValueError: See `plan_all` and `publish`.
+    """
+    plans, api = plan_all(org, root, tag=tag), _api()
+    repos = _publish(plans, api, private)
+    notes = {
+        each.repo_id: f"Top-1 {each.released.top1['value']:.2f} % on {each.released.dataset} ({each.released.split})"
+        for each in plans
+        if each.released
+    }
+    return PublishedAll(repos, *_gather(api, org, notes, private))
 
 
 def _api() -> HfApi:
@@ -208,16 +158,24 @@ def _api() -> HfApi:
     return HfApi(token=token, library_name="timm_moex")
 
 
+def _publish(plans: list[Plan], api: HfApi, private: bool) -> list[Published]:
+    for planned in plans:
+        check_front_matter(planned.card)
+    return [_send(planned, api, private) for planned in plans]
+
+
 def _send(planned: Plan, api: HfApi, private: bool) -> Published:
     repo_id, tag = planned.repo_id, planned.tag
     with translate_errors(f"hf-hub:{repo_id}"):
-        _create(api, repo_id, private)
+        if not api.repo_exists(repo_id):
+            api.create_repo(repo_id, private=private, exist_ok=True)
+        elif private and not api.model_info(repo_id).private:
+            raise HubError(f"{repo_id} exists and is public; make it private at {endpoint()}/{repo_id}/settings")
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
         revision = tags.get(tag)
         changed = revision is None
         if revision is None:
-            add = [CommitOperationAdd(file.name, file.content) for file in planned.files]
-            revision = api.create_commit(repo_id, add, commit_message=f"Add {planned.folder.name}").oid
+            revision = api.create_commit(repo_id, planned.files, commit_message=f"Add {planned.folder.name}").oid
             api.create_tag(repo_id, tag=tag, revision=revision)
         elif differing := _differing(api, repo_id, revision, planned.files):
             raise HubError(
@@ -227,64 +185,33 @@ def _send(planned: Plan, api: HfApi, private: bool) -> Published:
     return Published(repo_id, tag, revision, changed, _pin(planned, revision))
 
 
-def _create(api: HfApi, repo_id: str, private: bool) -> None:
-    try:
-        info = api.model_info(repo_id)
-    except RepositoryNotFoundError:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        return
-    if private and not info.private:
-        raise HubError(f"{repo_id} exists and is public; make it private at {endpoint()}/{repo_id}/settings")
-
-
-def _differing(api: HfApi, repo_id: str, revision: str, files: list[File]) -> list[str]:
+def _differing(api: HfApi, repo_id: str, revision: str, files: list[CommitOperationAdd]) -> list[str]:
     """Return the names of the files that are missing in the repo or differ there."""
-    infos = api.get_paths_info(repo_id, [file.name for file in files], revision=revision)
+    infos = api.get_paths_info(repo_id, [file.path_in_repo for file in files], revision=revision)
     there = {info.path: info for info in infos if isinstance(info, RepoFile)}
 
-    def is_same(file: File) -> bool:
-        info = there.get(file.name)
-        return info is not None and (info.lfs.sha256 == file.sha256 if info.lfs else info.blob_id == file.git_oid)
+    def is_same(file: CommitOperationAdd) -> bool:
+        info = there.get(file.path_in_repo)
+        if info and info.lfs:
+            return info.lfs.sha256 == file.upload_info.sha256.hex()
+        with file.as_file() as content:
+            return info is not None and info.blob_id == git_hash(content.read())
 
-    return [file.name for file in files if not is_same(file)]
+    return [file.path_in_repo for file in files if not is_same(file)]
 
 
 def _pin(planned: Plan, revision: str) -> Path | None:
     """Write repo and commit into the manifest next to the folder, if it has an entry."""
-    if planned.manifest is None or planned.released is None:
+    if planned.released is None:
         return None
-    manifest: dict[str, Any] = json.loads(planned.manifest.read_text(encoding="utf-8"))
+    path = planned.folder.resolve().parent / MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     row = next(row for row in manifest["checkpoints"] if row["name"] == planned.released.name)
     if (row["hub_id"], row["revision"]) != (planned.repo_id, revision):
         row |= {"hub_id": planned.repo_id, "revision": revision}
         content = (json.dumps(manifest, indent=2) + "\n").encode()
-        write_atomically(planned.manifest, lambda file: file.write(content))
-    return planned.manifest
-
-
-def publish_all(org: str, root: str | Path | None = None, *, private: bool = False, tag: str = "v1") -> PublishedAll:
-    """Publish every checkpoint of a manifest, pin each in it, and gather their repos in a collection.
-
-    All folders are verified before the first upload. Repeating a call is safe, whether it was interrupted or not:
-    published checkpoints stay pinned.
-
-    Args:
-        org, root, tag: See `plan_all`.
-        private: Create new repos and a new collection as private.
-
-    Raises:
-        HubError, ValueError: See `plan_all` and `publish`.
-    """
-    planned, api = plan_all(org, root, tag=tag), _api()
-    for each in planned:
-        check_front_matter(each.card)
-    repos = [_send(each, api, private) for each in planned]
-    notes = {
-        each.repo_id: f"Top-1 {each.released.top1['value']:.2f} % on {each.released.dataset} ({each.released.split})"
-        for each in planned
-        if each.released
-    }
-    return PublishedAll(repos, *_gather(api, org, notes, private))
+        write_atomically(path, lambda file: file.write(content))
+    return path
 
 
 def _gather(api: HfApi, org: str, notes: dict[str, str], private: bool) -> tuple[str, list[str]]:

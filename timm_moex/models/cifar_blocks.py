@@ -1,7 +1,6 @@
 """Blocks of the CIFAR nets that timm does not have; ResNet and ResNeXt use timm's blocks."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -37,15 +36,7 @@ class PreActBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        stride: int = 1,
-        drop_path: float = 0.0,
-        proj_drop: float = 0.0,
-        act_layer: type[nn.Module] = nn.ReLU,
-        norm_layer: type[nn.Module] = nn.BatchNorm2d,
-        **dd: Any,
+        self, in_chs: int, out_chs: int, stride: int, drop_path: float, *, proj_drop: float, act_layer, norm_layer, **dd
     ) -> None:
         super().__init__()
         self.bn1 = norm_layer(in_chs, **dd)
@@ -72,31 +63,32 @@ class PreActBlock(nn.Module):
 class PyramidBlock(nn.Module):
     """Residual branch that begins and ends with a norm; average-pooled, zero-padded shortcut.
 
-    The activations are only between the convolutions. These are two 3x3 convolutions with `mid_chs` channels, or with
-    `bottleneck` 1x1, 3x3 and 1x1 convolutions whose output has four times as many channels.
+    The activations are only between the convolutions. These are two 3x3 convolutions, or with `bottleneck` 1x1, 3x3 and
+    1x1 convolutions with a quarter of the output's channels inside.
     """
 
     def __init__(
         self,
         in_chs: int,
-        mid_chs: int,
-        stride: int = 1,
+        out_chs: int,
+        stride: int,
         drop_path: float = 0.0,
-        bottleneck: bool = True,
-        act_layer: type[nn.Module] = nn.ReLU,
-        norm_layer: type[nn.Module] = nn.BatchNorm2d,
+        *,
+        bottleneck: bool,
+        act_layer: Any = nn.ReLU,
+        norm_layer: Any = nn.BatchNorm2d,
         **dd: Any,
     ) -> None:
         super().__init__()
-        conv: Callable[..., nn.Module] = partial(nn.Conv2d, bias=False, **dd)
-        out_chs = 4 * mid_chs if bottleneck else mid_chs
+        conv: Any = partial(nn.Conv2d, bias=False, **dd)
         if bottleneck:
+            mid_chs = out_chs // 4
             convs = [conv(in_chs, mid_chs, 1), conv(mid_chs, mid_chs, 3, stride, 1), conv(mid_chs, out_chs, 1)]
         else:
-            convs = [conv(in_chs, mid_chs, 3, stride, 1), conv(mid_chs, out_chs, 3, 1, 1)]
+            convs = [conv(in_chs, out_chs, 3, stride, 1), conv(out_chs, out_chs, 3, 1, 1)]
         branch = [norm_layer(in_chs, **dd), convs[0]]
         for c in convs[1:]:
-            branch += [norm_layer(mid_chs, **dd), act_layer(inplace=True), c]
+            branch += [norm_layer(c.in_channels, **dd), act_layer(inplace=True), c]
         self.branch = nn.Sequential(*branch, norm_layer(out_chs, **dd))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         # ceil_mode: the padded 3x3 convolution of stride 2 rounds odd sizes up
@@ -111,14 +103,7 @@ class DenseLayer(nn.Module):
     """Append `growth_rate` channels to the input: 1x1 then 3x3 convolution, each after a norm and an activation."""
 
     def __init__(
-        self,
-        in_chs: int,
-        growth_rate: int,
-        bn_size: int,
-        proj_drop: float,
-        act_layer: type[nn.Module],
-        norm_layer: type[nn.Module],
-        **dd: Any,
+        self, in_chs: int, growth_rate: int, bn_size: int, proj_drop: float, *, act_layer, norm_layer, **dd
     ) -> None:
         super().__init__()
         mid_chs = bn_size * growth_rate
@@ -137,9 +122,7 @@ class DenseLayer(nn.Module):
         return torch.cat([x, new], dim=1)
 
 
-def transition(
-    in_chs: int, out_chs: int, proj_drop: float, act_layer: Any, norm_layer: Any, **dd: Any
-) -> nn.Sequential:
+def transition(in_chs: int, out_chs: int, proj_drop: float, *, act_layer, norm_layer, **dd) -> nn.Sequential:
     """Norm, activation, 1x1 convolution to fewer channels, 2x2 average pooling."""
     conv = nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd)
     modules = dict(norm=norm_layer(in_chs, **dd), act=act_layer(inplace=True), conv=conv)

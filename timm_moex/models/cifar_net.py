@@ -4,7 +4,7 @@ Modules: `conv1`, `bn1`, `act1` (identities if the family does not use them), `l
 `norm`, `act` (identities in families that already end with an activation), `global_pool`, `fc`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,17 +13,10 @@ from timm.layers import LayerType, create_classifier, get_act_layer, get_norm_la
 from timm.models import checkpoint_seq
 from torch import nn
 
-__all__ = ["CifarNet", "Stage", "Trunk"]
+__all__ = ["CifarNet", "Stages", "Trunk"]
 
 STEM_ENDS = ("conv1", "bn1", "act1")
-
-
-class Stage(NamedTuple):
-    """Blocks of one stage, the output channels of its last block, and the stride of its first block."""
-
-    blocks: list[nn.Module]
-    num_chs: int
-    stride: int
+Stages = list[tuple[list[nn.Module], int]]  # blocks and output channels of each stage
 
 
 class Trunk(NamedTuple):
@@ -31,47 +24,21 @@ class Trunk(NamedTuple):
 
     Attributes:
         stem_chs: Output channels of the stem.
-        stages: The stages, in order.
+        stages: All stages but the first halve the resolution.
         stem_end: Last module of the stem, whose output enters `layer1`: `conv1`, `bn1` or `act1`.
         final_norm: Put a norm and an activation between the last stage and the pooling (pre-activation nets).
     """
 
     stem_chs: int
-    stages: list[Stage]
+    stages: Stages
     stem_end: str = "act1"
     final_norm: bool = False
 
 
-def _take_indices(num_features: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
-    """Resolve `indices` (the last n, those listed, or all if None) to positions; return them and the largest one."""
-    if indices is None:
-        indices = num_features
-    if isinstance(indices, int):
-        if not 0 < indices <= num_features:
-            raise ValueError(f"indices as a number of last outputs must be 1 to {num_features}, got {indices}.")
-        indices = range(num_features - indices, num_features)
-    if not indices or not all(-num_features <= i < num_features for i in indices):
-        raise ValueError(f"indices must be in {-num_features} to {num_features - 1}, at least one, got {indices!r}.")
-    taken = [i % num_features for i in indices]
-    return taken, max(taken)
-
-
 class CifarNet(nn.Module):
-    """Classifier of (B, C, H, W) images, with features at strides 1, 2, 4 and so on.
+    """Classifier of (B, C, H, W) images of any size, with features at strides 1, 1, 2, 4 and so on.
 
-    The images may have any size, because nothing in the network depends on it.
-
-    Args:
-        make_trunk: Builds the stages; called with `**kwargs`, `act_layer`, `norm_layer`, `device` and `dtype`.
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Channels of the input image.
-        global_pool: Pooling before the classifier, by timm's name.
-        drop_rate: Dropout before the classifier.
-        act_layer: Activation, by timm's name or as a class.
-        norm_layer: Norm, by timm's name or as a class.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-        **kwargs: Arguments of `make_trunk`, such as `depth`.
+    `make_trunk` gets all keywords that are not listed, such as `depth`, and the layers, device and dtype.
     """
 
     def __init__(
@@ -104,19 +71,17 @@ class CifarNet(nn.Module):
         self.act1 = act(inplace=True) if stem_len > 2 else nn.Identity()
         self.feature_info: list[dict[str, Any]] = [dict(num_chs=stem_chs, reduction=1, module=stem_end)]
 
-        for i, stage in enumerate(stages, start=1):
-            self.add_module(f"layer{i}", nn.Sequential(*stage.blocks))
-            reduction = self.feature_info[-1]["reduction"] * stage.stride
-            self.feature_info.append(dict(num_chs=stage.num_chs, reduction=reduction, module=f"layer{i}"))
+        for i, (blocks, num_chs) in enumerate(stages, start=1):
+            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+            self.feature_info.append(dict(num_chs=num_chs, reduction=2 ** (i - 1), module=f"layer{i}"))
 
-        self.num_features = stages[-1].num_chs
+        self.num_features = stages[-1][1]
         self.norm = norm(self.num_features, **dd) if final_norm else nn.Identity()
         self.act = act(inplace=True) if final_norm else nn.Identity()
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.init_weights()
 
-    @torch.jit.ignore
     def init_weights(self) -> None:
         """Initialise convolutions from a normal with variance 2 / fan-out (He et al. 2015), and fc.bias with 0."""
         for m in self.modules():
@@ -125,7 +90,6 @@ class CifarNet(nn.Module):
             elif isinstance(m, nn.Linear):
                 nn.init.zeros_(m.bias)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that group parameters into stem, stages (`coarse`) or blocks, and final norm."""
         return dict(
@@ -133,24 +97,16 @@ class CifarNet(nn.Module):
             blocks=[(r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)", None), (r"^norm", (99999,))],
         )
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """Return the classifier: an `nn.Linear`, or an identity if `num_classes` is 0."""
         return self.fc
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier, in place.
-
-        Args:
-            num_classes: Classes; 0 for no classifier.
-            global_pool: Pooling before the classifier, by timm's name; None keeps the current one.
-        """
+        """Replace the classifier, in place; `global_pool` None keeps the current pooling."""
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         weight = self.conv1.weight
@@ -161,11 +117,21 @@ class CifarNet(nn.Module):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
     def _stages(self) -> list[nn.Module]:
         return [getattr(self, info["module"]) for info in self.feature_info[1:]]
 
-    @torch.jit.ignore
+    def _take_indices(self, indices: int | list[int] | None) -> tuple[list[int], int]:
+        """Resolve `indices` (the last n, those listed, or all if None); return the positions and the largest one."""
+        count = len(self.feature_info)
+        indices = count if indices is None else indices
+        wanted = range(-indices, 0) if isinstance(indices, int) else indices
+        if not wanted or not all(-count <= i < count for i in wanted):
+            raise ValueError(
+                f"indices={indices!r}: expected a count up to {count}, or a list of {-count} to {count - 1}"
+            )
+        taken = [i % count for i in wanted]
+        return taken, max(taken)
+
     def forward_intermediates(
         self,
         x: torch.Tensor,
@@ -175,22 +141,13 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the final features and the requested intermediate outputs.
+        """Return the final features and the requested intermediate outputs; index 0 is the stem, i is stage i.
 
-        Args:
-            x: (B, in_chans, H, W) images.
-            indices: An int n for the last n outputs, None for all, or a list; 0 is the stem, i is stage i.
-            norm: Also apply the final norm and activation to the last stage's output.
-            stop_early: Skip the stages after the last requested one.
-            output_fmt: Only `NCHW`.
-            intermediates_only: Return only the list.
-
-        Raises:
-            ValueError: Indices are out of range, or `output_fmt` is not `NCHW`.
+        `norm` applies the final norm and activation to the last stage's intermediate output as well.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}.")
-        take_indices, max_index = _take_indices(len(self.feature_info), indices)
+        take_indices, max_index = self._take_indices(indices)
         stages = self._stages()
         last = len(stages)
 
@@ -207,21 +164,14 @@ class CifarNet(nn.Module):
             x = self.act(self.norm(x))
         return x, intermediates
 
-    @torch.jit.ignore
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Empty the stages after the last requested one, in place; return the indices kept.
 
-        Args:
-            indices: Requested outputs, as in `forward_intermediates`.
-            prune_norm: Also remove the final norm and activation; always done if the last stage is removed.
-            prune_head: Also remove the classifier; always done if the last stage is removed.
-
-        Raises:
-            ValueError: Indices are out of range.
+        Without the last stage, the final norm and the classifier are removed in any case.
         """
-        take_indices, max_index = _take_indices(len(self.feature_info), indices)
+        take_indices, max_index = self._take_indices(indices)
         prune_end = max_index < len(self.feature_info) - 1
         for info in self.feature_info[max_index + 1 :]:
             setattr(self, info["module"], nn.Sequential())  # empty, so that checkpoint_seq(flatten=True) can walk it
@@ -234,7 +184,7 @@ class CifarNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, in_chans, H, W) images to (B, num_features, H / s, W / s) features, s the product of the strides."""
+        """Map (B, in_chans, H, W) images to (B, num_features, h, w) features."""
         x = self.act1(self.bn1(self.conv1(x)))
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self._stages(), x, flatten=True)

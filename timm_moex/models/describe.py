@@ -1,7 +1,6 @@
 """Describe a model without its weights: its size, its tags, and the feature shapes at its sites."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -16,15 +15,10 @@ from .registry import released_weights
 __all__ = ["ModelFacts", "SiteFacts", "describe_model", "describe_sites"]
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """Facts about an architecture.
+class ModelFacts(NamedTuple):
+    """An architecture, with the number of parameters and the input size (channels, H, W) of its default tag.
 
-    Attributes:
-        name: Name of the architecture.
-        parameters: Number of parameters, with the classifier of the default tag.
-        input_size: Input size of the default tag, (channels, H, W).
-        top1: Top-1 in percent for each tag with weights, from this package's manifest; None for other weights.
+    `top1` has an entry for each tag with weights: top-1 in percent from this package's manifest, or None.
     """
 
     name: str
@@ -33,15 +27,10 @@ class ModelFacts:
     top1: dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class SiteFacts:
-    """A site and the features exchanged there.
+class SiteFacts(NamedTuple):
+    """A site, whether it is the default, and the feature shapes for one image.
 
-    Attributes:
-        site: The site.
-        is_default: Whether the exchange happens here if no layer is named.
-        shapes: Feature shapes for one image, without the batch axis but with prefix tokens; one shape for each tensor
-            that is exchanged.
+    The shapes lack the batch axis but include prefix tokens. There is one shape for each tensor that is exchanged.
     """
 
     site: Site
@@ -52,29 +41,20 @@ class SiteFacts:
 def describe_model(arch: str) -> ModelFacts:
     """Describe an architecture without allocating its weights.
 
-    Args:
-        arch: A registered name without a tag.
-
     Example:
         >>> facts = describe_model("moex_resnet20_cifar")
         >>> facts.parameters, facts.top1["fmnist_sample"]
         (269722, 85.0)
     """
-    cfgs = {name: cfg for name, cfg in get_arch_pretrained_cfgs(arch).items() if cfg.has_weights}
-    released = released_weights()
-    top1 = {
-        name.partition(".")[2]: released[stock_name(name)].top1["value"] if stock_name(name) in released else None
-        for name in cfgs
-    }
+    released = {name: entry.top1["value"] for name, entry in released_weights().items()}
+    cfgs = get_arch_pretrained_cfgs(arch).items()
+    top1 = {name.partition(".")[2]: released.get(stock_name(name)) for name, cfg in cfgs if cfg.has_weights}
     model = _without_values(arch)
     return ModelFacts(arch, sum(weight.numel() for weight in model.parameters()), _input_size(model), top1)
 
 
 def describe_sites(name: str) -> list[SiteFacts]:
     """Describe a model's sites in forward order, without allocating its weights.
-
-    Args:
-        name: A registered name.
 
     Raises:
         ValueError: The model cannot run on PyTorch's meta device, which has shapes without values.

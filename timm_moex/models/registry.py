@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import timm
+from huggingface_hub.constants import CONFIG_NAME
 from timm.models import DefaultCfg, PretrainedCfg, resolve_pretrained_cfg
 
 from ..hub.download import WEIGHTS, HubError, download_weights, translate_errors
@@ -13,14 +13,7 @@ from ..hub.manifest import ReleasedWeights, released_weights, weights_dir
 from ..utils.files import sha256_of
 from ..utils.names import stock_name
 
-__all__ = ["add_released_tags", "generate_default_cfgs", "released_weights", "resolve_verified_cfg"]
-
-
-def generate_default_cfgs(cfgs: dict[str, dict[str, Any] | PretrainedCfg]) -> dict[str, DefaultCfg]:
-    """Call timm's function with this name and add the tags of this package's checkpoints."""
-    default_cfgs = timm.models.generate_default_cfgs(cfgs)
-    add_released_tags(default_cfgs)
-    return default_cfgs
+__all__ = ["add_released_tags", "released_weights", "resolve_verified_cfg"]
 
 
 def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
@@ -38,31 +31,25 @@ def add_released_tags(default_cfgs: Mapping[str, DefaultCfg]) -> None:
 
 def _cfg_of(entry: ReleasedWeights) -> PretrainedCfg:
     folder = weights_dir() / entry.name
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     known = {field.name for field in fields(PretrainedCfg)}  # a different timm version may have written more
     cfg = {key: value for key, value in config["pretrained_cfg"].items() if key in known}
     cfg |= {"architecture": entry.architecture, "tag": entry.tag, "license": entry.license}
-    names = config.get("label_names")
-    weights = folder / WEIGHTS
-    source: dict[str, str] = {}
-    if weights.is_file():
-        source = {"file": str(weights)}
+    cfg["label_names"] = tuple(config.get("label_names") or ()) or None
+    if (folder / WEIGHTS).is_file():
+        cfg["file"] = str(folder / WEIGHTS)
     elif entry.hub_id:
-        source = {"hf_hub_id": f"{entry.hub_id}@{entry.revision}"}
-    return PretrainedCfg(**cfg | source, label_names=tuple(names) if names else None)
+        cfg["hf_hub_id"] = f"{entry.hub_id}@{entry.revision}"
+    return PretrainedCfg(**cfg)
 
 
 def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: str | None = None) -> PretrainedCfg:
     """Resolve a cfg; download this package's weights if necessary, and check their sha256 against the manifest.
 
-    Args:
-        variant: An architecture, or its twin.
-        pretrained_cfg: Argument of the entrypoint: a tag, a cfg, or None for the default.
-        cache_dir: The Hub cache; None for the default.
+    `variant` is an architecture or its twin, `pretrained_cfg` the argument of its entrypoint.
 
     Raises:
-        HubError: The sha256 differs (the message has both), the download failed, or neither this installation nor the
-            Hub has the weights.
+        HubError: The sha256 differs, the download failed, or neither this installation nor the Hub has the weights.
     """
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg)
     entry = released_weights().get(f"{stock_name(variant)}.{cfg.tag}")

@@ -6,8 +6,6 @@ The module is named `twin` because timm groups models by module name and already
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from timm.models import (
     list_models,
     model_entrypoint,
     register_model,
+    resolve_pretrained_cfg,
 )
 from torch import nn
 
@@ -32,8 +31,7 @@ from .registry import add_released_tags, resolve_verified_cfg
 
 __all__ = ["SETTINGS", "register_twin", "register_twins", "take_settings"]
 
-# create_model's keyword → insert_moex's
-SETTINGS = {f"{TWIN_PREFIX}{name}": name for name in ("preset", "layer", *SETTING_NAMES)}
+SETTINGS = [twin_name(name) for name in ("preset", "layer", *SETTING_NAMES)]  # keywords of create_model
 
 default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for the pretrained tags
 
@@ -48,24 +46,12 @@ def take_settings(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         >>> take_settings({"moex_prob": 0.5, "num_classes": 10})
         ({'prob': 0.5}, {'num_classes': 10})
     """
-    known = SETTINGS | {f"{TWIN_PREFIX}{old}": old for old in RENAMED}
-    for key in kwargs:
-        if key.startswith(TWIN_PREFIX) and key not in known:
-            hint = did_you_mean(key, SETTINGS, 0.4)
-            raise TypeError(f"unknown keyword {key!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
-    settings = {known[key]: value for key, value in kwargs.items() if key in known}
-    return settings, {key: value for key, value in kwargs.items() if key not in known}
-
-
-def _resolve_cfg(name: str, pretrained_cfg: str | dict | PretrainedCfg | None) -> dict | PretrainedCfg | None:
-    """Return the twin's pretrained cfg, so that the backbone's entrypoint does not look up its own."""
-    if not pretrained_cfg:
-        return get_pretrained_cfg(name)
-    if isinstance(pretrained_cfg, str):
-        return get_pretrained_cfg(f"{name}.{pretrained_cfg}")
-    if isinstance(pretrained_cfg, dict):
-        return {"architecture": name, **pretrained_cfg}
-    return pretrained_cfg if pretrained_cfg.architecture else replace(pretrained_cfg, architecture=name)
+    settings = {key.removeprefix(TWIN_PREFIX): kwargs[key] for key in kwargs if key.startswith(TWIN_PREFIX)}
+    for name in settings:
+        if twin_name(name) not in SETTINGS and name not in RENAMED:
+            hint = did_you_mean(twin_name(name), SETTINGS, 0.4)
+            raise TypeError(f"unknown keyword {twin_name(name)!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
+    return settings, {key: value for key, value in kwargs.items() if not key.startswith(TWIN_PREFIX)}
 
 
 def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
@@ -76,7 +62,10 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
         if is_scriptable() and settings:
             asked = ", ".join(f"{TWIN_PREFIX}{key}" for key in settings)
             raise ValueError(f"{name}: scriptable=True builds the plain backbone without MoEx; remove {asked}")
-        cfg = _resolve_cfg(name, pretrained_cfg)
+        # The twin's own cfg, so that the backbone's entrypoint does not look up another
+        cfg: Any = None
+        if pretrained_cfg or get_pretrained_cfg(name):
+            cfg = resolve_pretrained_cfg(name, pretrained_cfg)
         if pretrained and cfg:
             cfg = resolve_verified_cfg(name, cfg, kwargs.get("cache_dir"))
             _check_channels(name, cfg, kwargs.get("in_chans"))
@@ -98,24 +87,22 @@ def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
 
 def _check_channels(name: str, cfg: PretrainedCfg, in_chans: int | None) -> None:
     """Reject channel counts that timm cannot convert: it can convert 3 to any number, and any number to 1."""
-    own = cfg.input_size[0]
+    own, full = cfg.input_size[0], f"{name}.{cfg.tag or ''}".rstrip(".")
     if in_chans not in (None, 1, own) and own != 3:
-        tag = f".{cfg.tag}" if cfg.tag else ""
         raise ValueError(
-            f"in_chans={in_chans}: the weights of {name}{tag} take {own}-channel images, which timm cannot convert; "
-            f"give in_chans={own} (timm's train.py, which passes 3 otherwise: --in-chans {own})"
+            f"in_chans={in_chans}: the weights of {full} take {own}-channel images, which timm cannot "
+            f"convert; give in_chans={own} (timm's train.py, which passes 3 otherwise: --in-chans {own})"
         )
 
 
 def _forget_settings(model: nn.Module, prefix: str, keep_vars: bool) -> None:
     """Take MoEx's settings out of the arguments that timm keeps for config.json.
 
-    `timm.create_model` writes them down after the entrypoint has returned, so the first moment for it is when the
-    weights are asked for, which timm's `save_for_hf` and `push_to_hf_hub` do before they read the arguments.
+    timm writes them down after the entrypoint has returned; `save_for_hf` asks for the weights before it reads them.
     """
     kept: Any = getattr(model, "_model_args", {})
-    if any(key in SETTINGS for key in kept):
-        model._model_args = {key: value for key, value in kept.items() if key not in SETTINGS}  # type: ignore[assignment]
+    if any(map(is_twin_name, kept)):
+        model._model_args = {key: kept[key] for key in kept if not is_twin_name(key)}  # type: ignore[assignment]
 
 
 def _backbone_of_features(arch: str, cfg: Any, kwargs: dict[str, Any]) -> nn.Module:
@@ -154,26 +141,10 @@ def register_twin(arch: str) -> str:
     return twin_name(arch)
 
 
-def _default_cfg(arch: str) -> DefaultCfg:
-    """Return the pretrained cfgs of `arch` by tag, default first, each with its full Hub repo.
-
-    They come from timm's model modules, because `get_arch_pretrained_cfgs` would deep-copy all 1,800 at every import.
-    """
-    theirs = getattr(sys.modules[model_entrypoint(arch).__module__], "default_cfgs", {}).get(arch)
-    if not isinstance(theirs, DefaultCfg):
-        cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
-        return DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
-    ours = DefaultCfg(tags=theirs.tags, cfgs=dict(theirs.cfgs))
-    for tag, cfg in theirs.cfgs.items():
-        if cfg.hf_hub_id == "timm/":  # timm's shorthand for its repo with the model's name; a twin has a different name
-            ours.cfgs[tag] = copy(cfg)
-            ours.cfgs[tag].hf_hub_id = f"timm/{arch}.{tag}" if tag else f"timm/{arch}"
-    return ours
-
-
 def _register(arch: str) -> None:
     name = twin_name(arch)
-    default_cfg = _default_cfg(arch)
+    cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
+    default_cfg = DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
     add_released_tags({arch: default_cfg})
     if default_cfg.tags:
         default_cfg.is_pretrained = any(cfg.has_weights for cfg in default_cfg.cfgs.values())

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from typing import Any
 import timm
 import torch
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.utils import update_summary
 from torch import nn
 
 from ..hub.folder import FILES, README, unexpected_files
-from ..utils.files import remove_leftovers, write_atomically
+from ..utils.files import lock_of, remove_leftovers, write_atomically
 from .build import TrainingSetup
 from .checkpoint import get_rng_state, read_checkpoint, restore_checkpoint, save_checkpoint
 from .datasets import label_names
@@ -88,25 +88,14 @@ class RunFolder:
 
         The lock file is next to the folder, visible to everyone who can see the folder, and is removed at the end.
         """
-        path = self.path.resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock")
-        lock = FileLock(file, timeout=timeout)
-        try:
-            lock.acquire()
-            while not file.exists():  # the previous owner has just removed it, so others would not see this lock
-                lock.release()
-                lock.acquire()
-        except Timeout as error:
-            raise FileExistsError(
-                f"another training run is writing to {self.path}; wait until it ends, or choose another --output"
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock_of(self.path.resolve(), timeout=timeout))
+            except Timeout as error:
+                raise FileExistsError(
+                    f"another training run is writing to {self.path}; wait until it ends, or choose another --output"
+                ) from error
             yield
-        finally:
-            with suppress(OSError):  # Windows cannot remove an open file
-                file.unlink()
-            lock.release()
 
     def check(self, resume: str | None) -> None:
         """Refuse a folder whose files would be lost, and a checkpoint `resume` from another folder."""

@@ -2,15 +2,13 @@
 
 import ctypes
 import errno
-import getpass
 import hashlib
 import os
 import re
 import secrets
 import sys
-import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,22 +116,23 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def lock_of(path: Path, timeout: float = -1) -> FileLock:
-    """Return a lock on a file or folder that one process of this user on this machine can hold at a time.
+@contextmanager
+def lock_of(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Lock a file or folder against other processes; the operating system releases the lock if the process dies.
 
-    The lock file is in the system's temporary folder, so that nothing is left next to the locked path.
-
-    Args:
-        path: The file or folder to lock; it need not exist.
-        timeout: Seconds to wait before `filelock.Timeout` is raised; -1 waits forever.
-
-    Example:
-        >>> with lock_of(Path("output/run"), timeout=0) as lock:
-        ...     lock.is_locked
-        True
+    The lock file is next to the path, visible to everyone who can see the path, and is removed at the end. The path has
+    no symbolic links. `timeout` is the time in seconds before `filelock.Timeout` is raised; -1 waits forever.
     """
-    user = getattr(os, "getuid", getpass.getuser)()  # a user in a container may not have a name
-    folder = Path(tempfile.gettempdir()) / f"timm_moex-locks-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
-    return FileLock(folder / f"{name}.lock", timeout=timeout)
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, timeout=timeout)
+    while not (lock.is_locked and file.exists()):  # a previous owner may remove the file at any moment
+        lock.release()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows cannot remove an open file
+            file.unlink()
+        lock.release()
