@@ -1,10 +1,12 @@
-"""The results that every benchmark writes: CSV files, and the environment that each figure was measured in."""
+"""CSV files of the benchmarks, with the environment in which each figure was measured."""
 
 import csv
 import os
 import platform
 import subprocess
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ def environment(device: torch.device, *code: str) -> dict[str, str]:
 
     Args:
         device: The device measured on.
-        *code: Files that were measured, relative to the repository; default: the operator's.
+        *code: Files under test, relative to the repository; default: the operator's.
     """
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
@@ -61,8 +63,16 @@ def read_rows(name: str, folder: Path = RESULTS) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def grouped(rows: Sequence[dict], *keys: str) -> dict[tuple[str, ...], list[dict]]:
+    """Group rows by their values of `keys`, in the order of first appearance."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    return dict(groups)
+
+
 def write_rows(name: str, rows: list[dict], device: torch.device, folder: Path) -> None:
-    """Write `<folder>/<name>.csv`: these rows replace all earlier ones of the same kind of device."""
+    """Write `<folder>/<name>.csv`, replacing all earlier rows of the same kind of device."""
     rows = [row | environment(device) for row in rows]
     others = [row for row in read_rows(name, folder) if row["device"] != device.type]
     folder.mkdir(parents=True, exist_ok=True)

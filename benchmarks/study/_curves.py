@@ -1,4 +1,4 @@
-"""curves.csv: the learning curves of all runs, a row for each epoch; `curve` is the name that a run's line gives it."""
+"""Read and write curves.csv, the learning curves of all runs: one row per epoch, named by the column `curve`."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ Curve = list[dict[str, str]]
 
 
 def read_curves(results: Path) -> dict[str, Curve]:
-    """Map each curve of a results folder to its rows, without the column `curve`."""
+    """Map the name of each curve in a results folder to its rows."""
     curves: dict[str, Curve] = {}
     if (results / "curves.csv").exists():
         with (results / "curves.csv").open(newline="") as file:
@@ -20,7 +20,7 @@ def read_curves(results: Path) -> dict[str, Curve]:
 
 
 def append_curve(results: Path, name: str, rows: Iterable[Mapping[str, str]]) -> None:
-    """Append a curve; columns that the table does not have are left out."""
+    """Append a curve; columns that curves.csv does not have are ignored."""
     table = results / "curves.csv"
     fresh = not table.exists()
     table.parent.mkdir(parents=True, exist_ok=True)

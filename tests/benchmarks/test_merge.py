@@ -64,23 +64,23 @@ def test_a_run_that_differs_is_refused_and_nothing_is_written(other, message, tm
 
 def test_a_line_twice_in_one_table_is_appended_once_and_refused_where_it_differs():
     assert merge.new_rows("study", [run("1"), run("1")], [run("0")]) == [run("1")]
-    with pytest.raises(ValueError, match="is in both tables"):
+    with pytest.raises(ValueError, match="differs between the two tables"):
         merge.new_rows("study", [run("1"), run("1", settings="bb")], [run("0")])
 
 
 def test_missing_and_differing_curves_are_refused(tmp_path):
     here, there = write_clone(tmp_path / "here", [run("0")]), write_clone(tmp_path / "there", [run("1")])
     append_curve(here, "study/1", [{"epoch": "7"}])
-    with pytest.raises(ValueError, match="another curve of this name"):
+    with pytest.raises(ValueError, match="different curve of this name"):
         merge.plan(there, here)
     (there / "curves.csv").unlink()
-    with pytest.raises(ValueError, match="curve is missing"):
+    with pytest.raises(ValueError, match="curves.csv does not contain it"):
         merge.plan(there, here)
 
 
 def test_columns_that_only_one_table_has_are_refused(tmp_path):
     here, there = write_clone(tmp_path / "here", [run("0")]), write_clone(tmp_path / "there", [run("1", extra="1")])
-    with pytest.raises(ValueError, match="in one of the two tables only: extra"):
+    with pytest.raises(ValueError, match="only one of the two tables has these columns: extra"):
         merge.plan(there, here)
 
 
