@@ -49,8 +49,8 @@ def test_missing_lines_and_curves_are_brought_home_and_a_second_merge_adds_nothi
 
 
 @pytest.mark.parametrize("other, message", [
-    (run("0", settings="bb"), "p m moex 0 is in both tables, and differs .settings: 'bb' there, 'aa' here"),
-    (run("0", test_top1="2"), "differs .test_top1: '2' there"),
+    (run("0", settings="bb"), "p m moex 0 differs between the two tables .settings: 'bb' there, 'aa' here"),
+    (run("0", test_top1="2"), "differs between the two tables .test_top1: '2' there"),
 ])  # fmt: skip
 def test_a_run_that_differs_is_refused_and_nothing_is_written(other, message, tmp_path, monkeypatch, capsys):
     here = write_clone(tmp_path / "here", [run("0")])
