@@ -2,10 +2,9 @@
 
     python -m benchmarks.study.merge /path/to/other/clone/benchmarks/results
 
-Lines of study.csv, ablation.csv, domain_shift.csv and robustness.csv that are missing here are appended in this
-folder's column order, and their rows of curves.csv are copied. Old column names are translated. Nothing is written if a
-run already exists with different settings or a different result, if a curve is missing, or if a curve of the same name
-differs. In that case, remove one of the two first.
+Lines of the tables in `KEYS` that are missing here are appended in this folder's column order, and their rows of
+curves.csv are copied. Nothing is written if a run already exists with different settings or a different result, if a
+curve is missing, or if a curve of the same name differs. In that case, remove one of the two first.
 """
 
 import argparse
@@ -21,14 +20,8 @@ KEYS = {  # columns that identify a line of the table
     "ablation": ("preset", "model", "factor", "value", "seed"),
     "domain_shift": ("phase", "held_out_style", "method", "setting", "seed"),
     "robustness": ("preset", "model", "method", "seed", "corruption", "severity"),
-}
-RENAMED = {
-    "monitor_top1": "monitored_top1",
-    "monitor_loss": "monitored_loss",
-    "hand": "held_out_style",
-    "images_validation": "images_unseen_emoji_seen_styles",
-    "images_new_both": "images_unseen_emoji_unseen_style",
-    "images_new_style": "images_seen_emoji_unseen_style",
+    "pacs": ("seed", "held_out", "method"),
+    "digits": ("seed", "held_out", "method"),
 }
 Row = dict[str, str]
 
@@ -39,11 +32,6 @@ class Merge:
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     curves: list[str] = field(default_factory=list)
-
-
-def read_translated(name: str, folder: Path) -> list[Row]:
-    """Read a table and translate old column names."""
-    return [{RENAMED.get(key, key): value for key, value in row.items()} for row in read_rows(name, folder)]
 
 
 def new_rows(name: str, theirs: list[Row], ours: list[Row]) -> list[Row]:
@@ -99,7 +87,7 @@ def plan(source: Path, results: Path) -> Merge:
         raise ValueError(f"{str(source)!r} has no results: expected a folder with one of {expected}")
     merge, theirs, ours = Merge(), read_curves(source), read_curves(results)
     for name in KEYS:
-        merge.rows[name] = new_rows(name, read_translated(name, source), read_rows(name, results))
+        merge.rows[name] = new_rows(name, read_rows(name, source), read_rows(name, results))
         merge.curves += new_curves(merge.rows[name], theirs, ours)
     return merge
 
