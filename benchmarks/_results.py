@@ -82,16 +82,21 @@ def write_rows(name: str, rows: list[dict], device: torch.device, folder: Path) 
         writer.writerows(others + rows)
 
 
-def append_row(table: Path, row: dict[str, Any]) -> None:
+def append_rows(table: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Append rows to a CSV, which is created with their columns if it does not exist.
+
+    Raises:
+        ValueError: The CSV has other columns.
+    """
+    if not rows:
+        return
     table.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not table.exists()
-    if not fresh:
-        with table.open(newline="") as file:
-            header = next(csv.reader(file))
-        if header != list(row):
-            raise ValueError(f"{table} has the columns {header}, the new line {list(row)}")
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if fresh:
+    with table.open("a+", newline="") as file:
+        file.seek(0)
+        header = next(csv.reader(file), None)
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if header is None:
             writer.writeheader()
-        writer.writerow(row)
+        elif header != list(rows[0]):
+            raise ValueError(f"{table} has the columns {header}, the new row has {list(rows[0])}")
+        writer.writerows(rows)

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from timm_moex.comparison.statistics import paired
 
-from .._results import append_row, environment, grouped, read_rows
+from .._results import append_rows, environment, grouped, read_rows
 
 MONITORED, SPLIT_SEED = 0.1, 0
 Job = dict[str, Any]  # the columns that identify a run: seed, held_out, method
@@ -174,7 +174,7 @@ def run_jobs(jobs: Sequence[Job], run: Callable[[Job], dict[str, Any]], table: P
     with ProcessPoolExecutor(parallel, mp_context=spawn, max_tasks_per_child=1) as pool:
         futures = {pool.submit(_line, run, job): job for job in waiting}
         for future in as_completed(futures):
-            append_row(table, future.result())
+            append_rows(table, [future.result()])
             print(f"{futures[future]}: {future.result()['cpu_seconds']} s of one core", flush=True)
 
 

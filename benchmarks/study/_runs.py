@@ -19,7 +19,7 @@ from timm_moex.hub import load_model
 from timm_moex.training.recipe import Recipe
 from timm_moex.utils.devices import pick_device
 
-from .._results import append_row, environment, read_rows
+from .._results import append_rows, environment, read_rows
 from ._curves import append_curve, read_curves
 
 
@@ -112,5 +112,5 @@ def _append_line(job: Job, run: Run, evaluate: Callable[[nn.Module, Job], dict[s
     if name not in read_curves(table.parent):
         with (run.folder / "summary.csv").open(newline="") as file:
             append_curve(table.parent, name, list(csv.DictReader(file)))
-    append_row(table, line | {"settings": job.settings, "curve": name})
+    append_rows(table, [line | {"settings": job.settings, "curve": name}])
     print(f"{run.folder.name}: {line}", flush=True)

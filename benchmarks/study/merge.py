@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .._results import RESULTS, append_row, read_rows
+from .._results import RESULTS, append_rows, read_rows
 from ._curves import Curve, append_curve, read_curves
 
 KEYS = {  # columns that identify a line of the table
@@ -98,8 +98,7 @@ def write(merge: Merge, source: Path, results: Path) -> None:
     for curve in merge.curves:
         append_curve(results, curve, theirs[curve])
     for name, rows in merge.rows.items():
-        for row in rows:
-            append_row(results / f"{name}.csv", row)
+        append_rows(results / f"{name}.csv", rows)
 
 
 def main() -> None:

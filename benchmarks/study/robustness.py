@@ -28,7 +28,7 @@ from timm_moex.training.evaluate import evaluate
 from timm_moex.utils.devices import pick_device
 from timm_moex.utils.messages import did_you_mean
 
-from .._results import RESULTS, ROOT, append_row, environment, read_rows
+from .._results import RESULTS, ROOT, append_rows, environment, read_rows
 from ._idx import draw, read_split
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
@@ -187,7 +187,7 @@ def robustness(
         for kind, severity in conditions:
             figures = measure(model, corrupted(kind, severity), target, device)
             place = {"corruption": kind, "severity": str(severity)}
-            append_row(results / "robustness.csv", columns | place | figures | facts | where)
+            append_rows(results / "robustness.csv", [columns | place | figures | facts | where])
         means = summary(lines_of(columns, read_rows("robustness", results)))
         print(" ".join(columns.values()), *(f"{key} {value:.2f}" for key, value in means.items()), flush=True)
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks._results import append_row, read_rows
+from benchmarks._results import append_rows, read_rows
 from benchmarks.study import digits
 from benchmarks.study._held_out import Data, Recipe, differences, fit, plan, run_jobs
 from timm_moex import find_moex
@@ -87,7 +87,7 @@ def test_finished_runs_are_not_repeated(folder, tmp_path):
     [row] = read_rows("digits", tmp_path)
     assert (row["seed"], row["held_out"], row["method"], row["images"]) == ("30", "theo", "freq_mixstyle", "20")
     assert row["threads"] == "1" and row["commit"] and float(row["train_loss"]) > 1
-    append_row(table, row | {"method": "baseline"})
+    append_rows(table, [row | {"method": "baseline"}])
     before = table.read_text()
     run_jobs(jobs, None, table, parallel=1)  # nothing to do
     assert table.read_text() == before
@@ -98,5 +98,5 @@ def test_outcome_is_the_mean_over_groups_paired_by_seed(tmp_path):
         (30, "a", 50, 53), (30, "b", 70, 71), (31, "a", 60, 59), (31, "b", 60, 60), (32, "a", 10, 90),
     ):  # fmt: skip
         for method, top1 in (("baseline", baseline), ("other", other)):
-            append_row(tmp_path / "t.csv", {"seed": seed, "held_out": group, "method": method, "top1": top1})
+            append_rows(tmp_path / "t.csv", [{"seed": seed, "held_out": group, "method": method, "top1": top1}])
     assert differences(read_rows("t", tmp_path), "other", "baseline", ("a", "b")) == pytest.approx([2, -0.5])

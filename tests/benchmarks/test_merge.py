@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks._results import RESULTS, append_row, read_rows
+from benchmarks._results import RESULTS, append_rows, read_rows
 from benchmarks.study import merge
 from benchmarks.study._curves import append_curve, read_curves
 
@@ -20,7 +20,7 @@ def run(seed, **changes):
 def write_clone(folder, rows):
     """A results folder with these lines of study.csv and their curves."""
     for row in rows:
-        append_row(folder / "study.csv", row)
+        append_rows(folder / "study.csv", [row])
         append_curve(folder, row["curve"], [{"epoch": row["seed"], "lr": "0.1"}])
     return folder
 
