@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from timm_moex.comparison.statistics import paired
+from timm_moex.comparison.statistics import format_interval, format_mean, paired
 
+from .._markdown import table
 from .._results import append_rows, environment, grouped, read_rows
 
 MONITORED, SPLIT_SEED = 0.1, 0
@@ -139,11 +141,11 @@ def train_and_test(
     }
 
 
-def parser(description: str | None, data: str, table: Path) -> argparse.ArgumentParser:
+def parser(description: str | None, data: str, file: Path) -> argparse.ArgumentParser:
     """Create the parser of a study with `--data`, `--table` and `--parallel`."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, required=True, help=data)
-    options.add_argument("--table", type=Path, default=table, help="default: %(default)s")
+    options.add_argument("--table", type=Path, default=file, help="default: %(default)s")
     options.add_argument("--parallel", type=int, default=1, help="runs at a time, each with one thread")
     return options
 
@@ -158,23 +160,23 @@ def plan(seeds: Iterable[int], held_out: Sequence[str], methods: Sequence[str]) 
     ]
 
 
-def run_jobs(jobs: Sequence[Job], run: Callable[[Job], dict[str, Any]], table: Path, parallel: int) -> None:
+def run_jobs(jobs: Sequence[Job], run: Callable[[Job], dict[str, Any]], file: Path, parallel: int) -> None:
     """Run the jobs that have no line in the table, and append the line of each when it has finished.
 
     Args:
         jobs: The runs, in order.
         run: Maps a job to the columns of its result; it must be picklable.
-        table: The CSV.
+        file: The CSV.
         parallel: Number of processes at a time.
     """
-    done = [{key: row[key] for key in jobs[0]} for row in read_rows(table.stem, table.parent)]
+    done = [{key: row[key] for key in jobs[0]} for row in read_rows(file.stem, file.parent)]
     waiting = [job for job in jobs if {key: str(value) for key, value in job.items()} not in done]
-    print(f"{len(done)} runs are in {table}, {len(waiting)} to do", flush=True)
+    print(f"{len(done)} runs are in {file}, {len(waiting)} to do", flush=True)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(parallel, mp_context=spawn, max_tasks_per_child=1) as pool:
         futures = {pool.submit(_line, run, job): job for job in waiting}
         for future in as_completed(futures):
-            append_rows(table, [future.result()])
+            append_rows(file, [future.result()])
             print(f"{futures[future]}: {future.result()['cpu_seconds']} s of one core", flush=True)
 
 
@@ -183,10 +185,33 @@ def _line(run: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
     return job | run(job) | environment(torch.device("cpu"), "timm_moex", "benchmarks/study")
 
 
-def differences(rows: Sequence[dict], method: str, other: str, held_out: Sequence[str]) -> list[float]:
-    """Compute the difference in top-1, averaged over the groups held out, for every seed that has all its runs."""
-    means: dict[str, dict[str, float]] = {method: {}, other: {}}
-    for (name, seed), runs in grouped(rows, "method", "seed").items():
-        if name in means and {row["held_out"] for row in runs} == set(held_out):
-            means[name][seed] = fmean(float(row["top1"]) for row in runs)
-    return paired(means[method], means[other])
+def means(rows: Sequence[dict], method: str, held_out: Sequence[str], column: str = "top1") -> dict[str, float]:
+    """Map each seed that has a run for all of these groups to the mean of a column over them."""
+    found = {}
+    for (seed,), runs in grouped([row for row in rows if row["method"] == method], "seed").items():
+        values = {row["held_out"]: float(row[column]) for row in runs}
+        if set(held_out) <= values.keys():
+            found[seed] = fmean(values[group] for group in held_out)
+    return found
+
+
+def summary(rows: Sequence[dict], methods: Sequence[str], held_out: Sequence[str]) -> str:
+    """Format a table of top-1 by held-out group: the first method, and paired differences of the others from it.
+
+    The columns `mean` and `sources` (monitored images) are means over the groups. Their differences have exact 95 %
+    intervals over the seeds that have all groups.
+    """
+    parts = [((group,), "top1") for group in held_out] + [(held_out, "top1"), (held_out, "monitored_top1")]
+    lines = []
+    for method in methods:
+        cells = []
+        for groups, column in parts:
+            values, others = (means(rows, name, groups, column) for name in (method, methods[0]))
+            if method == methods[0]:
+                cells.append(format_mean(list(values.values())))
+            else:
+                form = format_interval if len(groups) > 1 else partial(format_mean, sign=True)
+                cells.append(form(paired(values, others)))
+        seeds = str(len(means(rows, method, held_out)))
+        lines.append([method if method == methods[0] else f"{method} minus {methods[0]}", *cells, seeds])
+    return table(["", *held_out, "mean", "sources", "seeds"], lines)

@@ -43,10 +43,9 @@ from torch import Tensor, nn
 
 import timm_moex  # noqa: F401  registers the twins
 from examples.spectrograms import log_mel, read_digits
-from timm_moex.comparison.statistics import format_interval
 
 from .._results import RESULTS, read_rows
-from ._held_out import Data, Job, Recipe, differences, parser, plan, run_jobs, train_and_test
+from ._held_out import Data, Job, Recipe, parser, plan, run_jobs, summary, train_and_test
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 METHODS = ("baseline", "freq_mixstyle")
@@ -96,8 +95,7 @@ def main() -> None:
         __doc__, "Free Spoken Digit Dataset, with a folder recordings", RESULTS / "digits.csv"
     ).parse_args()
     run_jobs(plan(SEEDS, SPEAKERS, METHODS), partial(run, data=options.data), options.table, options.parallel)
-    values = differences(read_rows(options.table.stem, options.table.parent), *reversed(METHODS), SPEAKERS)
-    print(f"top-1, freq_mixstyle minus baseline, mean over the speakers: {format_interval(values)} points")
+    print(summary(read_rows(options.table.stem, options.table.parent), METHODS, SPEAKERS))
 
 
 if __name__ == "__main__":

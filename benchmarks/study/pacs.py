@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 import timm_moex
 
-from .._results import RESULTS
-from ._held_out import Data, Job, Recipe, parser, plan, run_jobs, train_and_test
+from .._results import RESULTS, read_rows
+from ._held_out import Data, Job, Recipe, parser, plan, run_jobs, summary, train_and_test
 from .emoji import initial_weights
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
@@ -118,6 +118,7 @@ def main() -> None:
         initial_weights(args.cache / "initial.safetensors")
     jobs = plan(SEEDS, DOMAINS, METHODS)
     run_jobs(jobs, partial(run, data=args.data, cache=args.cache), args.table, args.parallel)
+    print(summary(read_rows(args.table.stem, args.table.parent), METHODS, DOMAINS))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks._results import append_rows, read_rows
 from benchmarks.study import digits
-from benchmarks.study._held_out import Data, Recipe, differences, fit, plan, run_jobs
+from benchmarks.study._held_out import Data, Recipe, fit, means, plan, run_jobs, summary
 from timm_moex import find_moex
 
 
@@ -93,10 +93,20 @@ def test_finished_runs_are_not_repeated(folder, tmp_path):
     assert table.read_text() == before
 
 
-def test_outcome_is_the_mean_over_groups_paired_by_seed(tmp_path):
-    for seed, group, baseline, other in (
-        (30, "a", 50, 53), (30, "b", 70, 71), (31, "a", 60, 59), (31, "b", 60, 60), (32, "a", 10, 90),
-    ):  # fmt: skip
-        for method, top1 in (("baseline", baseline), ("other", other)):
-            append_rows(tmp_path / "t.csv", [{"seed": seed, "held_out": group, "method": method, "top1": top1}])
-    assert differences(read_rows("t", tmp_path), "other", "baseline", ("a", "b")) == pytest.approx([2, -0.5])
+def test_outcome_is_the_mean_over_groups_paired_by_seed():
+    rows = [
+        {"seed": seed, "held_out": group, "method": method, "top1": top1, "monitored_top1": "90"}
+        for seed, group, baseline, other in (
+            ("30", "a", 50, 53), ("30", "b", 70, 71), ("31", "a", 60, 59), ("31", "b", 60, 60), ("32", "a", 10, 90),
+        )
+        for method, top1 in (("baseline", baseline), ("other", other))
+    ]  # fmt: skip
+    assert means(rows, "baseline", ("a", "b")) == {"30": 60, "31": 60}
+    assert means(rows, "other", ("a", "b")) == {"30": 62, "31": 59.5}
+    assert means(rows, "other", ("a",)) == {"30": 53, "31": 59, "32": 90}
+    _, _, *lines = [
+        line.strip("| ").split(" | ") for line in summary(rows, ("baseline", "other"), ("a", "b")).splitlines()
+    ]
+    assert lines[0] == ["baseline", "40.00 ± 15.28", "65.00 ± 5.00", "60.00 ± 0.00", "90.00 ± 0.00", "2"]
+    assert lines[1][:3] == ["other minus baseline", "+27.33 ± 26.36", "+0.50 ± 0.50"]
+    assert lines[1][3:] == ["+0.75 [-15.13, +16.63]", "+0.00 [+0.00, +0.00]", "2"]
