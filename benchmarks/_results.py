@@ -1,10 +1,12 @@
-"""The results that every benchmark writes: CSV files, and the environment that each figure was measured in."""
+"""CSV files of the benchmarks, with the environment in which each figure was measured."""
 
 import csv
 import os
 import platform
 import subprocess
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ def environment(device: torch.device, *code: str) -> dict[str, str]:
 
     Args:
         device: The device measured on.
-        *code: Files that were measured, relative to the repository; default: the operator's.
+        *code: Files under test, relative to the repository; default: the operator's.
     """
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
@@ -61,8 +63,16 @@ def read_rows(name: str, folder: Path = RESULTS) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def grouped(rows: Sequence[dict], *keys: str) -> dict[tuple[str, ...], list[dict]]:
+    """Group rows by their values of `keys`, in the order of first appearance."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    return dict(groups)
+
+
 def write_rows(name: str, rows: list[dict], device: torch.device, folder: Path) -> None:
-    """Write `<folder>/<name>.csv`: these rows replace all earlier ones of the same kind of device."""
+    """Write `<folder>/<name>.csv`, replacing all earlier rows of the same kind of device."""
     rows = [row | environment(device) for row in rows]
     others = [row for row in read_rows(name, folder) if row["device"] != device.type]
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,16 +82,21 @@ def write_rows(name: str, rows: list[dict], device: torch.device, folder: Path) 
         writer.writerows(others + rows)
 
 
-def append_row(table: Path, row: dict[str, Any]) -> None:
+def append_rows(table: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Append rows to a CSV, which is created with their columns if it does not exist.
+
+    Raises:
+        ValueError: The CSV has other columns.
+    """
+    if not rows:
+        return
     table.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not table.exists()
-    if not fresh:
-        with table.open(newline="") as file:
-            header = next(csv.reader(file))
-        if header != list(row):
-            raise ValueError(f"{table} has the columns {header}, the new line {list(row)}")
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if fresh:
+    with table.open("a+", newline="") as file:
+        file.seek(0)
+        header = next(csv.reader(file), None)
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if header is None:
             writer.writeheader()
-        writer.writerow(row)
+        elif header != list(rows[0]):
+            raise ValueError(f"{table} has the columns {header}, the new row has {list(rows[0])}")
+        writer.writerows(rows)

@@ -1,1 +1,1 @@
-"""How fast the exchange is, and what it keeps in memory."""
+"""Speed and memory of the exchange."""

@@ -16,19 +16,19 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def arguments(doc: str) -> argparse.ArgumentParser:
-    """Create a parser with the options that every benchmark takes."""
+    """Create a parser with the options that all speed benchmarks share."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time spent on each case, at least five rounds")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time per case, for at least five rounds")
     parser.add_argument("--threads", type=int, help="threads of PyTorch on the CPU")
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="on the CPU: wall, or cpu, the processor time of this process, for a machine shared with other jobs",
+        help="on the CPU: wall time, or cpu, the processor time of this process, if other jobs share the machine",
     )
     parser.add_argument(
-        "--output", type=Path, default=RESULTS, metavar="FOLDER", help="of the CSV; default: %(default)s"
+        "--output", type=Path, default=RESULTS, metavar="FOLDER", help="folder of the CSV; default: %(default)s"
     )
     return parser
 
@@ -42,10 +42,10 @@ def set_up(options: argparse.Namespace) -> torch.device:
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Let glibc reuse large freed blocks (`keep`) or return them to the system at once, its default above 32 MB.
+    """Let glibc reuse large freed blocks (`keep`), or return them to the system at once, its default above 32 MB.
 
-    By default every new tensor of 50 MB is paid for in page faults, many copies' worth on a virtual machine. Training
-    jobs avoid that with tcmalloc or jemalloc; here the same is done from within, for every contender alike.
+    By default every new tensor of 50 MB causes page faults, which on a virtual machine cost as much as many copies of
+    it. Training jobs avoid them with tcmalloc or jemalloc. This function has the same effect for all contenders.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -72,13 +72,13 @@ def measure(contenders: dict, device: torch.device, seconds: float, clock: str =
 
     Args:
         contenders: Name to function without arguments; the first is the unit of the ratios.
-        device: Where they run.
-        seconds: Time to spend, but at least `MIN_ROUNDS` rounds.
+        device: Device that they run on.
+        seconds: Time to spend; at least `MIN_ROUNDS` rounds are run.
         clock: "wall" or "cpu".
 
     Returns:
         Per contender: `contender`, `clock`, `rounds`, `ms_20`, `ms_50`, `ms_80`, `ratio_20`, `ratio_50`, `ratio_80`
-        and `ratio_min`, the ratio of the fastest runs, which other jobs on the machine disturb least.
+        and `ratio_min`, the ratio of the fastest runs, which other jobs on the machine affect least.
     """
     for function in contenders.values():
         for _ in range(WARM_UP):

@@ -1,4 +1,4 @@
-"""The exchange under torch.compile(fullgraph=True): graphs, recompiles over 100 permutations, time. Writes compile.csv.
+"""Time the exchange under torch.compile(fullgraph=True) and count graphs over 100 permutations. Writes compile.csv.
 
 python -m benchmarks.speed.compile
 python -m benchmarks.speed.compile --device cuda
@@ -19,7 +19,7 @@ CASES = {
 
 
 def graphs_over_permutations(function, x, grad) -> int:
-    """Graphs Dynamo makes for 100 permutations, forward and backward; 1 means that none of them recompiled."""
+    """Count the graphs that Dynamo compiles for 100 permutations; 1 means that no permutation caused a recompile."""
     counters.clear()
     for _ in range(100):
         swap_index = torch.randperm(len(x), device=x.device)

@@ -1,9 +1,9 @@
-"""What timm_moex adds to `import timm` and to `create_model`: `python -m benchmarks.speed.import_time`.
+"""Measure what timm_moex adds to `import timm` and `create_model`: `python -m benchmarks.speed.import_time`.
 
-Times are CPU seconds of the process, so that a busy machine disturbs them less. `import` is measured in fresh
-processes that take turns, and once more within one process: `import timm`, then what `import timm_moex` adds to it.
-Creation takes turns in one process. The ratio is the median of the paired ratios; `ratio_of_minima` is that of the
-fastest runs.
+Times are CPU seconds of the process, which other jobs on the machine affect less. Imports are measured in fresh
+processes that take turns, and also within one process: `import timm`, then what `import timm_moex` adds. Models are
+created in turns in one process. The ratio is the median of the paired ratios; `ratio_of_minima` compares the fastest
+runs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 
 import timm_moex
 
-from .._results import RESULTS
+from .._results import RESULTS, environment
 
 ARCHS = (
     "resnet18", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", "swin_tiny_patch4_window7_224",
@@ -36,13 +36,13 @@ Pairs = list[tuple[float, float]]
 
 
 def output_of(code: str) -> list[float]:
-    """Numbers that `code` prints in a fresh interpreter."""
+    """Return the numbers that `code` prints in a fresh interpreter."""
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return [float(word) for word in done.stdout.split()]
 
 
 def import_pairs(runs: int) -> dict[str, Pairs]:
-    """(seconds for timm, seconds for timm_moex) of every run."""
+    """Return (seconds for timm, seconds for timm_moex) of every run."""
     output_of(WITHIN)  # warms the file cache
     fresh = [{}, {}]
     for n in range(2 * runs):
@@ -62,7 +62,7 @@ def seconds_to_create(name: str, device: str) -> float:
 
 
 def creation_pairs(arch: str, device: str, runs: int) -> Pairs:
-    """(seconds for the backbone, seconds for its twin) of every run."""
+    """Return (seconds for the backbone, seconds for its twin) of every run."""
     for name in (arch, f"moex_{arch}"):
         seconds_to_create(name, device)
     return [(seconds_to_create(arch, device), seconds_to_create(f"moex_{arch}", device)) for _ in range(runs)]
@@ -70,7 +70,6 @@ def creation_pairs(arch: str, device: str, runs: int) -> Pairs:
 
 def row(what: str, device: str, goal: float, pairs: Pairs) -> dict:
     timms, ours = zip(*pairs)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     return dict(
         what=what,
         device=device,
@@ -85,7 +84,7 @@ def row(what: str, device: str, goal: float, pairs: Pairs) -> dict:
         torch=torch.__version__,
         python=platform.python_version(),
         machine=platform.machine(),
-        commit=commit,
+        commit=environment(torch.device("cpu"), "timm_moex")["commit"],
     )
 
 

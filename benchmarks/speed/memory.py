@@ -1,6 +1,6 @@
-"""Bytes an exchange keeps for backward, in sizes of its input. Writes benchmarks/results/memory.csv.
+"""Measure the memory that an exchange keeps for backward, relative to its input. Writes benchmarks/results/memory.csv.
 
-On CUDA the peak of one forward and backward is measured as well, above the input, its gradient and the given gradient.
+On CUDA also measure the peak of one forward and backward, in addition to the input and the gradient of the output.
 
     python -m benchmarks.speed.memory
 """

@@ -2,8 +2,8 @@
 
 Contenders: `x * 0.5`, which reads and writes once in forward and once in backward, the minimum for an operator that
 returns a new tensor; `reference`, the formula under autograd; and the package's `closed_form` and, on CUDA, `triton`.
-On the CPU, four cases are repeated with the system's allocator (`allocator` = system), which makes new pages expensive.
-Writes benchmarks/results/op.csv.
+On the CPU, four cases are repeated with the system's allocator (`allocator` = system), for which new pages are
+expensive. Writes benchmarks/results/op.csv.
 
     python -m benchmarks.speed.op
     python -m benchmarks.speed.op --device cuda
@@ -51,14 +51,14 @@ def contenders(device: torch.device, norm: str) -> dict:
 
 
 def tensors(shape: tuple, dtype: str, layout: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Features that require a gradient, a gradient, and a permutation."""
+    """Draw features that require a gradient, a gradient of the output, and a permutation."""
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     x, grad = (torch.randn(shape, device=device).to(getattr(torch, dtype), memory_format=form) for _ in range(2))
     return x.requires_grad_(), grad, torch.randperm(shape[0], device=device)
 
 
 def assert_right(exchange, norm: str, x: Tensor, grad: Tensor, swap_index: Tensor) -> None:
-    """Result and gradient of the first eight samples, within twice the error of the reference in the same dtype."""
+    """Check that output and gradient have at most twice the error of the reference in the same dtype."""
     few = min(8, len(x))
     x, grad, swap_index = x.detach()[:few], grad[:few], swap_index.argsort()[:few].argsort()
 

@@ -1,13 +1,14 @@
-"""Draw every CSV of a folder: `<name>_<device>.png` next to it. Needs matplotlib.
+"""Draw each CSV of a folder as `<name>_<device>.png`. Requires matplotlib.
 
 python -m benchmarks.speed.plots
 """
 
 import math
+from statistics import linear_regression
 
 from matplotlib.figure import Figure
 
-from .._results import read_rows
+from .._results import grouped, read_rows
 from ._measure import arguments
 
 COLOURS = {
@@ -28,7 +29,7 @@ NAMES = {"reference": "plain formula", "reference compiled": "plain formula, com
 
 
 def grouped_bars(title: str, xlabel: str, groups: dict[str, list[dict]], value: str, floor: float, log: bool) -> Figure:
-    """Horizontal bars, a group for each case, and a line for the floor; whiskers from the 20 to the 80 % quantile."""
+    """Draw horizontal bars grouped by case, whiskers from the 20 to the 80 % quantile, and a line at the floor."""
     contenders = list(dict.fromkeys(row["contender"] for rows in groups.values() for row in rows))
     height = 0.8 / len(contenders)
     figure = Figure((9, 1 + 0.26 * len(groups) * (len(contenders) + 0.6)), layout="constrained")
@@ -67,10 +68,7 @@ def grouped_bars(title: str, xlabel: str, groups: dict[str, list[dict]], value: 
 
 
 def _by(rows: list[dict], *columns: str) -> dict[str, list[dict]]:
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        groups.setdefault("\n".join(row[column] for column in columns), []).append(row)
-    return groups
+    return {"\n".join(values): own for values, own in grouped(rows, *columns).items()}
 
 
 def _how(rows: list[dict]) -> str:
@@ -108,14 +106,6 @@ def plot_step(rows: list[dict]) -> Figure:
     return grouped_bars(title, "plain steps", _by(shown, "model", "shape"), "ratio_50", 1, False)
 
 
-def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Least squares of log y = a + b log x: (a, b)."""
-    xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    b = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys)) / sum((x - mean_x) ** 2 for x in xs)
-    return mean_y - b * mean_x, b
-
-
 def plot_scaling(rows: list[dict]) -> Figure:
     figure = Figure((8, 6), layout="constrained")
     axes = figure.subplots()
@@ -124,7 +114,7 @@ def plot_scaling(rows: list[dict]) -> Figure:
         mine = [(r["sweep"], float(r["elements"]), float(r["ms_50"])) for r in rows if r["contender"] == contender]
         if not mine:
             continue
-        a, b = slope([(x, y) for _, x, y in mine])
+        b, a = linear_regression([math.log(x) for _, x, _ in mine], [math.log(y) for *_, y in mine])
         ends = [min(x for _, x, _ in mine), max(x for _, x, _ in mine)]
         label = f"{NAMES.get(contender, contender)}: time ~ elements^{b:.2f}"
         axes.plot(ends, [math.exp(a + b * math.log(x)) for x in ends], color=COLOURS[contender], label=label)

@@ -1,7 +1,7 @@
 """Time a training step of each preset against plain timm: ResNet-50, with every site exchanging in every step.
 
 This is an upper bound on the cost of a preset: MixStyle's sites exchange in half of the steps, permuted AdaIN's in 1%.
-`alone` is the forward and backward of the operators on the sites' features, as a share of the plain step. Writes
+The rows `NAME alone` time only the operators, forward and backward, on the sites' features. Writes
 benchmarks/results/presets.csv.
 
     python -m benchmarks.speed.presets
@@ -54,7 +54,7 @@ class PresetStep:
         self.optimizer.step()
 
     def exchanges_alone(self) -> Callable[[], None]:
-        """Forward and backward of the operators on what the sites pass them."""
+        """Return a function that runs only the operators, forward and backward, on the inputs of the sites."""
         calls, exchange = [], SiteExchange.forward
 
         def spy(site, x, swap_index, own_share=None):

@@ -1,4 +1,4 @@
-"""Time of the exchange by batch, side and channels: forward and backward, PONO. Writes benchmarks/results/scaling.csv.
+"""Time the exchange by batch, side and channels: forward and backward, PONO. Writes benchmarks/results/scaling.csv.
 
 python -m benchmarks.speed.scaling
 python -m benchmarks.speed.scaling --device cuda

@@ -1,9 +1,8 @@
 """Time a training step that exchanges every batch against plain timm, Mixup, CutMix and the plain formula.
 
 All contenders use the same images, model and optimizer, and time zero_grad, forward, loss, backward and step. `exchange
-alone` is the forward and backward of the operator on the site's features, as a share of the step. Evaluation compares
-the twin with the plain model. Ratios are relative to the plain step of the same round. Writes
-benchmarks/results/step.csv.
+alone` times only the operator, forward and backward, on the site's features. Evaluation compares the twin with the
+plain model. Ratios are relative to the plain step of the same round. Writes benchmarks/results/step.csv.
 
     python -m benchmarks.speed.step
     python -m benchmarks.speed.step --device cuda --dtype bfloat16 --layout channels_last
@@ -38,7 +37,7 @@ EXCHANGE = "timm_moex.exchange.layer.moment_exchange"
 
 
 class Step:
-    """Training steps of one model, in every contender's way."""
+    """A model, its twin and a training step for each contender."""
 
     def __init__(self, name: str, shape: tuple, device: torch.device, dtype: torch.dtype, form: torch.memory_format):
         torch.manual_seed(0)
@@ -78,7 +77,7 @@ class Step:
             self.run(self.model, loss)
 
     def exchange_alone(self) -> Callable[[], object]:
-        """Forward and backward of the operator on what the site passes it."""
+        """Return a function that runs only the operator, forward and backward, on the input of the site."""
         calls = []
 
         def spy(x, swap_index, **settings):

@@ -1,12 +1,10 @@
-"""The performance tables of docs/speed.md, made from the CSV files in benchmarks/results.
+"""Make the tables of docs/speed.md from the CSV files in benchmarks/results.
 
-python -m benchmarks.speed.tables            print it
-python -m benchmarks.speed.tables --write    put it between the markers in docs/speed.md
+python -m benchmarks.speed.tables            print them
+python -m benchmarks.speed.tables --write    put them between their markers
 """
 
-import argparse
-
-from .._markdown import table, write_block
+from .._markdown import main, table
 from .._results import ROOT, read_rows
 
 PAGE = ROOT / "docs" / "speed.md"
@@ -14,7 +12,11 @@ SHAPE = "64x64x56x56"
 
 
 def _pick(rows: list[dict], column: str, **wanted: str) -> str:
-    """Return the one figure whose row has these values; an error if the CSV has none or several."""
+    """Return the figure of the only row with these values.
+
+    Raises:
+        LookupError: The CSV has no such row, or several.
+    """
     found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
     if len(found) != 1:
         raise LookupError(f"{len(found)} rows with {wanted}; run the benchmarks again")
@@ -57,7 +59,7 @@ def operator_table() -> str:
 
 
 def gpu_operator_table() -> str:
-    """The operator on a GPU: every backend, eager and compiled, and the peak of its memory."""
+    """Format the operator on a GPU: every backend, eager and compiled, and its peak memory."""
     op, compiled, memory = (
         [r for r in read_rows(name) if r["device"] == "cuda"] for name in ("op", "compile", "memory")
     )
@@ -155,19 +157,8 @@ def gpu_performance() -> str:
     return f"{gpu_operator_table()}\n{step_table('cuda')}\n{presets_table('cuda')}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into docs/speed.md")
-    write = parser.parse_args().write
-    for block, make in BLOCKS.items():
-        if write:
-            write_block(PAGE, block, make())
-        else:
-            print(make())
-
-
 BLOCKS = {"performance": performance, "gpu": gpu_performance}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, {(PAGE, name): make() for name, make in BLOCKS.items()})

@@ -1,1 +1,1 @@
-"""The effect of MoEx on accuracy: trainings, evaluations, reports."""
+"""Effect of MoEx on accuracy: training, evaluation, reports."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study run|ablate` trains the study on Fashion-MNIST."""
+"""Train the study on Fashion-MNIST: `python -m benchmarks.study run|ablate`."""
 
 from .fashion_mnist import main
 

@@ -1,8 +1,9 @@
-"""curves.csv: the learning curves of all runs, a row for each epoch; `curve` is the name that a run's line gives it."""
+"""Read and write curves.csv, the learning curves of all runs: one row per epoch, named by the column `curve`."""
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from .._results import append_rows, read_rows
 
 COLUMNS = ("curve", "epoch", "train_loss", "train_exchanged", "train_loss_own")
 COLUMNS += ("eval_loss", "eval_top1", "eval_top5", "eval_count", "lr")
@@ -10,22 +11,14 @@ Curve = list[dict[str, str]]
 
 
 def read_curves(results: Path) -> dict[str, Curve]:
-    """Map each curve of a results folder to its rows, without the column `curve`."""
+    """Map the name of each curve in a results folder to its rows."""
     curves: dict[str, Curve] = {}
-    if (results / "curves.csv").exists():
-        with (results / "curves.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                curves.setdefault(row.pop("curve"), []).append(row)
+    for row in read_rows("curves", results):
+        curves.setdefault(row.pop("curve"), []).append(row)
     return curves
 
 
 def append_curve(results: Path, name: str, rows: Iterable[Mapping[str, str]]) -> None:
-    """Append a curve; columns that the table does not have are left out."""
-    table = results / "curves.csv"
-    fresh = not table.exists()
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
-        if fresh:
-            writer.writeheader()
-        writer.writerows({"curve": name, **row} for row in rows)
+    """Append a curve; columns that curves.csv does not have are ignored."""
+    lines = [{"curve": name, **row} for row in rows]
+    append_rows(results / "curves.csv", [{column: line.get(column, "") for column in COLUMNS} for line in lines])

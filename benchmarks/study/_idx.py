@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST's and Fashion-MNIST's: read, write, and draw balanced parts."""
+"""Read and write IDX files, the format of Fashion-MNIST, and draw balanced parts of them."""
 
 import gzip
 import random
@@ -25,7 +25,7 @@ def read_split(source: Path, split: str) -> tuple[tuple[int, int], bytes, bytes]
     """Read (height, width), pixels and labels of `train` or `t10k` in a folder of IDX files.
 
     Raises:
-        FileNotFoundError: Neither the plain nor the gzipped file is there.
+        FileNotFoundError: A file is missing, both plain and gzipped.
     """
     found = []
     for part in PARTS:
@@ -51,7 +51,7 @@ def write_split(
 
 
 def draw(labels: bytes, per_class: int, rng: random.Random, without: frozenset[int] = frozenset()) -> list[int]:
-    """Draw `per_class` samples of every class, none in `without`; returns indices in the order of the full set."""
+    """Draw the indices of `per_class` samples of every class, in increasing order, without those in `without`."""
     chosen = []
     for label in sorted(set(labels)):
         of_class = [i for i, value in enumerate(labels) if value == label and i not in without]

@@ -1,4 +1,4 @@
-"""Lines of the CSV files, grouped and read by seed, for the tables and pictures of the report."""
+"""Access to the lines of the CSV files, for the tables and figures of the report."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ METHODS = {
     "cutmix_moex_lam05": "CutMix + MoEx, λ = 0.5",
     "smoothing": "Label smoothing",
 }
-GROWTH = "cpu-growth-"  # presets of this beginning have a table of their own
+GROWTH = "cpu-growth-"  # presets with this prefix have a separate table
 NONE = "No run yet.\n"
 
 
@@ -32,14 +32,6 @@ def presets() -> dict[str, dict[str, Any]]:
 
 def by_seed(rows: Sequence[dict], value: Callable[[dict], float]) -> dict[str, float]:
     return {row["seed"]: value(row) for row in rows}
-
-
-def grouped(rows: Sequence[dict], *keys: str) -> dict[tuple[str, ...], list[dict]]:
-    """Group rows by their values of `keys`, in the order of first appearance."""
-    groups = defaultdict(list)
-    for row in rows:
-        groups[tuple(row[key] for key in keys)].append(row)
-    return dict(groups)
 
 
 def in_order(methods: dict[tuple[str, ...], list[dict]]) -> list[tuple[str, list[dict]]]:
@@ -57,8 +49,8 @@ def test_loss(row: dict) -> float:
 def cost(rows: Sequence[dict], baseline: Sequence[dict]) -> str:
     """Divide the processor time (on a GPU: wall time) of a method by the baseline's.
 
-    Unknown times are left out, and so are the runs of days on which only one of the two ran: the machine of another day
-    may be three times as fast and bear the same name.
+    Unknown times are ignored. So are days on which only one of the two ran, because a machine of the same name may be
+    three times as fast on another day.
     """
     column = "cpu_seconds" if rows[0]["device"] == "cpu" else "seconds"
     days = {row["date"] for row in rows} & {row["date"] for row in baseline}
@@ -88,7 +80,7 @@ def validation_top1(row: dict) -> float:
 
 @cache
 def all_curves() -> dict[str, Curve]:
-    """The curves of the results folder, read once."""
+    """Read the curves of the results folder once."""
     return read_curves(RESULTS)
 
 

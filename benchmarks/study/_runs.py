@@ -1,6 +1,6 @@
-"""The study's runs: trained by `timm_moex.comparison`, with a line for each in a CSV.
+"""Train runs by `timm_moex.comparison` and append a CSV line for each.
 
-The table has a line only for a run that reached its last epoch and was evaluated, once.
+A run has a line only if it has reached its last epoch and been evaluated, once.
 """
 
 import csv
@@ -19,17 +19,17 @@ from timm_moex.hub import load_model
 from timm_moex.training.recipe import Recipe
 from timm_moex.utils.devices import pick_device
 
-from .._results import append_row, environment, read_rows
+from .._results import append_rows, environment, read_rows
 from ._curves import append_curve, read_curves
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training to run.
+    """A run to train.
 
     Attributes:
-        columns: The values that identify it, which become the first columns of its line.
-        recipe: The whole recipe, including data_dir, device and seed.
+        columns: Values that identify the run, which become the first columns of its line.
+        recipe: Complete recipe, including data_dir, device and seed.
         folder: Folder of the run.
     """
 
@@ -41,7 +41,9 @@ class Job:
     def settings(self) -> str:
         """Hash everything that was trained with, except the seed, to eight hexadecimal digits."""
         settings = comparable(self.recipe.settings)
-        pad = settings.pop("pad", 4) if settings.pop("in_memory", False) else None  # as the lines on file were hashed
+        pad = (
+            settings.pop("pad", 4) if settings.pop("in_memory", False) else None
+        )  # the lines in the CSV were hashed this way
         return hashlib.sha256(json.dumps(settings | {"pad": pad}, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -57,18 +59,20 @@ def run_jobs(
 
     Args:
         jobs: The jobs, in the order to run them.
-        evaluate: Maps the trained model, as its folder loads, to the result's columns. Called once.
-        table: The CSV; curves go to the curves.csv next to it.
+        evaluate: Maps the trained model, loaded from its folder, to the columns of the result. Called once per run.
+        table: The CSV; curves are appended to curves.csv in the same folder.
         parallel: Number of processes at a time.
         threads: Number of PyTorch threads in each process.
 
     Raises:
         ValueError: The table has a line of the same run with other settings, or other columns.
-        SystemExit: Runs failed; the others have their lines.
+        SystemExit: Runs failed; all others have been appended.
     """
     rows = read_rows(table.stem, table.parent)
     waiting = {Run(job.recipe, job.folder): job for job in jobs if not _is_done(job, rows, table)}
-    print(f"{table.name}: {len(jobs) - len(waiting)} of {len(jobs)} runs are there, {len(waiting)} to do", flush=True)
+    print(
+        f"{table.name}: {len(jobs) - len(waiting)} of {len(jobs)} runs are finished, {len(waiting)} to do", flush=True
+    )
     failed = []
 
     def listen(run: Run | None, event: dict[str, Any]) -> None:
@@ -78,7 +82,7 @@ def run_jobs(
         elif run is not None and "done" in event:
             _append_line(waiting[run], run, evaluate, table)
 
-    for run in [run for run in waiting if run.is_finished]:  # evaluated by nobody yet: the command was stopped then
+    for run in [run for run in waiting if run.is_finished]:  # the command was stopped before it evaluated them
         _append_line(waiting[run], run, evaluate, table)
     run_all(list(waiting), listen, jobs=parallel, threads=threads)
     if failed:
@@ -90,8 +94,8 @@ def _is_done(job: Job, rows: list[dict[str, str]], table: Path) -> bool:
     for row in same:
         if row["settings"] != job.settings:
             raise ValueError(
-                f"{table}: the line of {job.columns} is of other settings ({row['settings']}, now {job.settings}); "
-                "take the line out, or give another --output"
+                f"{table}: the line of {job.columns} has other settings ({row['settings']}, now {job.settings}); "
+                "remove the line or use another table"
             )
     return bool(same)
 
@@ -108,5 +112,5 @@ def _append_line(job: Job, run: Run, evaluate: Callable[[nn.Module, Job], dict[s
     if name not in read_curves(table.parent):
         with (run.folder / "summary.csv").open(newline="") as file:
             append_curve(table.parent, name, list(csv.DictReader(file)))
-    append_row(table, line | {"settings": job.settings, "curve": name})
+    append_rows(table, [line | {"settings": job.settings, "curve": name}])
     print(f"{run.folder.name}: {line}", flush=True)

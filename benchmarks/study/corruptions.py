@@ -1,13 +1,13 @@
-"""Corrupted images: twelve kinds at five severities, the same ones for the same seed.
+"""Corrupt images: twelve kinds at five severities, reproducible by seed.
 
 The idea and most of the kinds come from ImageNet-C (Hendrycks & Dietterich, "Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261). The severities are
-our own, for grey images of 28x28 pixels, so errors do not compare with ImageNet-C's: chosen by eye and on one net
-(resnet20_cifar.fmnist_sample) before any net of the study was trained. Lengths are in fractions of the image's shorter
-side, so that larger images suffer equally.
+our own, for grey images of 28x28 pixels, so errors are not comparable with ImageNet-C's. They were chosen by eye and on
+one net (resnet20_cifar.fmnist_sample) before any net of the study was trained. Lengths are fractions of the image's
+shorter side, so that larger images are corrupted equally.
 
-Every function takes images (N, C, H, W), uint8, of one or three channels, the amount of damage, and a generator on
-the CPU, the only source of randomness; it returns new images of the same shape and type.
+Every function takes images (N, C, H, W), uint8, with one or three channels, the amount of damage, and a generator on
+the CPU, the only source of randomness. It returns new images of the same shape and type.
 """
 
 import io
@@ -23,7 +23,7 @@ from torchvision.transforms import InterpolationMode
 
 from timm_moex.utils.messages import did_you_mean
 
-ELASTIC_SMOOTHNESS = 0.1  # standard deviation of the blur that makes white noise a smooth field, of the shorter side
+ELASTIC_SMOOTHNESS = 0.1  # standard deviation of the blur that smooths the random field, in shorter sides
 OCCLUDED = 127  # grey level
 
 
@@ -60,7 +60,7 @@ def pixelate(images: Tensor, amount: float, generator: Generator) -> Tensor:
 def jpeg(images: Tensor, amount: int, generator: Generator) -> Tensor:
     """Compress with JPEG quality `amount`, 1 to 100."""
     out = []
-    for image in images:  # with Pillow: torchvision's own codec is on its way out
+    for image in images:  # with Pillow, since torchvision deprecates its codec
         file = io.BytesIO()
         TF.to_pil_image(image).save(file, "JPEG", quality=amount)
         out.append(TF.pil_to_tensor(Image.open(file)))
@@ -69,7 +69,7 @@ def jpeg(images: Tensor, amount: int, generator: Generator) -> Tensor:
 
 def brightness(images: Tensor, amount: float, generator: Generator) -> Tensor:
     """Expose `amount` times as long: black stays black, anything brighter than white is white."""
-    return TF.adjust_brightness(images, float(amount))  # a whole number would multiply, and wrap around, in uint8
+    return TF.adjust_brightness(images, float(amount))  # an int would multiply in uint8 and wrap around
 
 
 def contrast(images: Tensor, amount: float, generator: Generator) -> Tensor:
@@ -140,7 +140,7 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
     """Corrupt images; the same images, kind, severity and seed give the same result.
 
     Args:
-        images: (N, C, H, W), uint8, on the CPU, of one or three channels.
+        images: (N, C, H, W), uint8, on the CPU, with one or three channels.
         kind: A key of `CORRUPTIONS`.
         severity: One of `SEVERITIES`, 5 the worst.
         seed: Seed of the random draws, which also depend on the kind and the severity.
@@ -149,8 +149,8 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
         New images of the same shape and type.
 
     Raises:
-        ValueError: No such kind or severity.
-        TypeError: Images of another shape or type.
+        ValueError: The kind or severity does not exist.
+        TypeError: The images have another shape or type.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(CORRUPTIONS)}{did_you_mean(kind, CORRUPTIONS)}")

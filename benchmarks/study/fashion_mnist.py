@@ -6,8 +6,8 @@
 
 `presets.yaml` contains the settings. Both commands can be stopped and resumed. The result is taken from the last epoch.
 Results are written to ablation.csv and study.csv, and curves (training loss, accuracy on the monitored images) to
-curves.csv, all in benchmarks/results. In cpu-small the monitored images are the validation images. In presets that
-train on all training images, a subset of these is monitored.
+curves.csv, all in benchmarks/results. The monitored images are validation images, or training images if the preset
+trains on all of them.
 """
 
 import argparse
@@ -35,24 +35,24 @@ from ._idx import draw, read_split, write_split
 from ._rows import presets
 from ._runs import Job, run_jobs
 
-SOURCE = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
+SOURCE = Path("/usr/share/datasets/fashion-mnist")  # Debian package dataset-fashion-mnist
 PAD = 4  # padding of the crops in pixels, if the preset does not set it
 SPLIT_SEED = 0
 MONITORED_PER_CLASS = 500
 TEST_BATCH = 250
-# Which lines of ablation.csv were candidates for a method's setting
+# Factors in ablation.csv that are candidates for the setting of each method
 CANDIDATES = {
     "mixup": ("Mixup alpha",),
     "cutmix": ("CutMix probability",),
     "moex": ("reference", "published for CIFAR", "p", "lam"),
     "cutmix_moex": ("CutMix probability, p",),
 }
-NO_CANDIDATES = (("p", "0.0"), ("lam", "1.0"))  # the baseline; without interpolated labels it is not MoEx
+NO_CANDIDATES = (("p", "0.0"), ("lam", "1.0"))  # the baseline; MoEx without mixed labels
 Planned = tuple[dict[str, str], int, list[str]]  # first columns of the line, seed, changes to the recipe
 
 
 def prepare(source: Path, folder: Path, train_per_class: int, validation_per_class: int) -> Path:
-    """Write `fit` (training images, and the monitored ones as its evaluation part) and `test` into `folder`, once.
+    """Write `fit` (training images, and monitored images as its evaluation part) and `test` into `folder`, once.
 
     The draw depends only on `SPLIT_SEED`. Without validation images, training images are monitored.
     """
@@ -72,7 +72,7 @@ def prepare(source: Path, folder: Path, train_per_class: int, validation_per_cla
         write_split(new / "fit", "t10k", size, pixels, labels, monitored)
         test_size, test_pixels, test_labels = read_split(source, "t10k")
         write_split(new / "test", "t10k", test_size, test_pixels, test_labels, list(range(len(test_labels))))
-        write_split(new / "test", "train", size, pixels, labels, chosen[:1])  # torchvision wants both parts to be there
+        write_split(new / "test", "train", size, pixels, labels, chosen[:1])  # torchvision requires both parts
         try:
             new.rename(folder)
         except OSError:
@@ -82,7 +82,7 @@ def prepare(source: Path, folder: Path, train_per_class: int, validation_per_cla
 
 
 def evaluate_test(model: nn.Module, job: Job) -> dict[str, float]:
-    """Evaluate all test images: top-1 in percent and cross-entropy."""
+    """Compute top-1 in percent and cross-entropy on all test images."""
     args = job.recipe.arguments()
     device = pick_device(args.device)
     dataset = open_dataset(args.dataset, Path(args.data_dir).with_name("test"), "validation", input_img_mode="L")
@@ -92,17 +92,17 @@ def evaluate_test(model: nn.Module, job: Job) -> dict[str, float]:
 
 
 def evaluate_nothing(model: nn.Module, job: Job) -> dict[str, float]:
-    """Evaluate nothing: the monitored validation images are enough to choose settings; the test images stay unseen."""
+    """Return no columns: settings are chosen by the monitored validation images, never by the test images."""
     return {}
 
 
 def best_candidates(rows: Sequence[Mapping[str, str]], preset: str, seeds: Sequence[int]) -> dict[str, str]:
-    """Method to `settings` (see `Job.settings`) of its candidate with the best mean accuracy on validation images.
+    """Map each method to `settings` (see `Job.settings`) of its candidate with the best validation accuracy.
 
     Args:
-        rows: Of ablation.csv.
-        preset: Whose lines count.
-        seeds: Whose lines count; every candidate must have them.
+        rows: Lines of ablation.csv.
+        preset: Preset of the candidates.
+        seeds: Seeds to average over; every candidate must have them.
     """
     best = {}
     for method, factors in CANDIDATES.items():
@@ -116,14 +116,14 @@ def best_candidates(rows: Sequence[Mapping[str, str]], preset: str, seeds: Seque
 
 
 def methods_and_seeds(preset: str, config: Mapping[str, Any]) -> Iterator[Planned]:
-    """The preset's runs, all methods of a seed before the next seed."""
+    """Yield the preset's runs, all methods of a seed before the next seed."""
     for model, seeds in config["models"].items():
         for seed, (method, changes) in itertools.product(seeds, config["methods"].items()):
             yield {"preset": preset, "model": model, "method": method}, seed, changes
 
 
 def candidates_and_seeds(preset: str, config: Mapping[str, Any]) -> Iterator[Planned]:
-    """The preset's ablation, all candidates of a seed before the next seed."""
+    """Yield the preset's ablation, all candidates of a seed before the next seed."""
     if "ablation" not in config:
         raise ValueError(f"--preset {preset}: presets.yaml has no ablation for it")
     ablation = config["ablation"]
@@ -135,7 +135,7 @@ def candidates_and_seeds(preset: str, config: Mapping[str, Any]) -> Iterator[Pla
 
 
 def jobs_of(preset: str, what: str, options: argparse.Namespace) -> list[Job]:
-    """What `run` or `ablate` trains, in order; writes the images."""
+    """Write the images and list the runs of `run` or `ablate`, in order."""
     config = presets()[preset]
     hold_out = config["validation_per_class"] or (MONITORED_PER_CLASS if what == "ablate" else 0)
     train_per_class = min(config["train_per_class"], 6000 - hold_out)
@@ -159,7 +159,7 @@ def selected(jobs: list[Job], options: argparse.Namespace) -> list[Job]:
     """Keep the jobs that match --models, --seeds and --only.
 
     Raises:
-        ValueError: One of these words matches none of the preset's runs.
+        ValueError: A word matches no run of the preset.
     """
     for flag, words, columns in (
         ("models", options.models, ("model",)),
@@ -181,15 +181,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "ablate"))
     parser.add_argument("--preset", choices=presets(), default="cpu-small")
-    parser.add_argument("--source", type=Path, help=f"of the four IDX files; default: the preset's, or {SOURCE}")
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "study", help="of the runs' folders")
+    parser.add_argument("--source", type=Path, help=f"folder of the IDX files; default: the preset's, or {SOURCE}")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "study", help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV")
-    parser.add_argument("--models", nargs="+", help="only these")
-    parser.add_argument("--seeds", nargs="+", help="only these")
+    parser.add_argument("--models", nargs="+", help="only these models")
+    parser.add_argument("--seeds", nargs="+", help="only these seeds")
     parser.add_argument("--only", nargs="+", help="only these methods or factors")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
-    parser.add_argument("--threads", type=int, help="of PyTorch in each run")
+    parser.add_argument("--threads", type=int, help="PyTorch threads of each run")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the recipe, for a trial")
     options = parser.parse_args()
     jobs = selected(jobs_of(options.preset, options.what, options), options)

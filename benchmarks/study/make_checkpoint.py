@@ -1,4 +1,4 @@
-"""Put a trained model into weights/: its folder, and its entry in the manifest, with the figures of its runs.
+"""Put a trained model into weights/: its folder and its entry in the manifest, with the figures of its runs.
 
     python -m benchmarks.study.make_checkpoint resnet8_cifar.moex_fmnist10k --table study \
         --runs output/study/run/cpu-small-resnet8_cifar-moex-? \
@@ -7,9 +7,9 @@
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
 The runs are folders of `timm-moex train`, one per seed. Their top-1 is measured after the last epoch on the evaluation
-part of the data. With --table it is read from a column of a CSV in benchmarks/results, measured on other images;
-the seeds are the table's then, and only the median run's folder must still be there. The weights are those of the run
-with the median top-1 (of two, the lower one), never of the best.
+part of the data. With --table, top-1 and seeds are read from a CSV in benchmarks/results, measured on other images, and
+only the folder of the median run must exist. The published weights are from the run with the median top-1 (of two, the
+lower one), never from the best run.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from .._results import ROOT, read_rows
 
 
 def row_of(run: Path, table: str) -> dict[str, str]:
-    """The run's line in a CSV, known by the name of its curve."""
+    """Find the run's line in a CSV by the name of its curve."""
     [row] = [row for row in read_rows(table) if Path(row["curve"]).name == run.name]
     return row
 
 
 def top1_of(run: Path, table: str | None, column: str) -> float:
-    """Percent, after the last epoch."""
+    """Return top-1 in percent after the last epoch."""
     if table:
         return float(row_of(run, table)[column])
     return float(list(csv.DictReader((run / "summary.csv").open()))[-1]["eval_top1"])
@@ -55,13 +55,13 @@ def figures(values: list[float]) -> dict[str, float]:
 
 
 def median_first(runs: list[Path], values: list[float]) -> list[Path]:
-    """The runs, the one with the (lower) median value in front."""
+    """Return the runs with the (lower) median one first."""
     median = runs[values.index(statistics.median_low(values))]
     return [median, *(run for run in runs if run != median)]
 
 
 def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
-    """Collect the facts that card and manifest share."""
+    """Collect the facts for card and manifest."""
     values, others = ([top1_of(run, args.table, args.column) for run in part] for part in (runs, sorted(args.baseline)))
     facts = {key: getattr(args, key) for key in ("dataset", "split", "license", "commit", "device")}
     if args.table:
@@ -95,13 +95,13 @@ def main() -> None:
     parser.add_argument("name", help="architecture.tag")
     parser.add_argument("--runs", nargs="+", type=Path, required=True)
     parser.add_argument("--baseline", nargs="+", type=Path, default=[])
-    parser.add_argument("--table", help="name of the CSV in benchmarks/results that has the top-1")
-    parser.add_argument("--column", default="test_top1", help="of the table; default: %(default)s")
+    parser.add_argument("--table", help="name of the CSV in benchmarks/results with the top-1")
+    parser.add_argument("--column", default="test_top1", help="column of the table; default: %(default)s")
     for key in ("recipe", "dataset", "split", "license", "limits"):
         parser.add_argument(f"--{key}", required=True)
     for key in ("commit", "device", "origin", "base_model"):
         parser.add_argument(f"--{key}", help="see timm_moex/hub/manifest.py; commit and device default to the table's")
-    parser.add_argument("--half", action="store_true", help="parameters in float16; then give --value too")
+    parser.add_argument("--half", action="store_true", help="save parameters in float16; requires --value")
     parser.add_argument("--value", type=float, help="top-1 of the written file by `timm-moex eval`")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Draw the Fashion-MNIST sample that the package carries: 6,000 training and 1,000 test images, balanced.
+"""Draw the Fashion-MNIST sample in the package: 6,000 training and 1,000 test images, balanced.
 
 The full set comes from the Debian package dataset-fashion-mnist (`apt-get install dataset-fashion-mnist`):
 
     python -m benchmarks.study.make_sample --source /usr/share/datasets/fashion-mnist --output timm_moex/training/sample
 
-The files are written as plain IDX, so that timm's own reader takes the folder as `--dataset torch/fashion_mnist`.
-The draw depends only on the seed: running it again gives the same bytes.
+The files are plain IDX, which timm reads by `--dataset torch/fashion_mnist`. The draw depends only on the seed, so
+repeating it gives the same bytes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SEED = 0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="folder with the four .gz files")
-    parser.add_argument("--output", type=Path, required=True, help="gets FashionMNIST/raw/ with four IDX files")
+    parser.add_argument("--output", type=Path, required=True, help="folder for FashionMNIST/raw/ with four IDX files")
     args = parser.parse_args()
     rng = random.Random(SEED)
     for split, per_class in PER_CLASS.items():

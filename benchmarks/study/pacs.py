@@ -23,10 +23,7 @@ A first version scaled the pictures from 108 to 96 pixels for evaluation, which 
 baseline 35.6, mixstyle 42.0), which are not used. Since then evaluation takes the centre crop, with new seeds.
 """
 
-import argparse
-import multiprocessing
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +32,24 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import timm_moex
 
-from .._results import RESULTS, append_row, environment, read_rows
+from .._results import RESULTS, read_rows
+from ._held_out import Data, Job, Recipe, parser, plan, run_jobs, summary, train_and_test
 from .emoji import initial_weights
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 METHODS = ("baseline", "mixstyle", "mixstyle_other")
 SEEDS = range(20, 25)
 ARCH, SIZE, BORDER = "tf_efficientnet_lite0", 96, 12
-BATCH, EPOCHS, LR, WEIGHT_DECAY = 64, 5, 5e-4, 0.01
+RECIPE = Recipe(batch=64, epochs=5, lr=5e-4)
 PROB, ALPHA = 0.5, 0.1
-MONITORED, SPLIT_SEED = 0.1, 0
 
 
-def pictures(data: Path, cache: Path) -> dict[str, torch.Tensor]:
-    """Decode every picture once, or read the cache: `images` (N, 108, 108, 3) uint8, `labels` and `domains` (N,)."""
+def pictures(data: Path, cache: Path) -> Data:
+    """Decode every picture once, or read the cache: images (N, 108, 108, 3), uint8; the groups are the domains."""
     files = [cache / f"{name}.npy" for name in ("images", "labels", "domains")]
     if not all(file.exists() for file in files):
         cache.mkdir(parents=True, exist_ok=True)
@@ -62,11 +60,10 @@ def pictures(data: Path, cache: Path) -> dict[str, torch.Tensor]:
         labels = [classes.index(path.parent.name) for path, _ in found]
         for file, values in zip(files, (images, labels, [DOMAINS.index(domain) for _, domain in found])):
             np.save(file, np.stack(values))
-    read = [torch.from_numpy(np.array(np.load(file, mmap_mode="r"))) for file in files]
-    return dict(zip(("images", "labels", "domains"), read))
+    return Data(*(torch.from_numpy(np.load(file)) for file in files), batch)
 
 
-def batch(images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+def batch(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """Crop, flip (in training, with a generator) and normalise: (B, 3, 96, 96), channels_last."""
     n, out = len(images), []
     if generator is None:
@@ -82,7 +79,7 @@ def batch(images: torch.Tensor, generator: torch.Generator | None) -> torch.Tens
     return images.div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
 
-def draw(model: torch.nn.Module, method: str, domains: torch.Tensor) -> tuple[dict, dict]:
+def draw(model: nn.Module, method: str, domains: Tensor) -> tuple[dict, dict]:
     """Draw MixStyle's donors and shares: a coin and a permutation for each site."""
     donors, shares = {}, {}
     groups = domains if method == "mixstyle_other" else None
@@ -93,89 +90,35 @@ def draw(model: torch.nn.Module, method: str, domains: torch.Tensor) -> tuple[di
     return donors, shares
 
 
-@torch.no_grad()
-def evaluate(model: torch.nn.Module, data: dict[str, torch.Tensor], chosen: torch.Tensor) -> dict[str, float]:
-    model.eval()
-    logits = torch.cat([model(batch(data["images"][part], None)) for part in chosen.split(256)])
-    target = data["labels"][chosen]
-    loss = torch.nn.functional.cross_entropy(logits, target).item()
-    return {"top1": 100 * (logits.argmax(1) == target).double().mean().item(), "loss": loss}
-
-
-def train(held_out: str, method: str, seed: int, data: dict[str, torch.Tensor], weights: Path) -> dict[str, Any]:
-    """Train one run and test it once."""
-    began, processor = time.perf_counter(), time.process_time()
-    torch.manual_seed(seed)
+def build(method: str, weights: Path) -> tuple[nn.Module, Any]:
+    """Create the model, with ImageNet weights and a new head, and its forward in training."""
     model = timm.create_model(f"moex_{ARCH}", moex_preset="mixstyle", num_classes=7)
     state = {key: value for key, value in load_file(weights).items() if not key.startswith("classifier.")}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert sorted(missing) == ["classifier.bias", "classifier.weight"] and not unexpected
-    model.to(memory_format=torch.channels_last)
-    order = torch.randperm(len(data["labels"]), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    domain = DOMAINS.index(held_out)
-    source = order[data["domains"][order] != domain]
-    monitored, training = source.split([int(MONITORED * len(source)), len(source) - int(MONITORED * len(source))])
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
-    steps = len(training) // BATCH
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=EPOCHS * steps)
-    for _ in range(EPOCHS):
-        model.train()
-        losses = []
-        for chosen in training[torch.randperm(len(training), generator=generator)].split(BATCH)[:steps]:
-            donors, shares = ({}, {}) if method == "baseline" else draw(model, method, data["domains"][chosen])
-            images = batch(data["images"][chosen], generator)
-            output = model(images, swap_index=donors or None, own_share=shares or None)
-            loss = torch.nn.functional.cross_entropy(output, data["labels"][chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            losses.append(loss.item())
-    test = evaluate(model, data, (data["domains"] == domain).nonzero().flatten())
-    monitor = evaluate(model, data, monitored)
-    return {
-        "top1": f"{test['top1']:.2f}",
-        "loss": f"{test['loss']:.4f}",
-        "images": int((data["domains"] == domain).sum()),
-        "monitored_top1": f"{monitor['top1']:.2f}",
-        "monitored_loss": f"{monitor['loss']:.4f}",
-        "train_loss": f"{sum(losses) / len(losses):.4f}",
-        "seconds": f"{time.perf_counter() - began:.0f}",
-        "cpu_seconds": f"{time.process_time() - processor:.0f}",
-    }
+
+    def forward(images: Tensor, domains: Tensor) -> Tensor:
+        donors, shares = ({}, {}) if method == "baseline" else draw(model, method, domains)
+        return model(images, swap_index=donors or None, own_share=shares or None)
+
+    return model.to(memory_format=torch.channels_last), forward
 
 
-def run(job: dict[str, Any], data: Path, cache: Path) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    result = train(job["held_out"], job["method"], job["seed"], pictures(data, cache), cache / "initial.safetensors")
-    return job | result | environment(torch.device("cpu"), "timm_moex", "benchmarks/study/pacs.py")
+def run(job: Job, data: Path, cache: Path) -> dict[str, Any]:
+    create = partial(build, job["method"], cache / "initial.safetensors")
+    return train_and_test(create, pictures(data, cache), DOMAINS.index(job["held_out"]), job["seed"], RECIPE)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="PACS, with a folder for each domain")
-    parser.add_argument("--cache", type=Path, default=Path("output/pacs"), help="default: %(default)s")
-    parser.add_argument("--table", type=Path, default=RESULTS / "pacs.csv", help="default: %(default)s")
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, each with one thread")
-    options = parser.parse_args()
-    pictures(options.data, options.cache)
-    if not (options.cache / "initial.safetensors").exists():
-        initial_weights(options.cache / "initial.safetensors")
-    done = {(r["seed"], r["held_out"], r["method"]) for r in read_rows(options.table.stem, options.table.parent)}
-    jobs = [
-        {"seed": seed, "held_out": held_out, "method": method}
-        for seed in SEEDS
-        for held_out in DOMAINS
-        for method in METHODS
-        if (str(seed), held_out, method) not in done
-    ]
-    print(f"{len(done)} runs are in {options.table}, {len(jobs)} to do", flush=True)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.parallel, mp_context=spawn, max_tasks_per_child=1) as pool:
-        for future in as_completed([pool.submit(run, job, options.data, options.cache) for job in jobs]):
-            append_row(options.table, future.result())
-            print(future.result(), flush=True)
+    options = parser(__doc__, "PACS, with a folder for each domain", RESULTS / "pacs.csv")
+    options.add_argument("--cache", type=Path, default=Path("output/pacs"), help="default: %(default)s")
+    args = options.parse_args()
+    pictures(args.data, args.cache)
+    if not (args.cache / "initial.safetensors").exists():
+        initial_weights(args.cache / "initial.safetensors")
+    jobs = plan(SEEDS, DOMAINS, METHODS)
+    run_jobs(jobs, partial(run, data=args.data, cache=args.cache), args.table, args.parallel)
+    print(summary(read_rows(args.table.stem, args.table.parent), METHODS, DOMAINS))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""The tables of benchmarks/README.md and the study's summary in docs/does_it_help.md, made from the CSV files in
-benchmarks/results.
+"""Make the tables of benchmarks/README.md, docs/does_it_help.md and README.md from benchmarks/results and weights/.
 
 python -m benchmarks.study.report            print them
 python -m benchmarks.study.report --write    put them between their markers
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +11,8 @@ from timm_moex.comparison.statistics import format_mean, paired
 from timm_moex.hub.download import WEIGHTS
 from timm_moex.hub.manifest import MANIFEST, read_manifest, weights_dir
 
-from .._markdown import table, write_block
-from .._results import ROOT, read_rows
+from .._markdown import main, table
+from .._results import ROOT, grouped, read_rows
 from ._rows import (
     GROWTH,
     METHODS,
@@ -22,7 +20,6 @@ from ._rows import (
     by_seed,
     cost,
     epochs_of,
-    grouped,
     in_order,
     mean_by_seed,
     presets,
@@ -32,29 +29,29 @@ from ._rows import (
     validation_top1,
 )
 from .report_deep import DEEP, deep, growth
-from .report_style import style
+from .report_shift import domain_shift, style
 
 README, REPORT = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
 NOT_ON_FRONT_PAGE = ("cutmix_moex_lam05", "smoothing")
 
 
 def study_rows() -> list[dict]:
-    """The lines of study.csv, without the presets about the number of images."""
+    """Read study.csv without the presets of `GROWTH`."""
     return [row for row in read_rows("study") if not row["preset"].startswith(GROWTH)]
 
 
 def study() -> str:
-    """The study's presets without those of `DEEP`, see `methods_table`."""
+    """Format the presets that are not in `DEEP`, see `methods_table`."""
     return methods_table([row for row in study_rows() if row["preset"] not in DEEP])
 
 
 def deep_methods() -> str:
-    """The presets of `DEEP`, see `methods_table`."""
+    """Format the presets of `DEEP`, see `methods_table`."""
     return methods_table([row for row in study_rows() if row["preset"] in DEEP])
 
 
 def methods_table(runs: Sequence[dict]) -> str:
-    """Test error by preset, net and method, the difference from the baseline of the same seed, the cost in time."""
+    """Format test error and loss of each method, their paired differences from the baseline, and the cost in time."""
     settings_of, parts = presets(), []
     for (preset, model), rows in grouped(runs, "preset", "model").items():
         methods = grouped(rows, "method")
@@ -74,7 +71,7 @@ def methods_table(runs: Sequence[dict]) -> str:
 
 
 def ablation() -> str:
-    """Validation accuracy of every candidate, and its difference from the run without any method, and the reference."""
+    """Format the validation accuracy of all candidates, and their differences from p = 0 and from the reference."""
     parts = []
     for (preset, model), rows in grouped(read_rows("ablation"), "preset", "model").items():
         variants = grouped(rows, "factor", "value")
@@ -91,7 +88,7 @@ def ablation() -> str:
 
 
 def robustness() -> str:
-    """Error by corruption, mean over its severities, and calibration."""
+    """Format the error for each corruption, averaged over severities, and the calibration error."""
     parts = []
     for (preset, model), rows in grouped(read_rows("robustness"), "preset", "model").items():
         methods = in_order(grouped(rows, "method"))
@@ -111,40 +108,6 @@ def robustness() -> str:
     return "\n".join(parts) or NONE
 
 
-PARTS = {
-    "unseen_emoji_seen_styles": "unseen emoji, seen styles",
-    "unseen_emoji_unseen_style": "unseen emoji, unseen style",
-    "seen_emoji_unseen_style": "seen emoji, unseen style",
-}
-
-
-def domain_shift() -> str:
-    """Accuracy on emoji and drawing styles held out, by the style held out and the method."""
-    parts = []
-    shown = [row for row in read_rows("domain_shift") if row["phase"] in PHASES]
-    for (phase, held_out), rows in grouped(shown, "phase", "held_out_style").items():
-        runs = grouped(rows, "method", "setting")
-        baseline = next((own for (name, _), own in runs.items() if name == "baseline"), [])
-        lines = []
-        for (name, setting), own in runs.items():
-            cells = []
-            for column in PARTS:
-                values, others = (by_seed(part, lambda row, c=column: float(row[c])) for part in (own, baseline))
-                difference = "" if name == "baseline" else f" ({format_mean(paired(values, others), 1, sign=True)})"
-                cells.append(format_mean(list(values.values()), 1) + difference)
-            lines.append([METHODS[name.replace("+", "_")], setting, *cells, cost(own, baseline), str(len(own))])
-        head = ["", "settings", *PARTS.values(), "time / baseline", "seeds"]
-        parts.append(f"**{PHASES[phase].format(held_out)}**\n\n{table(head, lines, left=2)}\n{source(rows)}")
-    return "\n".join(parts) or NONE
-
-
-PHASES = {
-    "selection": "Choosing the settings ({} held out, openmoji not used)",
-    "study": "Held out: {}",
-    "single": "Trained on one style, tested on {}",
-}
-
-
 def totals() -> str:
     """Count the runs, seeds and hours behind the tables."""
     lines = []
@@ -158,7 +121,7 @@ def totals() -> str:
 
 
 def summary() -> str:
-    """Format the front page's table: the differences that the methods make, in a line for each net or style."""
+    """Format the summary in docs/does_it_help.md: the difference that each method makes, by net or style."""
     lines, names = [], [name for name in METHODS if name not in ("baseline", *NOT_ON_FRONT_PAGE)]
     for (preset, model), rows in grouped(study_rows(), "preset", "model").items():
         methods = {name: by_seed(own, test_error) for name, own in in_order(grouped(rows, "method"))}
@@ -175,14 +138,14 @@ def summary() -> str:
 
 
 def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits: int) -> list[str]:
-    """The baseline's figure, and each method's difference from it."""
+    """Format the baseline's mean, and each method's paired difference from it."""
     baseline = methods.get("baseline", {})
     differences = [format_mean(paired(methods.get(name, {}), baseline), digits, sign=True) for name in names]
     return [format_mean(list(baseline.values()), digits), *differences, str(len(baseline))]
 
 
 def zoo_table() -> str:
-    """For the front page: the checkpoints in weights/, by name as `timm.create_model` takes it."""
+    """Format the front page's table of the checkpoints in weights/, named as for `timm.create_model`."""
     lines = []
     for entry in sorted(read_manifest(weights_dir() / MANIFEST), key=lambda entry: entry.name):
         size = entry.files[WEIGHTS]["size"] / 1e6
@@ -194,22 +157,22 @@ def zoo_table() -> str:
 
 
 def learning_curves() -> str:
-    """The pictures of the learning curves, without cpu-deep."""
+    """Link the learning curves of the presets that are not in `DEEP`."""
     return pictures("curves", "learning curves", [row for row in study_rows() if row["preset"] not in DEEP])
 
 
 def deep_curves() -> str:
-    """The pictures of the learning curves of cpu-deep and cpu-deep-long."""
+    """Link the learning curves of the presets of `DEEP`."""
     return pictures("curves", "learning curves", [row for row in study_rows() if row["preset"] in DEEP])
 
 
 def robustness_curves() -> str:
-    """The pictures of the errors on corrupted images."""
+    """Link the figures of the errors on corrupted images."""
     return pictures("robustness", "error by severity", read_rows("robustness"))
 
 
 def pictures(kind: str, label: str, rows: Sequence[dict]) -> str:
-    """A link to the picture of each preset and net, as report_plots names them."""
+    """Link the figure of each preset and net, named by report_plots.py."""
     places = grouped(rows, "preset", "model")
     return "".join(f"![{label}](results/{kind}_{preset}_{model}.png)\n" for preset, model in places) or NONE
 
@@ -223,21 +186,10 @@ MADE = (
 
 
 def blocks() -> dict[tuple[Path, str], str]:
-    """(file, block) → content."""
+    """Make all blocks: (page, name) to content."""
     made = {(REPORT, make.__name__): make() for make in MADE}
     return made | {(ROOT / "docs" / "does_it_help.md", "study"): summary(), (README, "checkpoints"): zoo_table()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into their pages")
-    write = parser.parse_args().write
-    for (file, name), content in blocks().items():
-        if write:
-            write_block(file, name, content)
-        else:
-            print(f"\n## {name}\n\n{content}")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, blocks())

@@ -1,6 +1,6 @@
-"""The report's tables of the presets written down before their first run: cpu-deep, gpu-*, full and cpu-growth-*.
+"""Make the tables of the presets with a plan written before their first run: cpu-deep, gpu-*, full and cpu-growth-*.
 
-Differences are paired by seed; their intervals are exact 95 % intervals (Student's t, n - 1 degrees of freedom).
+Differences are paired by seed and have exact 95 % intervals (Student's t, n - 1 degrees of freedom).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from timm_moex.comparison.statistics import format_interval, format_mean, paired
 
 from .._markdown import table
-from .._results import read_rows
+from .._results import grouped, read_rows
 from ._rows import (
     GROWTH,
     METHODS,
     NONE,
     by_seed,
     epochs_of,
-    grouped,
     mean_by_seed,
     presets,
     read_curve,
@@ -26,7 +25,7 @@ from ._rows import (
 )
 
 DEEP = ("cpu-deep", "gpu-deep", "cpu-deep-long", "gpu-deep-long", "gpu-all", "full")
-TOGETHER = ("cpu-deep", "gpu-deep")  # one experiment on two devices: equal settings, other seeds
+TOGETHER = ("cpu-deep", "gpu-deep")  # one experiment on two devices: same settings, different seeds
 COMPARISONS = (  # the first is the primary one
     ("moex", "baseline"),
     ("moex_lam1", "baseline"),
@@ -41,7 +40,7 @@ Figures = dict[str, dict[str, float]]  # method → seed → figure
 
 
 def outcomes(names: Collection[str]) -> dict[str, tuple[Figures, int]]:
-    """Each outcome's figures and the digits it is written with, for what has been run of presets that share no seed."""
+    """Collect the figures and the number of digits of each outcome, for presets without common seeds."""
     runs = grouped([row for row in read_rows("study") if row["preset"] in names], "method")
     looks = grouped([row for row in read_rows("robustness") if row["preset"] in names], "method")
     kinds = {row["corruption"] for rows in looks.values() for row in rows} - {"clean"}
@@ -58,7 +57,7 @@ def _looked_at(looks: Mapping[tuple[str, ...], Sequence[dict]], column: str, kin
 
 
 def deep() -> str:
-    """Paired differences with their intervals, a table for each of `DEEP` and one for `TOGETHER`."""
+    """Format paired differences with intervals, in a table for each of `DEEP` and one for `TOGETHER`."""
     found = {row["preset"] for row in read_rows("study")}
     tables = [differences((preset,)) for preset in DEEP if preset in found]
     if found.issuperset(TOGETHER):
@@ -67,7 +66,7 @@ def deep() -> str:
 
 
 def differences(names: Sequence[str]) -> str:
-    """The table of paired differences for the runs of some presets."""
+    """Format the table of paired differences over the runs of some presets."""
     rows = [row for row in read_rows("study") if row["preset"] in names]
     found, lines = outcomes(names), []
     for method, other in COMPARISONS:
@@ -87,15 +86,15 @@ def differences(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class GrowthPoint:
-    """What MoEx changes with so many training images, a figure for each seed that both methods have.
+    """Effect of MoEx for one number of training images, with a value for each seed of both methods.
 
     Attributes:
-        images: How many the runs are trained on.
+        images: Number of training images.
         baseline: Test error of the baseline, in percent.
         gaps: Test loss minus training loss of the baseline, both after the last epoch.
-        errors: Test error of MoEx minus that of the baseline, in percentage points.
-        losses: Test loss of MoEx minus that of the baseline.
-        rows: The lines of both methods.
+        errors: Difference in test error, MoEx minus baseline, in percentage points.
+        losses: Difference in test loss, MoEx minus baseline.
+        rows: Lines of both methods.
     """
 
     images: int
@@ -107,7 +106,7 @@ class GrowthPoint:
 
 
 def growth_points() -> list[GrowthPoint]:
-    """A point for each size of the training set that pairs of runs exist for, in order of size."""
+    """Compute a point for each number of training images with pairs of runs, in increasing order."""
     points = []
     for name, config in presets().items():
         if name != DEEP[0] and not name.startswith(GROWTH):
@@ -127,7 +126,7 @@ def growth_points() -> list[GrowthPoint]:
 
 
 def growth() -> str:
-    """What MoEx changes, by the number of training images, with the baseline's gap between test and training loss."""
+    """Format the effect of MoEx and the baseline's gap between test and training loss, by number of training images."""
     lines, rows = [], []
     for point in growth_points():
         cells = [format_mean(point.baseline), format_mean(point.gaps, 3)]

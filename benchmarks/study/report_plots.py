@@ -1,4 +1,4 @@
-"""The pictures of benchmarks/README.md, drawn from the CSV files in benchmarks/results. Needs matplotlib.
+"""Draw the figures of benchmarks/README.md from the CSV files in benchmarks/results. Requires matplotlib.
 
 python -m benchmarks.study.report_plots
 """
@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 
 from timm_moex.comparison.statistics import interval, mean_se, paired
 
-from .._results import RESULTS, read_rows
-from ._rows import METHODS, by_seed, grouped, in_order, read_curve, validation_top1
-from .report import PARTS, study_rows
+from .._results import RESULTS, grouped, read_rows
+from ._rows import METHODS, by_seed, in_order, read_curve, validation_top1
+from .report import study_rows
 from .report_deep import growth_points
+from .report_shift import PARTS
 
 COLOURS = {
     "baseline": "#5f6368",
@@ -25,7 +26,7 @@ COLOURS = {
 
 
 def learning_curves() -> dict[str, Figure]:
-    """Accuracy on the monitored images, and training loss, by epoch: a line for each run, a thick one for the mean."""
+    """Draw accuracy on monitored images and training loss by epoch: thin lines for runs, thick lines for means."""
     figures = {}
     for (preset, model), rows in grouped(study_rows(), "preset", "model").items():
         figure = Figure((10, 4), layout="constrained")
@@ -49,13 +50,13 @@ def learning_curves() -> dict[str, Figure]:
 
 
 def _floor(axes) -> float:
-    """Leaves the first steep epochs out of sight: from the lower quartile of all points less a little."""
+    """Return the lower limit of the axis, at the lowest eighth of all points, which hides the first steep epochs."""
     values = sorted(value for line in axes.lines for value in line.get_ydata())
     return values[len(values) // 8]
 
 
 def ablation() -> dict[str, Figure]:
-    """Each candidate's validation accuracy minus that of the runs with p = 0 and the same seeds."""
+    """Draw the difference in validation accuracy between each candidate and p = 0, paired by seed."""
     figures = {}
     for (preset, model), rows in grouped(read_rows("ablation"), "preset", "model").items():
         variants = grouped(rows, "factor", "value")
@@ -70,11 +71,13 @@ def ablation() -> dict[str, Figure]:
             axes.plot(mean_se(values)[0], place, "|", color=colour, markersize=14, markeredgewidth=2.5)
         axes.axvline(0, color="#333333", linestyle=":")
         axes.set(
-            xlabel="validation top-1 minus that of p = 0, same seed (dots: seeds, bar: mean)",
+            xlabel="validation top-1 minus p = 0, percentage points (dots: seeds, bar: mean)",
             yticks=range(len(shown)),
             yticklabels=["reference" if f == "reference" else f"{f} = {v}" for f, v in shown],
         )
-        figure.suptitle(f"{model}, preset {preset}: one setting changed at a time\n(violet: with Mixup or CutMix)")
+        figure.suptitle(
+            f"{model}, preset {preset}: one setting changed at a time, higher is better\n(violet: with Mixup or CutMix)"
+        )
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         figures[f"ablation_{preset}_{model}"] = figure
@@ -82,7 +85,7 @@ def ablation() -> dict[str, Figure]:
 
 
 def robustness() -> dict[str, Figure]:
-    """Error by severity, a panel for each corruption."""
+    """Draw error by severity, a panel for each corruption."""
     figures = {}
     for (preset, model), rows in grouped(read_rows("robustness"), "preset", "model").items():
         kinds = [kind for kind in dict.fromkeys(row["corruption"] for row in rows) if kind != "clean"]
@@ -99,12 +102,13 @@ def robustness() -> dict[str, Figure]:
         figure.axes[0].legend(fontsize=7)
         figure.supxlabel("severity")
         figure.supylabel("error, %")
+        figure.suptitle(f"Error on corrupted images, lower is better: {model}, preset {preset}")
         figures[f"robustness_{preset}_{model}"] = figure
     return figures
 
 
 def domain_shift() -> dict[str, Figure]:
-    """Accuracy on each part by the style held out: a dot for each seed, a bar for the mean."""
+    """Draw accuracy on each part by held-out style: a dot for each seed, a bar for the mean."""
     rows = [row for row in read_rows("domain_shift") if row["phase"] == "study"]
     held_out_styles = grouped(rows, "held_out_style")
     if not held_out_styles:
@@ -119,43 +123,42 @@ def domain_shift() -> dict[str, Figure]:
                 axes.plot([where] * len(values), values, "o", color=colour, alpha=0.45, markersize=4)
                 mean, legend = mean_se(values)[0], METHODS[name.replace("+", "_")] if place == 0 else None
                 axes.plot(where, mean, "_", color=colour, markersize=12, markeredgewidth=2.5, label=legend)
-        axes.set(title=label, xticks=range(len(held_out_styles)), ylabel="top-1, %")
+        axes.set(title=label, xticks=range(len(held_out_styles)), ylabel="top-1, % (higher is better)")
         axes.set_xticklabels([held_out for (held_out,) in held_out_styles])
         axes.grid(axis="y", alpha=0.3)
     figure.axes[-1].legend(fontsize=8)
-    figure.supxlabel("style held out", fontsize=9)
+    figure.supxlabel("held-out style", fontsize=9)
+    figure.suptitle("On a drawing style not trained on, MoEx makes no measurable difference", fontweight="bold")
     return {"domain_shift": figure}
 
 
 def growth() -> dict[str, Figure]:
-    """MoEx minus the baseline against the baseline's gap between test and training loss: a point for each set size."""
+    """Draw MoEx minus baseline over the baseline's gap between test and training loss, by number of training images."""
     points = growth_points()
     if not points:
         return {}
-    figure = Figure((10, 4), layout="constrained")
-    panels = (("errors", "test error, points"), ("losses", "test loss"))
-    for axes, (name, label) in zip(figure.subplots(1, 2), panels):
-        seen = [0.0]
+    figure = Figure((10, 4.6), layout="constrained")
+    panels = (("errors", "test error", "percentage points"), ("losses", "test loss", "nats"))
+    for axes, (name, label, unit) in zip(figure.subplots(1, 2), panels):
         for point in points:
             values = getattr(point, name)
             gap, mean = mean_se(point.gaps)[0], mean_se(values)[0]
             reach = [[abs(bound - mean)] for bound in interval(values)] if len(values) > 1 else None
             axes.plot(point.gaps, values, "o", color=COLOURS["moex"], alpha=0.35, markersize=4)
             axes.errorbar([gap], [mean], yerr=reach, fmt="o", color=COLOURS["moex"], capsize=3)
-            axes.annotate(
-                f"{point.images:,}", (gap, min(values)), xytext=(5, -12), textcoords="offset points", fontsize=8
-            )
-            seen += values
-        room = 0.2 * (max(seen) - min(seen))
-        axes.set_ylim(min(seen) - room, max(seen) + room)
+            axes.annotate(f"{point.images:,}", (gap, mean), xytext=(7, 5), textcoords="offset points", fontsize=9)
         axes.margins(x=0.15)
         axes.axhline(0, color="#333333", linestyle=":")
-        axes.set(xlabel="test loss minus training loss of the baseline", ylabel=f"MoEx minus baseline: {label}")
+        axes.set(
+            title=f"{label}: lower is better",
+            xlabel="how far the baseline overfits (test loss minus training loss)",
+            ylabel=f"MoEx minus baseline, {unit}",
+        )
         axes.grid(alpha=0.3)
-    figure.suptitle(
-        "Numbers: training images. Dots: seeds. Bars: 95 % intervals of the paired differences, cut off at the frame",
-        fontsize=10,
-    )
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("The further a net overfits, the more MoEx lowers its test error and loss", fontweight="bold")
+    note = "Numbers: training images. Small dots: seeds. Bars: 95 % intervals of the paired differences."
+    figure.supxlabel(note, fontsize=9)
     return {"growth": figure}
 
 

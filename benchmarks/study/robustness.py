@@ -1,14 +1,14 @@
-"""Robustness and calibration of a study's checkpoints: error and ECE on clean and on corrupted test images.
+"""Measure error and calibration (ECE) of a study's checkpoints on clean and corrupted test images.
 
     python -m benchmarks.study.robustness --runs output/study/run --images 2000      # appends to robustness.csv
-    python -m benchmarks.study.robustness --runs output/study/run --picture FILE     # what the corruptions look like
+    python -m benchmarks.study.robustness --runs output/study/run --picture FILE     # draws the corruptions
 
-`--runs` holds the folders that `benchmarks.study run` writes, `<preset>-<model>-<method>-<seed>`; those without `hub/`
-are not trained yet and are skipped. The images are drawn once with a fixed seed from the preset's test images
-(`data-<preset>-*/test` next to the runs), with the same number per class and the same images for all checkpoints. The
+`--runs` contains the folders that `benchmarks.study run` writes, `<preset>-<model>-<method>-<seed>`; those without
+`hub/` are not trained yet and are skipped. A fixed seed draws the images from the preset's test images
+(`data-<preset>-*/test` next to the runs), with equal numbers per class and the same images for all checkpoints. The
 error on clean images is therefore close, but not equal, to the study's error over all test images. Existing lines are
-not measured again. Error and ECE are in percent; `clean` has severity 0; `weights` are the first digits of the weights'
-SHA-256. The corruptions are defined in corruptions.py, and the CSV is in benchmarks/results.
+not measured again. Error and ECE are in percent; `clean` has severity 0; `weights` contains the first digits of the
+SHA-256 of the weights. corruptions.py defines the corruptions, and the CSV is in benchmarks/results.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from timm_moex.training.evaluate import evaluate
 from timm_moex.utils.devices import pick_device
 from timm_moex.utils.messages import did_you_mean
 
-from .._results import RESULTS, ROOT, append_row, environment, read_rows
+from .._results import RESULTS, ROOT, append_rows, environment, read_rows
 from ._idx import draw, read_split
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 IMAGES = 2000
-SEED = 0  # of the images drawn and of the corruptions
+SEED = 0  # draws the images and the corruptions
 BATCH = 100
 BINS = 15
 SHOWN = (0, 3, 7, 8)  # T-shirt, dress, sneaker, bag
@@ -42,17 +42,17 @@ CONDITIONS = [CLEAN, *((kind, severity) for kind in CORRUPTIONS for severity in 
 
 
 def balanced_images(folder: Path, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """A balanced part of the test images.
+    """Draw a balanced part of the test images.
 
     Args:
-        folder: What timm reads as `torch/fashion_mnist`.
-        count: How many, a multiple of the number of classes. None: `IMAGES`, or as many as there are.
+        folder: Folder of the dataset `torch/fashion_mnist`.
+        count: Number of images, a multiple of the number of classes. None: `IMAGES`, or fewer if there are fewer.
 
     Returns:
         Images (count, 1, H, W), uint8, and labels (count,), int64.
 
     Raises:
-        ValueError: `count` is no such multiple, or more than there are.
+        ValueError: `count` is not such a multiple, or exceeds the number of images.
     """
     (height, width), pixels, labels = read_split(folder / "FashionMNIST" / "raw", "t10k")
     classes, most = len(set(labels)), min(labels.count(label) for label in set(labels))
@@ -65,15 +65,15 @@ def balanced_images(folder: Path, count: int | None = None) -> tuple[Tensor, Ten
 
 
 def calibration_error(confidence: Tensor, correct: Tensor, bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017), from 0 to 1.
+    """Compute the expected calibration error (Guo et al., ICML 2017, arXiv 1706.04599), from 0 to 1.
 
     Args:
         confidence: (N,), probability of the predicted class.
-        correct: (N,), bool, whether that is the true one.
-        bins: How many, of equal width; a bin holds its upper edge, not its lower.
+        correct: (N,), bool, whether the prediction is correct.
+        bins: Number of bins of equal width; a bin contains its upper edge, not its lower.
 
     Returns:
-        |accuracy - mean confidence| of each bin, weighted by its share of the N.
+        Mean over the bins of |accuracy - mean confidence|, weighted by their samples.
     """
     index = (confidence.double() * bins).ceil().long().sub(1).clamp(0, bins - 1)
     gap = correct.double() - confidence.double()
@@ -81,16 +81,16 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = BINS) -> 
 
 
 def measure(model: nn.Module, images: Tensor, target: Tensor, device: torch.device) -> dict[str, float]:
-    """Error and ECE in percent.
+    """Measure error and ECE in percent.
 
     Args:
-        model: A classifier on `device`, with the preprocessing it was trained with in its `pretrained_cfg`.
+        model: A classifier on `device`, with its preprocessing in its `pretrained_cfg`.
         images: (N, C, H, W), uint8, of the model's input size.
         target: (N,), labels.
-        device: Where to compute.
+        device: Device of the model.
 
     Raises:
-        ValueError: The images are not of the model's input size.
+        ValueError: The images do not have the model's input size.
     """
     config = resolve_data_config({}, model=model)
     if tuple(images.shape[1:]) != tuple(config["input_size"]):
@@ -109,10 +109,10 @@ def checkpoints(runs: Path, only: Collection[str] = ()) -> list[tuple[dict[str, 
 
     Args:
         runs: The folder.
-        only: Presets, models, methods or seeds, of which a run must have one; none for all runs.
+        only: Presets, models, methods or seeds; a run must match one of them. Empty for all runs.
 
     Raises:
-        ValueError: There are none, none of `only`, or a folder is named otherwise than the study names it.
+        ValueError: The folder contains no runs, no run matches a word of `only`, or a name has another form.
     """
     found = []
     for hub in sorted(runs.glob("*/hub")):
@@ -121,7 +121,7 @@ def checkpoints(runs: Path, only: Collection[str] = ()) -> list[tuple[dict[str, 
             raise ValueError(f"{hub.parent}: expected a name as <preset>-<model>-<method>-<seed>")
         found.append((dict(zip(("preset", "model", "method", "seed"), parts)), hub))
     if not found:
-        raise ValueError(f"runs={str(runs)!r}: no folder in it holds hub/")
+        raise ValueError(f"runs={str(runs)!r}: no folder in it contains hub/")
     names = {value for columns, _ in found for value in columns.values()}
     for name in only:
         if name not in names:
@@ -130,7 +130,7 @@ def checkpoints(runs: Path, only: Collection[str] = ()) -> list[tuple[dict[str, 
 
 
 def lines_of(columns: dict[str, str], rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the CSV's lines of one checkpoint."""
+    """Select the lines of one checkpoint."""
     return [row for row in rows if all(row[key] == value for key, value in columns.items())]
 
 
@@ -138,19 +138,19 @@ def waiting(columns: dict[str, str], facts: dict[str, str], rows: list[dict[str,
     """List the conditions for which a checkpoint has no line.
 
     Args:
-        columns: Of the checkpoint.
+        columns: Columns that identify the checkpoint.
         facts: `images` and `weights`, which its lines must have.
-        rows: Of the CSV.
+        rows: Lines of the CSV.
 
     Raises:
-        ValueError: It has lines of other images or weights.
+        ValueError: Its lines have other images or weights.
     """
     same = lines_of(columns, rows)
     for row in same:
         if any(row[key] != value for key, value in facts.items()):
             there = {key: row[key] for key in facts}
             raise ValueError(
-                f"the lines of {columns} are of {there}, now {facts}; take them out, or give other --results"
+                f"the lines of {columns} have {there}, now {facts}; remove them or use another folder with --results"
             )
     done = {(row["corruption"], int(row["severity"])) for row in same}
     return [condition for condition in CONDITIONS if condition not in done]
@@ -159,13 +159,13 @@ def waiting(columns: dict[str, str], facts: dict[str, str], rows: list[dict[str,
 def robustness(
     found: Iterable[tuple[dict[str, str], Path]], images: Tensor, target: Tensor, device: torch.device, results: Path
 ) -> None:
-    """Measure the missing conditions of every checkpoint and append them to `<results>/robustness.csv`, line by line.
+    """Measure the missing conditions of every checkpoint and append each to `<results>/robustness.csv`.
 
     Args:
-        found: From `checkpoints`.
-        images: (N, C, H, W), uint8, not corrupted yet.
+        found: Checkpoints, see `checkpoints`.
+        images: (N, C, H, W), uint8, clean.
         target: (N,), labels.
-        device: Where the models run.
+        device: Device of the models.
         results: Folder of the CSV.
 
     Raises:
@@ -173,7 +173,7 @@ def robustness(
     """
     where = environment(device, "timm_moex", "benchmarks/study/corruptions.py", "benchmarks/study/robustness.py")
 
-    @cache  # each set is made once, for all checkpoints
+    @cache  # once for all checkpoints
     def corrupted(kind: str, severity: int) -> Tensor:
         return images if (kind, severity) == CLEAN else corrupt(images, kind, severity, SEED)
 
@@ -187,13 +187,13 @@ def robustness(
         for kind, severity in conditions:
             figures = measure(model, corrupted(kind, severity), target, device)
             place = {"corruption": kind, "severity": str(severity)}
-            append_row(results / "robustness.csv", columns | place | figures | facts | where)
+            append_rows(results / "robustness.csv", [columns | place | figures | facts | where])
         means = summary(lines_of(columns, read_rows("robustness", results)))
         print(" ".join(columns.values()), *(f"{key} {value:.2f}" for key, value in means.items()), flush=True)
 
 
 def summary(rows: list[dict[str, str]]) -> dict[str, float]:
-    """A checkpoint's lines in four figures: error and ECE on clean images, and their means over all corruptions."""
+    """Compute error and ECE of a checkpoint on clean images, and their means over all corruptions."""
     means = {}
     for key in ("error", "ece"):
         clean = [float(row[key]) for row in rows if row["corruption"] == CLEAN[0]]
@@ -203,7 +203,7 @@ def summary(rows: list[dict[str, str]]) -> dict[str, float]:
 
 
 def picture(images: Tensor, file: Path) -> None:
-    """Draw images (N, 1 or 3, H, W), uint8, under all conditions: a row for each kind, a block for each severity."""
+    """Draw images (N, 1 or 3, H, W), uint8, under all conditions: a row per kind, a block per severity."""
     from matplotlib.figure import Figure
 
     def block(kind: str, severity: int) -> Tensor:
@@ -228,14 +228,16 @@ def picture(images: Tensor, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     output = ROOT / "output" / "study"
-    parser.add_argument("--runs", type=Path, default=output / "run", help="of benchmarks.study; default: %(default)s")
+    parser.add_argument(
+        "--runs", type=Path, default=output / "run", help="folder of the study's runs; default: %(default)s"
+    )
     parser.add_argument("--data", type=Path, help="the test images; default: data-<preset>-*/test next to --runs")
-    parser.add_argument("--images", type=int, help=f"as many of each class; default: {IMAGES}, or all if fewer")
+    parser.add_argument("--images", type=int, help=f"number of images; default: {IMAGES}, or all if fewer")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV")
     parser.add_argument("--only", nargs="+", default=[], help="only these presets, models, methods or seeds")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="of PyTorch")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the corruptions, measure nothing")
+    parser.add_argument("--threads", type=int, help="PyTorch threads")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="only draw the corruptions to FILE")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -172,7 +172,7 @@ def test_folders_the_study_did_not_write_are_an_error(runs, tmp_path):
     (runs / "some" / "hub").mkdir(parents=True)
     with pytest.raises(ValueError, match="expected a name as <preset>-<model>-<method>-<seed>"):
         bench.checkpoints(runs)
-    with pytest.raises(ValueError, match="no folder in it holds hub/"):
+    with pytest.raises(ValueError, match="no folder in it contains hub/"):
         bench.checkpoints(tmp_path)
 
 

@@ -37,7 +37,7 @@ def test_runs_have_a_line_each_and_a_failed_one_has_none_and_is_named(jobs, tmp_
     run_jobs(jobs[:1], look, table)  # nothing to do
     assert table.read_text() == before
     other = Job(jobs[0].columns, jobs[0].recipe.override(lr=0.02), jobs[0].folder)
-    with pytest.raises(ValueError, match="of other settings"):
+    with pytest.raises(ValueError, match="has other settings"):
         run_jobs([other], look, table)
     moved = Job(jobs[0].columns, jobs[0].recipe.override(seed=3, workers=1, device="cuda"), jobs[0].folder)
     run_jobs([moved], look, table)

@@ -1,6 +1,5 @@
 """The figures in docs/speed.md are those of the CSV files, and the benchmarks' own arithmetic is right."""
 
-import math
 import sys
 from pathlib import Path
 
@@ -9,11 +8,10 @@ import torch
 
 from timm_moex import moment_exchange
 
-pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import _results  # noqa: E402
 from benchmarks._markdown import read_block  # noqa: E402
-from benchmarks.speed import _measure, op, plots, tables  # noqa: E402
+from benchmarks.speed import _measure, op, tables  # noqa: E402
 
 
 @pytest.mark.parametrize("block", tables.BLOCKS)
@@ -35,11 +33,6 @@ def test_a_wrong_contender_is_not_timed(wrong):
     with pytest.raises(AssertionError, match="error"):
         op.assert_right(wrong, "pono", x, grad, swap_index)
     op.assert_right(op.contenders(torch.device("cpu"), "pono")["closed_form"], "pono", x, grad, swap_index)
-
-
-def test_slope_of_a_power_law_is_its_exponent():
-    a, b = plots.slope([(x, 3 * x**1.5) for x in (1, 10, 100)])
-    assert math.isclose(b, 1.5) and math.isclose(math.exp(a), 3)
 
 
 def test_rows_of_another_device_are_kept(monkeypatch, tmp_path):

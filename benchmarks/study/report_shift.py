@@ -1,0 +1,73 @@
+"""Tables of domain_shift.csv: all methods, and MixStyle by the analysis that domain_shift.py states.
+
+The seeds of one designer share its style, so MixStyle's last line has one value per designer: the mean of its seeds.
+"""
+
+import statistics
+from collections.abc import Sequence
+
+from timm_moex.comparison.statistics import format_interval, format_mean, paired
+
+from .._markdown import table
+from .._results import grouped, read_rows
+from ._rows import METHODS, NONE, by_seed, cost, source
+
+PARTS = {
+    "unseen_emoji_seen_styles": "unseen emoji, seen styles",
+    "unseen_emoji_unseen_style": "unseen emoji, unseen style",
+    "seen_emoji_unseen_style": "seen emoji, unseen style",
+}
+PHASES = {
+    "selection": "Choosing the settings ({} held out, openmoji not used)",
+    "study": "Held out: {}",
+    "single": "Trained on one style, tested on {}",
+}
+PRIMARY = "noto"
+PRIMARY_FIRST = ("unseen_emoji_unseen_style", "seen_emoji_unseen_style", "unseen_emoji_seen_styles")
+
+
+def top1(rows: Sequence[dict], part: str) -> dict[str, float]:
+    """Map each seed to its top-1 on a part."""
+    return by_seed(rows, lambda row: float(row[part]))
+
+
+def domain_shift() -> str:
+    """Format top-1 on held-out emoji and drawing styles: a table for each held-out style, a line for each method."""
+    parts = []
+    shown = [row for row in read_rows("domain_shift") if row["phase"] in PHASES]
+    for (phase, held_out), rows in grouped(shown, "phase", "held_out_style").items():
+        runs = grouped(rows, "method", "setting")
+        baseline = next((own for (name, _), own in runs.items() if name == "baseline"), [])
+        lines = []
+        for (name, setting), own in runs.items():
+            cells = []
+            for part in PARTS:
+                values = top1(own, part)
+                difference = format_mean(paired(values, top1(baseline, part)), 1, sign=True)
+                cells.append(format_mean(list(values.values()), 1) + f" ({difference})" * (name != "baseline"))
+            lines.append([METHODS[name.replace("+", "_")], setting, *cells, cost(own, baseline), str(len(own))])
+        head = ["", "settings", *PARTS.values(), "time / baseline", "seeds"]
+        parts.append(f"**{PHASES[phase].format(held_out)}**\n\n{table(head, lines, left=2)}\n{source(rows)}")
+    return "\n".join(parts) or NONE
+
+
+def style() -> str:
+    """Format MixStyle minus the baseline in top-1 points: a line for each held-out style, and their mean."""
+    rows = [row for row in read_rows("domain_shift") if row["phase"] == "mixstyle"]
+    designers = sorted(grouped(rows, "held_out_style").items(), key=lambda item: (item[0] != (PRIMARY,), item[0]))
+    lines, means = [], {part: [] for part in PRIMARY_FIRST}
+    for (designer,), own in designers:
+        methods, cells, seeds = grouped(own, "method"), [], 0
+        for part in PRIMARY_FIRST:
+            plain, mixed = (top1(methods.get((name,), []), part) for name in ("baseline", "mixstyle"))
+            differences = paired(mixed, plain)
+            seeds = len(differences)
+            cells.append(f"{format_mean(list(plain.values()), 1)}; {format_interval(differences, 1)}")
+            means[part] += [statistics.fmean(differences)] if differences else []
+        lines.append([f"{designer}, primary outcome" if designer == PRIMARY else designer, *cells, str(seeds)])
+    if not lines:
+        return NONE
+    if len(designers) > 1:
+        together = [format_interval(values, 1) for values in means.values()]
+        lines.append(["all designers, one value each", *together, str(len(designers))])
+    return f"{table(['held out', *(PARTS[part] for part in PRIMARY_FIRST), 'seeds'], lines)}\n{source(rows)}"
