@@ -1,4 +1,4 @@
-"""Griffe extension: show the doctests under "Example:" as code. Griffe's Google style has only the section "Examples:"."""
+"""Griffe extension: show the doctests under "Example:" as code. Griffe itself supports only "Examples:"."""
 
 import griffe
 

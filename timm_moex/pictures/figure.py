@@ -1,4 +1,4 @@
-"""Create and save matplotlib figures. matplotlib is in the extra "plots"."""
+"""Create and save matplotlib figures. matplotlib is an extra: `pip install timm-moex[plots]`."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
+        raise ImportError("pictures need matplotlib: pip install timm-moex[plots]") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
