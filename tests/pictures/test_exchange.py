@@ -76,7 +76,18 @@ def test_what_cannot_be_shown_is_refused_and_nothing_is_written(words, message, 
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_figure_of_the_method_is_drawn_from_what_is_packaged(tmp_path):
-    script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "figures" / "method.py"))
-    with Image.open(script["draw"](tmp_path / "method.png")) as picture:
-        assert picture.format == "PNG" and picture.width > 1500
+def test_figure_of_the_method_is_drawn_with_the_shares_of_the_label(tmp_path, monkeypatch):
+    from matplotlib.text import Text
+
+    script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "figures" / "draw.py"))
+    figures, save = [], script["save_figure"]
+    monkeypatch.setitem(
+        script["draw_method"].__globals__, "save_figure", lambda f, *a, **b: figures.append(f) or save(f, *a, **b)
+    )
+    model = timm.create_model("moex_test_resnet", moex_lam=0.7)
+    config = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
+    path = script["draw_method"](model, torch.randn(2, 3, 64, 64), config, ("cat", "espresso"), tmp_path / "method.png")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.width > 1000
+    words = {text.get_text() for text in figures[0].findobj(Text)}
+    assert {"A: cat", "B: espresso", "0.7 cat", "0.3 espresso"} <= words

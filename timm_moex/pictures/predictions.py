@@ -31,11 +31,13 @@ def prediction_grid(
             f"images {tuple(images.shape)}, labels {tuple(labels.shape)}, predictions {tuple(predictions.shape)}: "
             "expected (B, 1 to 4, H, W), (B,), (B,)"
         )
+    columns = min(columns, count)
     rows = -(-count // columns)
-    figure = new_figure(1.5 * columns, 1.8 * rows)
+    figure = new_figure(1.5 * columns, 1.9 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
+        axis.set_anchor("S")  # what is left of the height is above the image, for a title of two lines
     images = images[:, : 1 if images.shape[1] < 3 else 3]
     pictures = images.detach().float().clamp(0, 1).cpu()
     for axis, picture, label, guess in zip(axes, pictures, labels.tolist(), predictions.tolist()):
