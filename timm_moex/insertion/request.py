@@ -43,7 +43,7 @@ def requested_exchanges(
 
     Args:
         swap_index: Donors (B,), int64; a mapping from site to donors, or to None for a site without an
-            exchange; or None for a plain call.
+            exchange; or None or `DRAW` for a call without donors.
         swap_layer: The site, if there are several and `swap_index` is a tensor.
         own_share: Shares of own moments (B,), for every site or by site; None for 0.
         sites: Names of the model's sites.
@@ -54,7 +54,7 @@ def requested_exchanges(
         Exchange by site name; empty for a plain call.
 
     Raises:
-        TypeError: `own_share` is a mapping and `swap_index` is not.
+        TypeError: `swap_index` is neither a tensor nor a mapping, or only `own_share` is a mapping.
         ValueError: A site is unknown, missing, named twice or has shares but no donors; or the permutations differ
             even though labels are mixed.
 
@@ -64,26 +64,37 @@ def requested_exchanges(
         >>> list(requested_exchanges(index, None, None, sites=["stage1", "stage2"], aliases={}, lam=1.0))
         ['stage1']
     """
-    if swap_index is None:
+    if swap_index is None or swap_index is DRAW:
         for name, value in (("swap_layer", swap_layer), ("own_share", own_share)):
             if value is not None:
                 raise ValueError(f"{name}={value!r} without swap_index: nothing would be exchanged")
         return {}
-    if not isinstance(swap_index, Mapping):
-        site = _single_site(swap_layer, own_share, sites, aliases)
-        return {site: Exchange(swap_index, own_share)}
-    if not swap_index:
-        raise ValueError("swap_index={}: expected at least one site; pass None for a forward without an exchange")
-    if swap_layer is not None:
-        raise ValueError(f"swap_layer={swap_layer!r}: the keys of swap_index already name the sites")
-    donors = _by_site("swap_index", swap_index, sites, aliases)
-    donors = {site: index for site, index in donors.items() if index is not None}
+    if isinstance(swap_index, Mapping):
+        if not swap_index:
+            raise ValueError("swap_index={}: expected at least one site; pass None for a forward without an exchange")
+        if swap_layer is not None:
+            raise ValueError(f"swap_layer={swap_layer!r}: the keys of swap_index already name the sites")
+        donors = _by_site("swap_index", swap_index, sites, aliases)
+        donors = {site: index for site, index in donors.items() if index is not None}
+    elif not isinstance(swap_index, Tensor):
+        found = type(swap_index).__name__
+        raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {found}")
+    elif isinstance(own_share, Mapping):
+        raise TypeError("own_share is a mapping but swap_index is not; pass both as mappings from site")
+    elif swap_layer is not None:
+        donors = _by_site("swap_layer", {swap_layer: swap_index}, sites, aliases)
+    elif len(sites) > 1:
+        raise ValueError(
+            f"this model has several MoEx layers; give swap_layer, one of: {', '.join(sites)}, or a mapping from site "
+            "to swap_index"
+        )
+    else:
+        donors = {sites[0]: swap_index}
+    shares = dict.fromkeys(donors, own_share)
     if isinstance(own_share, Mapping):
         shares = _by_site("own_share", own_share, sites, aliases)
         if strangers := [site for site in shares if site not in donors]:
             raise ValueError(f"own_share names {strangers[0]!r}, but swap_index exchanges nothing there")
-    else:
-        shares = dict.fromkeys(donors, own_share)
     indices = list(donors.values())
     if lam < 1 and any(index is not indices[0] for index in indices):  # `is`: Dynamo would recompile for every id()
         raise ValueError(
@@ -93,35 +104,17 @@ def requested_exchanges(
     return {site: Exchange(index, shares.get(site)) for site, index in donors.items()}
 
 
-def _single_site(swap_layer: str | None, own_share: Any, sites: Sequence[str], aliases: Mapping[str, str]) -> str:
-    if isinstance(own_share, Mapping):
-        raise TypeError("own_share is a mapping but swap_index is not; pass both as mappings from site")
-    if swap_layer is not None:
-        return _known_site("swap_layer", swap_layer, sites, aliases)
-    if len(sites) > 1:
-        raise ValueError(
-            f"this model has several MoEx layers; give swap_layer, one of: {', '.join(sites)}, or a mapping from site "
-            "to swap_index"
-        )
-    return sites[0]
-
-
 def _by_site(
     argument: str, values: Mapping[str, Any], sites: Sequence[str], aliases: Mapping[str, str]
 ) -> dict[str, Any]:
+    """Replace aliases by the names of sites."""
     named: dict[str, Any] = {}
     for key, value in values.items():
-        site = _known_site(argument, key, sites, aliases)
+        site = aliases.get(key, key)
+        if site not in sites:
+            hint = did_you_mean(key, sites)
+            raise ValueError(f"{argument}={key!r} is not among this model's MoEx layers: {', '.join(sites)}{hint}")
         if site in named:
             raise ValueError(f"{argument} names the site {site!r} twice, once as {key!r}")
         named[site] = value
     return named
-
-
-def _known_site(argument: str, name: str, sites: Sequence[str], aliases: Mapping[str, str]) -> str:
-    site = aliases.get(name, name)
-    if site not in sites:
-        raise ValueError(
-            f"{argument}={name!r} is not among this model's MoEx layers: {', '.join(sites)}{did_you_mean(name, sites)}"
-        )
-    return site

@@ -36,7 +36,6 @@ class SiteExchange(MomentExchange):
             match=settings.match,
         )
         self.moex = moex
-        self.tried = False
         self.site = site
 
     def output_hook(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -66,7 +65,7 @@ class SiteExchange(MomentExchange):
         if asked is None:
             if forward.is_direct:
                 keep_with(forward, value)
-            if forward.seed is not None and not self.tried:
+            if forward.seed is not None:
                 self._try(first)
             return None
         if chosen is not None:
@@ -80,7 +79,6 @@ class SiteExchange(MomentExchange):
 
     def _try(self, x: Any) -> None:
         """Check the site, so that an invalid one fails in the first forward that draws, not at the first exchange."""
-        self.tried = True
         self._check_tensor(x)
         if self.match == "moments":
             moment_view(x[:, self.site.prefix_tokens :], self.norm, self.positive_only, self.channel_dim)

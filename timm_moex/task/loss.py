@@ -141,12 +141,12 @@ class MoExLoss(nn.Module):
         return loss / num_items_in_batch if summed else loss * (target.ne(-100).sum() / num_items_in_batch)
 
     def _mixed(self, output: Any, target: Tensor) -> Tensor:
-        lam = self.moex.settings.lam
-        if lam == 1 or not torch.is_grad_enabled() or not has_graph(output):
+        moex, lam, compiling = self.moex, self.moex.settings.lam, torch.compiler.is_compiling()
+        trains = has_graph(output) or (not compiling and moex.last is not None and moex.last.frozen)
+        if lam == 1 or not torch.is_grad_enabled() or not trains:
             return self.criterion(output, target)
-        if torch.compiler.is_compiling():
-            return mix_loss(self.criterion, output, target, donors_in_graph(self.moex, output), lam)
-        return mix_loss(self.criterion, output, target, self.moex.donors_of(output), lam)
+        donors = donors_in_graph(moex, output) if compiling else moex.donors_of(output)
+        return mix_loss(self.criterion, output, target, donors, lam)
 
     def extra_repr(self) -> str:
         shown = "" if isinstance(self.criterion, nn.Module) else f"criterion={self.criterion!r}, "
