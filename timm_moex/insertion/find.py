@@ -11,26 +11,21 @@ __all__ = ["find_moex", "hooks_of", "holds_moex"]
 
 def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
     """Return a module's exchange hooks, each as (hook dictionary, key, exchange)."""
-    hooks = []
-    for registered in (module._forward_hooks, module._forward_pre_hooks):
-        for key, hook in registered.items():
-            owner = getattr(hook, "__self__", None)
-            if isinstance(owner, SiteExchange):
-                hooks.append((registered, key, owner))
-    return hooks
-
-
-def _moex_at(module: nn.Module) -> list[MoExInsertion]:
-    """Return each MoEx that a module holds or is hooked by; hooks survive when a model is cut into its layers."""
-    own = module.__dict__.get("moex")
-    return [own] if isinstance(own, MoExInsertion) else [exchange.moex for _, _, exchange in hooks_of(module)]
+    return [
+        (registered, key, hook.__self__)
+        for registered in (module._forward_hooks, module._forward_pre_hooks)
+        for key, hook in registered.items()
+        if isinstance(getattr(hook, "__self__", None), SiteExchange)
+    ]
 
 
 def _all_moex(model: nn.Module) -> dict[MoExInsertion, str]:
     """Return every MoEx inside a model, with the first path at which it was found."""
     found: dict[MoExInsertion, str] = {}
     for path, module in model.named_modules():
-        for moex in _moex_at(module):
+        own = module.__dict__.get("moex")
+        hooked = [exchange.moex for _, _, exchange in hooks_of(module)]  # hooks survive if a model is cut into layers
+        for moex in [own] if isinstance(own, MoExInsertion) else hooked:
             found.setdefault(moex, path or "the model itself")
     return found
 

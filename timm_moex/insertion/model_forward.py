@@ -22,16 +22,13 @@ _CALLING_THE_SAME = ("_orig_mod", "_checkpoint_wrapped_module")  # set by torch.
 class ModelForward:
     """Replacement for `model.forward`; not a method, because accelerate would rebind a method's function to the model.
 
-    Args:
-        model: The model; its class's `forward` is called.
-        moex: Its MoEx.
-        hooked: Dotted path and module of each site in the model.
+    It draws or reads `swap_index`, then calls the `forward` of the model's class.
     """
 
     def __init__(self, model: nn.Module, moex: MoExInsertion, hooked: list[tuple[str, nn.Module]]) -> None:
         self.model = model
         self.moex = moex
-        self.hooked = hooked
+        self.hooked = hooked  # dotted path and module of each site
 
     def install(self) -> None:
         """Override `forward` and the other methods that MoEx changes, as attributes of the model."""

@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import Tensor
 
+from ..utils.checks import check_whole
 from .draw import draw_own_share, draw_swap_index, take_generator
 from .forwards import Forward, forwards_behind, keep_with
 from .presets import SETTING_NAMES, MoExSettings
@@ -88,13 +89,8 @@ class MoExInsertion:
         return self.settings.prob_at(epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the current epoch, counted from 0.
-
-        Raises:
-            ValueError: `epoch` is not an integer >= 0.
-        """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch={epoch!r}: expected a whole number >= 0")
+        """Set the current epoch, counted from 0."""
+        check_whole("epoch", epoch)
         self.epoch = epoch
 
     def reset_counts(self) -> None:
@@ -133,17 +129,7 @@ class MoExInsertion:
         groups: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Exchange]:
-        """Draw the exchanges of a batch: with `per_site`, independently per site, else at one random site.
-
-        Args:
-            batch_size: Number of samples B.
-            device: Device of the features.
-            groups: Group of each sample, (B,), see `draw_swap_index`.
-            generator: See `draw_swap_index`.
-
-        Returns:
-            Exchange by site name, with tensors on `device`; empty if nothing is exchanged.
-        """
+        """Draw the exchanges of a batch: with `per_site`, independently per site, else at one random site."""
         settings, names = self.settings, self.site_names
         generator = take_generator() if generator is None else generator
         prob = settings.prob_at(self.epoch)
@@ -156,8 +142,9 @@ class MoExInsertion:
         exchanges = {}
         for name, index in donors.items():
             if index is not None:
-                share = draw_own_share(batch_size, settings.alpha, generator) if settings.alpha else None
-                share = share if share is None else share.to(device, non_blocking=True)
+                share = None
+                if settings.alpha:
+                    share = draw_own_share(batch_size, settings.alpha, generator).to(device, non_blocking=True)
                 exchanges[name] = Exchange(index.to(device, non_blocking=True), share)
         return exchanges
 

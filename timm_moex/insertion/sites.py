@@ -53,18 +53,11 @@ class Site:
 
 @dataclass(frozen=True)
 class KnownSites:
-    """Sites of a model, and its entry in the table.
+    """Sites of a model, and its entry in the table."""
 
-    Attributes:
-        family: The table's entry; None if the class is not in the table.
-        by_name: The sites by name, in the order in which the data passes through them.
-        ineffective: The last stage if the logits depend only on its class token, so that exchanging its patch tokens
-            would have no effect; otherwise None. It is not in `by_name`.
-    """
-
-    family: Family | None
-    by_name: dict[str, Site]
-    ineffective: Site | None
+    family: Family | None  # None if the class is not in the table
+    by_name: dict[str, Site]  # in the order in which the data passes through them
+    ineffective: Site | None  # the last stage, not in `by_name`, if the logits depend only on its class token
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -76,10 +69,6 @@ class KnownSites:
         """Default site if the user gives no layer; None if the model has no known sites."""
         return self.family.layer if self.family else next(iter(self.by_name), None)
 
-    def resolve_alias(self, layer: str) -> str:
-        """Return the site that an alias refers to, or `layer` itself."""
-        return self.aliases.get(layer, layer)
-
 
 def family_of(model: nn.Module) -> Family | None:
     """Return the table's entry for a model's class or its nearest base class in timm or timm_moex, or None."""
@@ -90,11 +79,7 @@ def family_of(model: nn.Module) -> Family | None:
 
 
 def known_sites(model: nn.Module) -> KnownSites:
-    """Return a model's sites and its entry in the table.
-
-    Args:
-        model: A timm model, with or without MoEx.
-    """
+    """Return a model's sites and its entry in the table."""
     check_model(model)
     family = family_of(model)
     sites = _sites_from_table(model, family) if family else _sites_from_feature_info(model)
@@ -141,11 +126,8 @@ def _stage_modules(model: nn.Module, stages: str | tuple[str, ...] | FeatureInfo
         return list(stages)
     parent, _, pattern = stages.rpartition(".")
     matcher = re.compile(re.escape(pattern).replace(r"\#", "([0-9]+)"))
-    found = []
-    for name, _ in model.get_submodule(parent).named_children():
-        if match := matcher.fullmatch(name):
-            found.append((int(match[1]), f"{parent}.{name}" if parent else name))
-    return [path for _, path in sorted(found)]
+    matches = filter(None, (matcher.fullmatch(name) for name, _ in model.get_submodule(parent).named_children()))
+    return [f"{parent}.{match[0]}".lstrip(".") for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def _sites_from_table(model: nn.Module, family: Family) -> list[Site]:
