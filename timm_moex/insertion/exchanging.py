@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .find import find_moex
 from .forwards import Forward, close, open_
-from .request import DRAW
+from .request import DRAW, requested_exchanges
 
 __all__ = ["exchanging"]
 
@@ -60,12 +60,12 @@ class exchanging:
         moex = find_moex(model)
         if moex is None:
             raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
-        exchanges = moex.plan(swap_index, swap_layer, own_share, groups)
+        exchanges = requested_exchanges(moex, swap_index, swap_layer, own_share, groups)
         if exchanges is None:
             self._forward = Forward(moex, {}, is_body=True, draws=True, groups=groups)
         else:
-            moex.note(exchanges)
             self._forward = Forward(moex, exchanges, is_body=True)
+            moex.record(self._forward, trains=False)
 
     def __enter__(self) -> None:
         frame = sys._getframe(1)

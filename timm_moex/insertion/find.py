@@ -6,20 +6,20 @@ from ..utils.checks import check_model
 from .moex import MoExInsertion
 from .site_exchange import SiteExchange
 
-__all__ = ["find_moex", "hooks_of", "holds_moex"]
+__all__ = ["all_moex", "find_moex", "hooks_of"]
 
 
 def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
     """Return a module's exchange hooks, each as (hook dictionary, key, exchange)."""
     return [
-        (registered, key, hook.__self__)
+        (registered, key, owner)
         for registered in (module._forward_hooks, module._forward_pre_hooks)
         for key, hook in registered.items()
-        if isinstance(getattr(hook, "__self__", None), SiteExchange)
+        if isinstance(owner := getattr(hook, "__self__", None), SiteExchange)
     ]
 
 
-def _all_moex(model: nn.Module) -> dict[MoExInsertion, str]:
+def all_moex(model: nn.Module) -> dict[MoExInsertion, str]:
     """Return every MoEx inside a model, with the first path at which it was found."""
     found: dict[MoExInsertion, str] = {}
     for path, module in model.named_modules():
@@ -49,15 +49,10 @@ def find_moex(model: nn.Module) -> MoExInsertion | None:
         0.5
     """
     check_model(model)
-    found = _all_moex(model)
+    found = all_moex(model)
     if len(found) > 1:
         raise ValueError(
             f"{type(model).__name__} has {len(found)} MoEx, at {', '.join(found.values())}; pass the submodule that "
             "holds the one you want"
         )
     return next(iter(found), None)
-
-
-def holds_moex(model: nn.Module) -> bool:
-    """Return whether a model contains any MoEx."""
-    return bool(_all_moex(model))

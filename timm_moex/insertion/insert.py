@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.checks import check_model
-from .find import find_moex, holds_moex, hooks_of
+from .find import all_moex, find_moex, hooks_of
 from .locate import called_module, find_site, twin_hint
 from .model_forward import ModelForward
 from .moex import MoExInsertion
@@ -34,7 +34,7 @@ def _check_model(model: nn.Module) -> None:
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
-    if holds_moex(model):
+    if all_moex(model):
         raise ValueError("model already holds MoEx; call remove_moex(model) first")
     if hasattr(model, "moex"):
         raise ValueError(f"{type(model).__name__} already has an attribute 'moex', a name that MoEx needs")

@@ -19,7 +19,7 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
     Raises:
         ValueError: The site does not exist, or its layout is unknown or contradicts `channel_dim`.
     """
-    if site := known.by_name.get(known.aliases.get(layer, layer)):
+    if site := known.by_name.get(known.resolve_alias(layer)):
         return _with_layout(site, channel_dim)
     if known.ineffective is not None and layer in (known.ineffective.name, known.ineffective.module):
         raise ValueError(

@@ -11,7 +11,7 @@ from .direct import UNKNOWN_ORIGIN
 from .draw import take_generator
 from .forwards import Forward, close, drawn_from, is_recomputation, open_, recomputed, running
 from .moex import MoExInsertion
-from .request import DRAW, Exchange
+from .request import DRAW, Exchange, requested_exchanges
 from .traced import draw_in_graph, own_in_graph
 
 __all__ = ["ModelForward"]
@@ -52,18 +52,8 @@ class ModelForward:
         groups: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Run the model.
-
-        Args:
-            *args: Arguments of the model.
-            swap_index: Donor of each sample, (B,), int64; a mapping from site to donors; None for no exchange. If
-                omitted, the model draws during training.
-            swap_layer: The site, if there are several and `swap_index` is a tensor.
-            own_share: Share of a sample's own moments, (B,), or a mapping from site to shares; None for 0.
-            groups: Group of each sample, (B,). The model then draws donors from other groups.
-            **kwargs: Keyword arguments of the model.
-        """
-        exchanges = self.moex.plan(swap_index, swap_layer, own_share, groups)
+        """Run the model. `exchanging` explains the keywords of the exchange."""
+        exchanges = requested_exchanges(self.moex, swap_index, swap_layer, own_share, groups)
         if exchanges is None:
             forward = self._without_donors(args, kwargs, groups)
         else:
@@ -86,10 +76,7 @@ class ModelForward:
             exchanges = own_in_graph(moex, exchanges) if exchanges and trains and moex.needs_loss else exchanges
             return Forward(moex, exchanges)
         forward = Forward(moex, exchanges)
-        moex.note(exchanges)
-        if trains:
-            moex.count(bool(exchanges))
-            moex.let_loss_have(forward)
+        moex.record(forward, trains)
         return forward
 
     def _without_donors(self, args: tuple, kwargs: dict[str, Any], groups: Tensor | None) -> Forward:

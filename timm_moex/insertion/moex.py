@@ -6,7 +6,7 @@ model, so a deep copy, such as an EMA model, has its own. `forwards.py` stores w
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..utils.checks import check_whole
 from .draw import draw_own_share, draw_swap_index, take_generator
 from .forwards import Forward, forwards_behind, keep_with
 from .presets import SETTING_NAMES, MoExSettings
-from .request import DRAW, Exchange, requested_exchanges
+from .request import Exchange
 from .site_exchange import SiteExchange
 from .sites import Site
 from .traced import new_token
@@ -84,10 +84,6 @@ class MoExInsertion:
     def site_names(self) -> tuple[str, ...]:
         return tuple(exchange.site.name for exchange in self.sites)
 
-    def prob_at(self, epoch: int | None) -> float:
-        """Return the probability of an exchange in an epoch, see `MoExSettings.prob_at`."""
-        return self.settings.prob_at(epoch)
-
     def set_epoch(self, epoch: int) -> None:
         """Set the current epoch, counted from 0."""
         check_whole("epoch", epoch)
@@ -110,17 +106,6 @@ class MoExInsertion:
     def needs_loss(self) -> bool:
         """Whether a loss mixes the labels of the exchanges."""
         return self.mixes_labels and self.settings.lam < 1
-
-    def plan(
-        self, swap_index: Any, swap_layer: str | None, own_share: Any, groups: Tensor | None
-    ) -> dict[str, Exchange] | None:
-        """Return the exchanges that a call requests, see `requested_exchanges`; None if the model is to draw."""
-        if groups is not None and swap_index is not DRAW:
-            raise ValueError("groups and swap_index cannot be combined: swap_index already sets the donors")
-        exchanges = requested_exchanges(
-            swap_index, swap_layer, own_share, sites=self.site_names, aliases=self.aliases, lam=self.settings.lam
-        )
-        return None if swap_index is DRAW else exchanges
 
     def draw(
         self,
@@ -165,21 +150,19 @@ class MoExInsertion:
         generator = take_generator()
         exchanges = self.draw(x.shape[0], x.device, groups, generator)
         forward = Forward(self, exchanges, seed=generator.initial_seed(), **where)
-        self.note(exchanges)
-        self.count(bool(exchanges))
         self.last_sites = tuple(exchanges)
-        self.let_loss_have(forward)
+        self.record(forward, trains=True)
         return forward
 
-    def note(self, exchanges: Mapping[str, Exchange]) -> None:
-        """Note that a forward drew or was given donors."""
+    def record(self, forward: Forward, trains: bool) -> None:
+        """Note a forward that drew or was given donors; if it trains, count it and keep it for the loss."""
+        exchanged = bool(forward.exchanges)
         self.ever_asked = True
-        self.ever_exchanged = self.ever_exchanged or bool(exchanges)
-
-    def count(self, exchanged: bool) -> None:
-        """Count a training forward."""
-        self.forwards += 1
-        self.exchanged += exchanged
+        self.ever_exchanged = self.ever_exchanged or exchanged
+        if trains:
+            self.forwards += 1
+            self.exchanged += exchanged
+            self.let_loss_have(forward)
 
     # Donors for the loss
 

@@ -69,6 +69,10 @@ class KnownSites:
         """Default site if the user gives no layer; None if the model has no known sites."""
         return self.family.layer if self.family else next(iter(self.by_name), None)
 
+    def resolve_alias(self, layer: str) -> str:
+        """Return the site that an alias refers to, or `layer` itself."""
+        return self.aliases.get(layer, layer)
+
 
 def family_of(model: nn.Module) -> Family | None:
     """Return the table's entry for a model's class or its nearest base class in timm or timm_moex, or None."""

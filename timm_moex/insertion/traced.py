@@ -79,7 +79,7 @@ def donors_in_graph(moex: Any, output: Tensor) -> Tensor:
 def _own(swap_index: Tensor, token: int) -> Tensor:
     index = swap_index.clone()
     moex = _by_token[token]
-    moex.let_loss_have(Forward(moex, {"": Exchange(index, None)}))
+    moex.record(Forward(moex, {"": Exchange(index, None)}), trains=True)
     return index
 
 
