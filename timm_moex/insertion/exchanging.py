@@ -7,7 +7,7 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from .find import find_moex
+from .find import require_moex
 from .forwards import Forward, close, open_
 from .request import DRAW, requested_exchanges
 
@@ -57,9 +57,7 @@ class exchanging:
         *,
         groups: Tensor | None = None,
     ) -> None:
-        moex = find_moex(model)
-        if moex is None:
-            raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+        moex = require_moex(model)
         exchanges = requested_exchanges(moex, swap_index, swap_layer, own_share, groups)
         if exchanges is None:
             self._forward = Forward(moex, {}, is_body=True, draws=True, groups=groups)

@@ -6,7 +6,7 @@ from ..utils.checks import check_model
 from .moex import MoExInsertion
 from .site_exchange import SiteExchange
 
-__all__ = ["all_moex", "find_moex", "hooks_of"]
+__all__ = ["all_moex", "find_moex", "hooks_of", "require_moex"]
 
 
 def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
@@ -56,3 +56,11 @@ def find_moex(model: nn.Module) -> MoExInsertion | None:
             "holds the one you want"
         )
     return next(iter(found), None)
+
+
+def require_moex(model: nn.Module) -> MoExInsertion:
+    """Return the `MoExInsertion` inside a model, or raise ValueError."""
+    moex = find_moex(model)
+    if moex is None:
+        raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+    return moex

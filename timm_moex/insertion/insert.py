@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.checks import check_model
-from .find import all_moex, find_moex, hooks_of
+from .find import all_moex, hooks_of, require_moex
 from .locate import called_module, find_site, twin_hint
 from .model_forward import ModelForward
 from .moex import MoExInsertion
@@ -208,9 +208,7 @@ def remove_moex(model: nn.Module) -> nn.Module:
         >>> timm_moex.find_moex(timm_moex.remove_moex(model)) is None
         True
     """
-    moex = find_moex(model)
-    if moex is None:
-        raise ValueError(f"{type(model).__name__} holds no MoEx")
+    moex = require_moex(model)
     for module in model.modules():
         for registered, key, exchange in hooks_of(module):
             if exchange.moex is moex:

@@ -88,7 +88,6 @@ class Preset(MoExSettings):
 
     def settings(self, **overrides: Any) -> MoExSettings:
         """Return the preset's settings, replaced by the `overrides` that are not None."""
-        overrides = dict(overrides)
         for old in overrides.keys() & RENAMED:
             warnings.warn(
                 f"{old} is now called {RENAMED[old]}; 0.3 drops the old name", DeprecationWarning, stacklevel=3

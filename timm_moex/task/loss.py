@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exchange.arguments import check_swap_index
-from ..insertion.find import find_moex
+from ..insertion.find import require_moex
 from ..insertion.forwards import has_graph
 from ..insertion.moex import MoExInsertion
 from ..insertion.traced import donors_in_graph
@@ -85,9 +85,7 @@ class MoExLoss(nn.Module):
 
     def __init__(self, model: nn.Module, criterion: Callable[..., Tensor]) -> None:
         super().__init__()
-        moex = find_moex(model)
-        if moex is None:
-            raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+        moex = require_moex(model)
         if not callable(criterion):
             raise TypeError(f"criterion must be callable, got {type(criterion).__name__}")
         if isinstance(criterion, MoExLoss):
