@@ -182,13 +182,12 @@ class MoExInsertion:
         Raises:
             RuntimeError: A loss has already used these donors.
         """
-        forward = None
+        others = False
         for forward in forwards_behind(output):
             if forward.moex is self:
-                break
-        if forward is not None:
-            return self.take(forward, again=forward.seed is None) if forward.moex is self else None  # else an EMA model
-        if self.evaluating or self.last is None or self.last.consumed:
+                return self.take(forward, again=forward.seed is None)
+            others = True  # such as an EMA model
+        if others or self.evaluating or self.last is None or self.last.consumed:
             return None
         keep_with(self.last, output)  # a second loss finds it there
         return self.take(self.last)
