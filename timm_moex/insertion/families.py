@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["FAMILIES", "Family", "FeatureInfo", "Hook", "input_of"]
 
-OfStage = Callable[[Any, int], int]
+OfStage = Callable[[Any, int], Any]  # a function of the model and the number of the stage, 0 for the stem
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,19 @@ def input_of(module: str) -> Hook:
 
 @dataclass(frozen=True)
 class Family:
-    """Sites and defaults of one model class.
+    """Sites and defaults of one model class. Several settings may also be functions, see `OfStage`.
 
     Args:
         stem: Module whose output is the `stem` site, `input_of(module)`, or `FeatureInfo()` for its first entry.
         stages: Modules whose outputs are `stage1`, `stage2`, …: a path in which `#` is the block or stage number,
             several paths, or `FeatureInfo()`.
-        layout: Layout of the stage outputs, or a function of the model and the stage's number.
-        stem_layout: Layout of the stem if it differs, or a function of the model.
-        num_prefix_tokens: Number of class and register tokens in front of the patch tokens, as a function of the model
-            and the stage's number (0 for the stem). They are not exchanged, and the moments are computed over the patch
-            tokens only.
+        layout: Layout of the stage outputs.
+        stem_layout: Layout of the stem if it differs.
+        num_prefix_tokens: Number of class and register tokens in front of the patch tokens. They are not exchanged, and
+            the moments are computed over the patch tokens only.
         tuple_entries: The entries to exchange if a site is a tuple or list.
-        norm: Default norm, or a function of the model and the stage's number. Use `pono` if a convolution
-            follows. Use `in` if a LayerNorm over channels follows, because it would remove each position's mean and
-            std.
+        norm: Default norm. Use `pono` if a convolution follows. Use `in` if a LayerNorm over channels follows, because
+            it would remove each position's mean and std.
         layer: Default site.
         aliases: Other accepted names of sites.
         reads_class_token_only: Function of the model: True if only the class token of the last stage reaches the
@@ -60,11 +58,11 @@ class Family:
 
     stem: str | Hook | FeatureInfo
     stages: str | tuple[str, ...] | FeatureInfo
-    layout: str | Callable[[Any, int], str] = "NCHW"
-    stem_layout: str | Callable[[Any], str] | None = None
-    num_prefix_tokens: OfStage | None = None
+    layout: str | OfStage = "NCHW"
+    stem_layout: str | OfStage | None = None
+    num_prefix_tokens: int | OfStage = 0
     tuple_entries: slice | None = None
-    norm: str | Callable[[Any, int], str] = "pono"
+    norm: str | OfStage = "pono"
     layer: str = "stem"
     aliases: tuple[tuple[str, str], ...] = ()
     reads_class_token_only: Callable[[Any], bool] | None = None
@@ -79,7 +77,7 @@ def _tokens(stem: str | Hook, stages: str | FeatureInfo, **settings: Any) -> Fam
     return Family(stem, stages, layout="NLC", norm="in", **settings)
 
 
-def _embed_layout(model: Any) -> str:
+def _embed_layout(model: Any, number: int) -> str:
     embed = model.patch_embed
     return "NLC" if embed.flatten else embed.output_fmt.value
 
@@ -194,7 +192,7 @@ FAMILIES: dict[str, Family] = {
     "VisionTransformerSAM": Family("patch_embed", "blocks.#", layout="NHWC", norm="in"),
     # Tokens
     **_alike(_vit(), "Beit Eva VisionTransformer VisionTransformerRelPos"),
-    "Cait": _vit(num_prefix_tokens=None, reads_class_token_only=None),
+    "Cait": _vit(num_prefix_tokens=0, reads_class_token_only=None),
     "CoaT": _tokens(
         "patch_embed1",
         "serial_blocks#",
@@ -205,7 +203,7 @@ FAMILIES: dict[str, Family] = {
     "CrossVit": _vit(
         stem=input_of("blocks.0"),
         stem_layout=None,
-        num_prefix_tokens=lambda model, number: 1,
+        num_prefix_tokens=1,
         tuple_entries=slice(None),
     ),
     "DeepseekVitClassifier": replace(_ENCODER, **_IN_CLASSIFIER),

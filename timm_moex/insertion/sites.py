@@ -6,6 +6,7 @@ from a shape.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from timm.models import FeatureInfo as ExtractorInfo
 from torch import nn
@@ -143,17 +144,16 @@ def _sites_from_table(model: nn.Module, family: Family) -> list[Site]:
 
 
 def _site(model: nn.Module, family: Family, number: int, hook: Hook) -> Site:
-    if number or family.stem_layout is None:
-        layout = family.layout if isinstance(family.layout, str) else family.layout(model, number)
-    else:
-        layout = family.stem_layout if isinstance(family.stem_layout, str) else family.stem_layout(model)
+    def value(setting: Any) -> Any:
+        return setting(model, number) if callable(setting) else setting
+
     return Site(
         name=f"stage{number}" if number else "stem",
         module=hook.module,
         hook_on=hook.hook_on,
-        layout=layout,
-        prefix_tokens=family.num_prefix_tokens(model, number) if family.num_prefix_tokens else 0,
-        norm=family.norm if isinstance(family.norm, str) else family.norm(model, number),
+        layout=value(family.layout if number else family.stem_layout or family.layout),
+        prefix_tokens=value(family.num_prefix_tokens),
+        norm=value(family.norm),
         tuple_entries=family.tuple_entries,
     )
 
