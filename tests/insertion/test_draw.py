@@ -86,10 +86,10 @@ def test_the_task_keeps_labels_and_reports_the_sites():
 
 def test_the_probability_ramps_up_and_ends():
     moex = find_moex(twin("resnet10t", moex_prob=0.8, moex_warmup_epochs=4, moex_off_epoch=6))
-    assert [moex.prob_at(epoch) for epoch in range(8)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0, 0])
-    assert find_moex(twin("resnet10t", moex_prob=0.8)).prob_at(None) == 0.8
+    assert [moex.settings.prob_at(epoch) for epoch in range(8)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0, 0])
+    assert find_moex(twin("resnet10t", moex_prob=0.8)).settings.prob_at(None) == 0.8
     with pytest.raises(RuntimeError, match=r"off_epoch=6, warmup_epochs=4: .*task.set_epoch\(epoch\)"):
-        moex.prob_at(None)
+        moex.settings.prob_at(None)
 
 
 def test_a_task_that_needs_the_epoch_demands_it():

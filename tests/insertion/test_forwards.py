@@ -158,7 +158,7 @@ def test_whatever_ends_a_forward_leaves_nothing_armed(error, place):
         with exchanging(model, INDEXES[1]):
             assert torch.equal(features(model, x), expected)
         assert caught.value.args == ("stop",)
-    assert not forwards._stack()
+    assert not forwards._local.stack
 
 
 def test_an_interrupt_that_a_hook_catches_leaves_the_outer_forward_alone():

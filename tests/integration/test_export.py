@@ -66,3 +66,12 @@ def test_scripting_a_model_that_holds_moex_says_what_to_do_instead():
         torch.jit.script(model)
     x = images("resnet10t")
     torch.testing.assert_close(torch.jit.script(remove_moex(model))(x), plain(x))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_twin_that_draws_cannot_be_exported(strict):
+    if strict and not can_export_hooks_strictly():
+        pytest.skip(f"PyTorch {torch.__version__} cannot export a module with forward hooks with strict=True")
+    model, x = twin("resnet10t", moex_lam=1.0).train(), images("resnet10t")
+    with pytest.raises(Exception, match="torch.export cannot export the random draw"):
+        torch.export.export(model, (x,), strict=strict)

@@ -221,3 +221,42 @@ def test_refusals():
     output = model(X)
     with pytest.raises(ValueError, match="swap_index must have shape"):
         loss(output[:2], Y[:2])
+
+
+def test_a_compiled_model_called_without_donors_mixes_nothing():
+    torch._dynamo.reset()
+    model, loss = bound()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    loss(compiled(X), Y)
+    output = compiled(X, swap_index=None)
+    torch.testing.assert_close(loss(output, Y), nn.functional.cross_entropy(output, Y))
+    output = compiled(X)
+    loss(output, Y)
+    with pytest.raises(RuntimeError, match="twice for one forward"):
+        loss(output, Y)
+
+
+def test_a_step_that_failed_between_model_and_loss_is_named_in_the_error():
+    model, loss = bound()
+    net = Head(model).train()
+    net.head = nn.Linear(9, 10)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        net(X)
+    net.head = nn.Linear(10, 10)
+    with pytest.raises(RuntimeError, match="If the last step failed between the model and its loss"):
+        net(X)
+    loss(net(X), Y)
+
+
+def test_the_labels_of_a_frozen_model_are_mixed():
+    model, loss = bound()
+    model.requires_grad_(False)
+    for _ in range(2):
+        torch.manual_seed(1)
+        output = model(X)
+        torch.manual_seed(1)
+        index = find_moex(model).draw(4, X.device)["stem"].swap_index
+        expected = mix_loss(nn.functional.cross_entropy, output, Y, index, 0.7)
+        torch.testing.assert_close(loss(output, Y), expected)
+    net = Head(model).train()  # the head is trained
+    loss(net(X), Y).backward()

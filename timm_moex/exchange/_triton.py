@@ -7,7 +7,9 @@ row p // K. The forward pass runs `_moments` and `_exchange`. The backward pass 
 constants, the backward pass runs only `_grad`, which then reads only the gradient. All offsets are 64 bits wide.
 """
 
+import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -16,7 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._layout import Layout, dense_layout
 from .arguments import TRITON_DTYPES, Formula, is_plain
 from .reference import moment_exchange_ref
 
@@ -148,42 +149,53 @@ def _grad(
 
 
 class _Plan:
-    """Sizes, tiles and grids for a dense tensor."""
+    """Sizes, tiles and grids for a dense tensor of rows of (R, K) elements."""
 
-    def __init__(self, layout: Layout, batch_size: int):
-        self.R, self.K = layout.reduced, layout.inner
-        self.P = layout.rows * layout.inner
+    def __init__(self, rows: int, R: int, K: int, batch_size: int):
+        self.R, self.K, self.P = R, K, rows * K
         self.per_sample = self.P // max(1, batch_size)
-        strided = layout.inner > 1
-        if strided:  # the inner axis is the contiguous one: wide in positions
-            block_p = min(128, triton.next_power_of_2(self.K))
-            block_r = min(_TILE // block_p, triton.next_power_of_2(self.R))
-            blocks = layout.rows * triton.cdiv(self.K, block_p)
+        if K > 1:  # the inner axis is the contiguous one: wide in positions
+            block_p = min(128, triton.next_power_of_2(K))
+            block_r = min(_TILE // block_p, triton.next_power_of_2(R))
+            blocks = rows * triton.cdiv(K, block_p)
         else:
-            block_r = min(1024, triton.next_power_of_2(self.R))
+            block_r = min(1024, triton.next_power_of_2(R))
             block_p = max(1, min(_TILE // block_r, triton.next_power_of_2(self.P)))
             blocks = triton.cdiv(self.P, block_p)
-        self.tile = {"BLOCK_P": block_p, "BLOCK_R": block_r, "STRIDED": strided}
+        self.tile = {"BLOCK_P": block_p, "BLOCK_R": block_r, "STRIDED": K > 1}
         self.reduce_grid = (blocks,)
-        self.map_grid = (blocks, triton.cdiv(self.R, block_r))
+        self.map_grid = (blocks, triton.cdiv(R, block_r))
 
 
-def _plan(x: Tensor, dims: tuple[int, ...]) -> _Plan | None:
-    """Return the plan for this shape and these strides; None if the kernels do not support the layout."""
-    return _plan_of(x.shape, x.stride(), dims)
+def _rows(shape: torch.Size, strides: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Return rows, R and K of a tensor; None if it is not dense or the reduced axes are not adjacent."""
+    order = (0, *sorted(range(1, len(shape)), key=lambda d: -strides[d]))
+    expected = 1
+    for d in reversed(order):
+        if shape[d] > 1 and strides[d] != expected:
+            return None
+        expected *= shape[d]
+    long = [d for d in order[1:] if shape[d] != 1]
+    match = re.fullmatch(r"(k*)(r*)(k*)", "".join("r" if d in dims else "k" for d in long))
+    if match is None:
+        return None
+    sizes = [shape[d] for d in long]
+    outer, reduced, inner = sizes[: match.end(1)], sizes[match.end(1) : match.end(2)], sizes[match.end(2) :]
+    return shape[0] * math.prod(outer), math.prod(reduced), math.prod(inner)
 
 
 @lru_cache(1024)
-def _plan_of(shape: torch.Size, strides: tuple[int, ...], dims: tuple[int, ...]) -> _Plan | None:
-    layout = dense_layout(torch.empty_strided(shape, strides, device="meta"), dims)
-    return None if layout is None else _Plan(layout, shape[0])
+def _plan(shape: torch.Size, strides: tuple[int, ...], dims: tuple[int, ...]) -> _Plan | None:
+    """Return the plan for this shape and these strides; None if the kernels do not support the layout."""
+    rows = _rows(shape, strides, dims)
+    return None if rows is None else _Plan(*rows, shape[0])
 
 
 def _forward(
     x: Tensor, swap_index: Tensor, own_share: Tensor | None, dims: Sequence[int], eps: float, moments: str, detach: str
 ) -> tuple[Tensor, Tensor]:
     """Return y and the moments, (2, P) float32: means, then standard deviations, in x's memory order."""
-    plan = _plan(x, tuple(dims))
+    plan = _plan(x.shape, x.stride(), tuple(dims))
     assert plan is not None, "moment_exchange_triton refuses what is not dense"
     y = torch.empty_like(x)
     mean_std = torch.empty(2, plan.P, dtype=torch.float32, device=x.device)
@@ -202,7 +214,7 @@ def _backward(
     grad: Tensor, x: Tensor, mean_std: Tensor, swap_index: Tensor, own_share: Tensor | None, dims: Sequence[int],
     moments: str, detach: str,
 ) -> Tensor:  # fmt: skip
-    plan = _plan(x, tuple(dims))
+    plan = _plan(x.shape, x.stride(), tuple(dims))
     assert plan is not None
     grad_x = torch.empty_like(x)
     if grad.stride() != x.stride():
@@ -275,9 +287,7 @@ _backward_op = torch.library.custom_op("timm_moex::exchange_backward", _backward
 
 @_forward_op.register_fake
 def _(x, swap_index, own_share, dims, eps, moments, detach):
-    positions = 1
-    for d, size in enumerate(x.shape):
-        positions *= 1 if d in dims else size
+    positions = math.prod([size for d, size in enumerate(x.shape) if d not in dims])
     return torch.empty_like(x), x.new_empty(2, positions, dtype=torch.float32)
 
 
@@ -315,10 +325,8 @@ def moment_exchange_triton(x: Tensor, swap_index: Tensor, own_share: Tensor | No
         own_share = own_share.float().contiguous()
     in_graph = torch.compiler.is_compiling() or not is_plain(x)
     exchange = _forward_op if in_graph else _Eager.apply
-    known = (
-        dense_layout(x, dims) if in_graph else _plan(x, dims)
-    )  # both give the same answer; Dynamo cannot trace the cache
-    if known is not None:
+    layout_of = _rows if in_graph else _plan  # Dynamo cannot trace the cache
+    if layout_of(x.shape, x.stride(), dims) is not None:
         return exchange(x, swap_index, own_share, dims, eps, moments, detach)[0]
     order = [d for d in range(x.ndim) if d not in dims] + list(dims)
     moved = tuple(range(x.ndim - len(dims), x.ndim))

@@ -13,7 +13,7 @@ from .arguments import TRITON_DTYPES, Formula, is_plain
 from .closed_form import moment_exchange_closed_form
 from .reference import moment_exchange_ref
 
-__all__ = ["BACKENDS", "check_backend", "default_backend"]
+__all__ = ["BACKENDS", "default_backend", "find_backend"]
 
 
 def _triton(*args) -> Tensor:
@@ -25,12 +25,8 @@ def _triton(*args) -> Tensor:
 BACKENDS = {"reference": moment_exchange_ref, "closed_form": moment_exchange_closed_form, "triton": _triton}
 
 
-def check_backend(backend: str) -> Callable[..., Tensor]:
-    """Return the backend with this name.
-
-    Raises:
-        ValueError: `backend` is unknown.
-    """
+def find_backend(backend: str) -> Callable[..., Tensor]:
+    """Return the backend with this name."""
     if backend not in BACKENDS:
         hint = did_you_mean(str(backend).lower(), BACKENDS, 0.3)
         raise ValueError(f"backend={backend!r}: expected None or one of {', '.join(BACKENDS)}{hint}")
@@ -45,19 +41,14 @@ def default_backend(x: Tensor, positive_only: bool) -> str:
     torch.compile fuses the closed form (compile.csv). The kernels support ordinary tensors of three dtypes, and do not
     support `positive_only`.
     """
-    if x.device.type != "cuda" or torch.compiler.is_compiling() or torch.jit.is_tracing() or not is_plain(x):
-        return "closed_form"
-    if positive_only or x.dtype not in TRITON_DTYPES:
-        return "closed_form"
-    return "triton" if _triton_runs(x.device.index) else "closed_form"
+    eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing() and is_plain(x)
+    supported = x.device.type == "cuda" and x.dtype in TRITON_DTYPES and not positive_only
+    return "triton" if eager and supported and _triton_runs(x.device.index) else "closed_form"
 
 
 @cache
 def _triton_runs(gpu: int) -> bool:
-    """Try the kernels once on a GPU: they need Triton, an NVIDIA card that it supports, and a C compiler.
-
-    If Triton is installed but fails, a warning gives the reason.
-    """
+    """Try the kernels once on a GPU: they need Triton, an NVIDIA card that it supports, and a C compiler."""
     if torch.version.hip or find_spec("triton") is None:
         return False
     try:

@@ -115,6 +115,10 @@ def _new(moment: Tensor, swap_index: Tensor, own_share: Tensor | None) -> Tensor
     return share * moment + (1 - share) * moment[swap_index]
 
 
+def _scale(std: Tensor, swap_index: Tensor, own_share: Tensor | None, moments: str) -> Tensor:
+    return torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
+
+
 def _received(sums: Tensor, swap_index: Tensor, own_share: Tensor | None, detach: str) -> Tensor:
     """Sum the gradients that reach each sample's moment from all samples that use it."""
     own = torch.zeros_like(sums) if own_share is None else _as_moment(own_share, sums) * sums
@@ -132,7 +136,7 @@ def _exchange_grad(grad, x, swap_index, own_share, mean, std, formula) -> Tensor
         n = math.prod([x.shape[d] for d in dims])
         dof = n - 1
     along = along / std
-    scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
+    scale = _scale(std, swap_index, own_share, moments)
     received = total if moments == "std" else _received(total, swap_index, own_share, detach)
     constant = (received - scale * total) / n
     if moments == "mean":
@@ -156,7 +160,7 @@ class _MomentExchange(torch.autograd.Function):
         dims, eps, positive_only, moments, _ = formula
         mean, var = _moments(x, dims, positive_only)
         std = var.add_(eps).sqrt_()
-        scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
+        scale = _scale(std, swap_index, own_share, moments)
         new_mean = mean if moments == "std" else _new(mean, swap_index, own_share)
         return _combine(x, mean, scale, new_mean), mean, std
 
@@ -171,7 +175,6 @@ class _MomentExchange(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, *_):
         x, swap_index, own_share, mean, std = ctx.saved_tensors
-        moments = ctx.formula.moments
         # a differentiable gradient (create_graph, torch.func.grad) or a batch of gradients is requested
         if torch.is_grad_enabled() or (
             not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(grad)
@@ -179,7 +182,7 @@ class _MomentExchange(torch.autograd.Function):
             pull_back = torch.func.vjp(_reference(swap_index, own_share, ctx.formula), x)[1]
             return *pull_back(grad), *_NO_GRADIENTS
         if ctx.formula.detach == "both":
-            scale = torch.ones_like(std) if moments == "mean" else _new(std, swap_index, own_share) / std
+            scale = _scale(std, swap_index, own_share, ctx.formula.moments)
             return (grad * scale).to(grad.dtype), *_NO_GRADIENTS
         grad_x = _exchange_grad(grad, x, swap_index, own_share, mean, std, ctx.formula)
         return grad_x, *_NO_GRADIENTS
@@ -187,15 +190,13 @@ class _MomentExchange(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, x, swap_index, own_share, formula):
         """Flatten the batches into one, in which sample i of batch b is sample b * B + i."""
-        x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
-        if in_dims[1] is None:
-            swap_index = swap_index.expand(info.batch_size, *swap_index.shape)
-        else:
-            swap_index = swap_index.movedim(in_dims[1], 0)
-        if own_share is not None:
-            across = in_dims[2] is None
-            own_share = own_share.expand(info.batch_size, -1) if across else own_share.movedim(in_dims[2], 0)
-            own_share = own_share.flatten()
+
+        def batched(tensor, dim):
+            return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+        x = batched(x, in_dims[0])
+        swap_index = batched(swap_index, in_dims[1])
+        own_share = None if own_share is None else batched(own_share, in_dims[2]).flatten()
         first = torch.arange(info.batch_size, device=x.device)[:, None] * x.shape[1]
         outputs = _MomentExchange.apply(x.flatten(0, 1), (swap_index + first).flatten(), own_share, formula)
         return tuple(out.unflatten(0, x.shape[:2]) for out in outputs), (0, 0, 0)

@@ -6,7 +6,7 @@ CVPR 2022 (arXiv 2203.07740), section 3.
 
 from torch import Tensor
 
-from .arguments import check_features, check_own_share, check_swap_index
+from .arguments import check_tensors
 
 __all__ = ["match_distribution"]
 
@@ -45,11 +45,7 @@ def match_distribution(
         >>> match_distribution(x, torch.tensor([1, 0]))[0]
         tensor([[30., 10., 20.]])
     """
-    check_features(x, channel_dim)
-    swap_index = check_swap_index(swap_index, x.shape[0], "x")
-    if swap_index.device != x.device:
-        raise ValueError(f"swap_index is on {swap_index.device}, but x is on {x.device}; use swap_index.to(x.device)")
-    own_share = check_own_share(own_share, x)
+    swap_index, own_share = check_tensors(x, swap_index, own_share, channel_dim)
     channels_first = x.movedim(channel_dim, 1)
     flat = channels_first.flatten(2) if x.ndim > 2 else channels_first[:, :, None]  # (B, C, N)
     values, order = flat.sort(dim=-1, stable=True)

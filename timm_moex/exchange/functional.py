@@ -1,18 +1,13 @@
 """`moment_exchange`: check the arguments, lay out the axes, call a backend."""
 
+import math
+
 from torch import Tensor
 
-from .arguments import Formula, check_features, check_own_share, check_settings, check_swap_index, parse_norm
-from .backend import check_backend, default_backend
+from .arguments import Formula, check_settings, check_tensors, parse_norm
+from .backend import default_backend, find_backend
 
 __all__ = ["moment_exchange", "moment_view"]
-
-
-def _group_count(channels: int, norm: str, number: int, is_group_size: bool) -> int:
-    if channels % number:
-        what = f"groups of {number} channels" if is_group_size else f"{number} groups"
-        raise ValueError(f"norm={norm!r}: {channels} channels do not divide into {what}")
-    return channels // number if is_group_size else number
 
 
 def _moment_dims(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, tuple[int, ...]]:
@@ -29,24 +24,20 @@ def _moment_dims(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, tuple[
         if x.ndim != 4:
             raise ValueError(f"norm='freq' needs the axes batch, channel, frequency and time, got {tuple(x.shape)}")
         return x, tuple(sorted((channel_dim, spatial[1])))
-    groups = _group_count(x.shape[channel_dim], norm, number, is_group_size)
-    view = x.unflatten(channel_dim, (groups, x.shape[channel_dim] // groups))
-    within = channel_dim + 1
+    if (channels := x.shape[channel_dim]) % number:
+        groups = f"groups of {number} channels" if is_group_size else f"{number} groups"
+        raise ValueError(f"norm={norm!r}: {channels} channels do not divide into {groups}")
+    other = channels // number
+    view = x.unflatten(channel_dim, (other, number) if is_group_size else (number, other))
     if kind == "gpono":
-        return view, (within,)
+        return view, (channel_dim + 1,)
     return view, tuple(d for d in range(1, view.ndim) if d != channel_dim)
 
 
 def moment_view(x: Tensor, norm: str, positive_only: bool, channel_dim: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Return `x` viewed so that the moments are plain reductions, and the axes they are taken over.
-
-    Raises:
-        ValueError: The channels do not divide into the groups, or a moment is taken over a single element.
-    """
+    """Return `x` viewed so that the moments are plain reductions, and the axes they are taken over."""
     view, dims = _moment_dims(x, norm, channel_dim % x.ndim)
-    count = 1
-    for dim in dims:
-        count *= view.shape[dim]
+    count = math.prod([view.shape[dim] for dim in dims])
     if count < 2 and not positive_only:
         raise ValueError(
             f"norm={norm!r} takes moments over {count} element(s) of x with shape {tuple(x.shape)}, but a "
@@ -124,13 +115,9 @@ def moment_exchange(
         tensor([[10., 30.],
                 [ 1.,  3.]])
     """
-    check_features(x, channel_dim)
     check_settings(norm=norm, eps=eps, positive_only=positive_only, moments=moments, detach=detach)
-    own_share = check_own_share(own_share, x)
-    exchange = check_backend(default_backend(x, positive_only) if backend is None else backend)
-    swap_index = check_swap_index(swap_index, x.shape[0], "x")
-    if swap_index.device != x.device:
-        raise ValueError(f"swap_index is on {swap_index.device}, but x is on {x.device}; use swap_index.to(x.device)")
+    swap_index, own_share = check_tensors(x, swap_index, own_share, channel_dim)
+    exchange = find_backend(default_backend(x, positive_only) if backend is None else backend)
     view, dims = moment_view(x, norm, positive_only, channel_dim)
     formula = Formula(dims, eps, positive_only, moments, detach)
     return exchange(view, swap_index, own_share, formula).reshape(x.shape)

@@ -65,13 +65,7 @@ class MomentExchange(nn.Module):
         self.match = match
 
     def forward(self, x: Tensor, swap_index: Tensor, own_share: Tensor | None = None) -> Tensor:
-        """Give each sample of `x` (B, ...) the moments of the sample at its entry in `swap_index` (B,).
-
-        Args:
-            x: Features.
-            swap_index: Donor of each sample.
-            own_share: Share of a sample's own moments, (B,); None for 0.
-        """
+        """Give each sample of `x` the moments of its donor in `swap_index`, mixed with its own by `own_share`."""
         if self.match == "distribution":
             return match_distribution(x, swap_index, own_share=own_share, channel_dim=self.channel_dim)
         return moment_exchange(

@@ -9,12 +9,7 @@ from torch import Tensor
 from .arguments import Formula
 
 
-def moment_exchange_ref(
-    x: Tensor,
-    swap_index: Tensor,
-    own_share: Tensor | None,
-    formula: Formula,
-) -> Tensor:
+def moment_exchange_ref(x: Tensor, swap_index: Tensor, own_share: Tensor | None, formula: Formula) -> Tensor:
     """Replace each sample's moments with its donor's.
 
     Args:

@@ -48,19 +48,16 @@ def _direct_pass(moex: Any, name: str, module: nn.Module, x: Any, groups: Tensor
     key, node = threading.get_ident(), torch.autograd._get_sequence_nr()
     forward = moex.direct_passes.get(key)
     if forward is None or name in forward.met:
+        first_node = 0
         if forward is not None:
-            forward.end_node = node
-        draws = moex.draws(module.training)
-        if not draws:
+            forward.end_node, first_node = node, forward.last_node
+        if moex.draws(module.training):
+            forward = moex.draw_forward(x, groups, first_node=first_node, is_direct=True)
+        else:
             moex.warn_if_unused(module.training, "its layers are called directly (forward_features, …)")
-        generator = take_generator() if draws else None
-        exchanges = moex.draw_forward(x, groups, generator) if draws else {}
-        first_node = 0 if forward is None else forward.last_node
-        seed = None if generator is None else generator.initial_seed()
-        forward = Forward(moex, exchanges, seed=seed, first_node=first_node, is_direct=True)
-        forward.first_site = name
+            forward = Forward(moex, {}, first_node=first_node, is_direct=True)
         moex.direct_passes[key] = forward
-    forward.met.add(name)
+    forward.met.append(name)
     forward.last_node = node
     remember(forward)
     return forward
@@ -72,6 +69,6 @@ def _recomputed_direct(moex: Any, name: str, module: nn.Module) -> Forward | Non
         if moex.ever_exchanged or moex.draws(module.training):
             raise RuntimeError(UNKNOWN_ORIGIN)
         return None
-    if forward.is_direct and forward.seed is not None and forward.first_site == name:
+    if forward.is_direct and forward.seed is not None and forward.met[0] == name:
         take_generator()  # as in the first computation, so that later draws get the same numbers
     return forward

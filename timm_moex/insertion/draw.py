@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..utils.checks import check_fraction
+from ..utils.checks import check_fraction, check_whole
 
 __all__ = ["draw_own_share", "draw_swap_index", "take_generator"]
 
@@ -62,8 +62,7 @@ def draw_swap_index(
         (tensor(True), tensor(True))
     """
     check_fraction("prob", prob)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number >= 1")
+    check_whole("batch_size", batch_size, least=1)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if groups is not None:
@@ -87,10 +86,9 @@ def _check_groups(groups: Tensor, batch_size: int) -> None:
 def _from_other_groups(order: Tensor, groups: Tensor, generator: torch.Generator) -> Tensor:
     """Give each sample a donor from another group.
 
-    Arrange receivers and donors group by group, each in its own random order, and shift one list against the other.
-    If the shift is at least the size of the largest group and at most the number of remaining samples, every sample
-    gets a donor from another group, and the donors are a permutation. If one group has more than half of the batch,
-    no such permutation exists, and some donors are used more than once.
+    Arrange receivers and donors group by group, each in its own random order, and shift one list against the other by
+    at least the size of the largest group and at most the number of remaining samples. If one group has more than half
+    of the batch, no such permutation exists, and some donors are used more than once.
     """
     batch_size, (names, sizes) = len(order), groups.unique(return_counts=True)
     if len(names) == 1:

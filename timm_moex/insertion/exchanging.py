@@ -7,9 +7,9 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from .find import find_moex
+from .find import require_moex
 from .forwards import Forward, close, open_
-from .request import DRAW
+from .request import DRAW, requested_exchanges
 
 __all__ = ["exchanging"]
 
@@ -57,23 +57,13 @@ class exchanging:
         *,
         groups: Tensor | None = None,
     ) -> None:
-        moex = find_moex(model)
-        if moex is None:
-            raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
-        if swap_index is DRAW:
-            if swap_layer is not None or own_share is not None:
-                moex.plan(None, swap_layer, own_share)  # raises
-            self._forward = Forward(moex, {}, is_body=True, groups=groups, draws=True)
-            return
-        if groups is not None:
-            raise ValueError("groups and swap_index cannot be combined: swap_index already sets the donors")
-        if not isinstance(swap_index, (Tensor, Mapping, type(None))):
-            found = type(swap_index).__name__
-            raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {found}")
-        exchanges = moex.plan(swap_index, swap_layer, own_share)
-        moex.ever_asked = True
-        moex.ever_exchanged = moex.ever_exchanged or bool(exchanges)
-        self._forward = Forward(moex, exchanges, is_body=True)
+        moex = require_moex(model)
+        exchanges = requested_exchanges(moex, swap_index, swap_layer, own_share, groups)
+        if exchanges is None:
+            self._forward = Forward(moex, {}, is_body=True, draws=True, groups=groups)
+        else:
+            self._forward = Forward(moex, exchanges, is_body=True)
+            moex.record(self._forward, trains=False)
 
     def __enter__(self) -> None:
         frame = sys._getframe(1)

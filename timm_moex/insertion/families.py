@@ -5,12 +5,12 @@ The entries are taken from timm's source. `tests/insertion/test_sites.py` and th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["FAMILIES", "Family", "FeatureInfo", "Hook", "input_of"]
 
-OfStage = Callable[[Any, int], int]
+OfStage = Callable[[Any, int], Any]  # a function of the model and the number of the stage, 0 for the stem
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,19 @@ def input_of(module: str) -> Hook:
 
 @dataclass(frozen=True)
 class Family:
-    """Sites and defaults of one model class.
+    """Sites and defaults of one model class. Several settings may also be functions, see `OfStage`.
 
     Args:
         stem: Module whose output is the `stem` site, `input_of(module)`, or `FeatureInfo()` for its first entry.
         stages: Modules whose outputs are `stage1`, `stage2`, …: a path in which `#` is the block or stage number,
             several paths, or `FeatureInfo()`.
-        layout: Layout of the stage outputs, or a function of the model and the stage's number.
-        stem_layout: Layout of the stem if it differs, or a function of the model.
-        num_prefix_tokens: Number of class and register tokens in front of the patch tokens, as a function of the model
-            and the stage's number (0 for the stem). They are not exchanged, and the moments are computed over the patch
-            tokens only.
+        layout: Layout of the stage outputs.
+        stem_layout: Layout of the stem if it differs.
+        num_prefix_tokens: Number of class and register tokens in front of the patch tokens. They are not exchanged, and
+            the moments are computed over the patch tokens only.
         tuple_entries: The entries to exchange if a site is a tuple or list.
-        norm: Default norm, or a function of the model and the stage's number. Use `pono` if a convolution
-            follows. Use `in` if a LayerNorm over channels follows, because it would remove each position's mean and
-            std.
+        norm: Default norm. Use `pono` if a convolution follows. Use `in` if a LayerNorm over channels follows, because
+            it would remove each position's mean and std.
         layer: Default site.
         aliases: Other accepted names of sites.
         reads_class_token_only: Function of the model: True if only the class token of the last stage reaches the
@@ -60,11 +58,11 @@ class Family:
 
     stem: str | Hook | FeatureInfo
     stages: str | tuple[str, ...] | FeatureInfo
-    layout: str | Callable[[Any, int], str] = "NCHW"
-    stem_layout: str | Callable[[Any], str] | None = None
-    num_prefix_tokens: OfStage | None = None
+    layout: str | OfStage = "NCHW"
+    stem_layout: str | OfStage | None = None
+    num_prefix_tokens: int | OfStage = 0
     tuple_entries: slice | None = None
-    norm: str | Callable[[Any, int], str] = "pono"
+    norm: str | OfStage = "pono"
     layer: str = "stem"
     aliases: tuple[tuple[str, str], ...] = ()
     reads_class_token_only: Callable[[Any], bool] | None = None
@@ -75,7 +73,11 @@ def _conv(stem: str | Hook | FeatureInfo, stages: str | tuple[str, ...] | Featur
     return Family(stem, stages, interior_layout="NCHW", **settings)
 
 
-def _embed_layout(model: Any) -> str:
+def _tokens(stem: str | Hook, stages: str | FeatureInfo, **settings: Any) -> Family:
+    return Family(stem, stages, layout="NLC", norm="in", **settings)
+
+
+def _embed_layout(model: Any, number: int) -> str:
     embed = model.patch_embed
     return "NLC" if embed.flatten else embed.output_fmt.value
 
@@ -110,93 +112,75 @@ def _pools_class_token(model: Any) -> bool:
 
 
 def _vit(**changes: Any) -> Family:
-    settings: dict[str, Any] = dict(
-        stem="patch_embed",
-        stages="blocks.#",
-        layout="NLC",
+    vit = _tokens(
+        "patch_embed",
+        "blocks.#",
         stem_layout=_embed_layout,
         num_prefix_tokens=_prefix_tokens_of_stages,
-        norm="in",
         reads_class_token_only=_pools_class_token,
     )
-    return Family(**{**settings, **changes})
+    return replace(vit, **changes)
 
 
 _RESNET_ALIASES = (("C2", "stage1"), ("C3", "stage2"), ("C4", "stage3"), ("C5", "stage4"))
 _STAGES = Family(input_of("stages.0"), "stages.#")
 _STAGES_LN = Family(input_of("stages.0"), "stages.#", norm="in")
-_CONV_STAGES = _conv(input_of("stages.0"), "stages.#")
-_CONV_BLOCKS = _conv(input_of("blocks.0"), "blocks.#")
-_EMBED_STAGES = Family("patch_embed", "stages.#")
 _SWIN = Family("patch_embed", "layers.#", layout="NHWC", norm="in")
+_ENCODER = _tokens("patch_embed", "blocks.#", stem_layout="NHWC")
+_GEMMA = _tokens("patch_embed", "blocks.#", tuple_entries=slice(1))
+_IN_CLASSIFIER: dict[str, Any] = dict(stem="encoder.patch_embed", stages="encoder.blocks.#")
+
+
+def _alike(family: Family, classes: str) -> dict[str, Family]:
+    return dict.fromkeys(classes.split(), family)
+
 
 # Keyed by the name of the model class in timm or timm_moex, looked up along its bases.
 FAMILIES: dict[str, Family] = {
     # Residual and other plain convolutional networks
+    **_alike(
+        _conv(input_of("stages.0"), "stages.#"),
+        "CspNet CspNext FasterNet HighPerfGpuNet LCNetV2 NormFreeNet StarNet VovNet",
+    ),
+    **_alike(
+        _conv(input_of("blocks.0"), "blocks.#"),
+        "ConvMixer EfficientNet GhostNet MobileNetV3 RepGhostNet XceptionAligned",
+    ),
     "ResNet": _conv(input_of("layer1"), "layer#", aliases=_RESNET_ALIASES),
     "ResNetV2": _conv(input_of("stages.0"), "stages.#", aliases=_RESNET_ALIASES),
     "SENet": _conv(input_of("layer1"), ("layer1", "layer2", "layer3", "layer4"), aliases=_RESNET_ALIASES),
     "TResNet": _conv(input_of("body.layer1"), "body.layer#", aliases=_RESNET_ALIASES),
     "CifarNet": _conv(input_of("layer1"), "layer#"),
-    "ConvMixer": _CONV_BLOCKS,
-    "CspNet": _CONV_STAGES,
-    "CspNext": _CONV_STAGES,
     "DenseNet": _conv(input_of("features.denseblock1"), "features.denseblock#"),
     "DLA": _conv(input_of("level2"), ("level2", "level3", "level4", "level5")),
     "DPN": _conv(input_of("features.conv2_1"), FeatureInfo(start=1)),
-    "EfficientNet": _CONV_BLOCKS,
-    "FasterNet": _CONV_STAGES,
-    "GhostNet": _CONV_BLOCKS,
-    "HighPerfGpuNet": _CONV_STAGES,
     "HighResolutionNet": _conv(input_of("layer1"), ("layer1", "stage2", "stage3", "stage4"), tuple_entries=slice(None)),
     "InceptionResnetV2": _conv(input_of("mixed_5b"), ("repeat", "repeat_1", "conv2d_7b")),
     "InceptionV3": _conv(input_of("Mixed_5b"), ("Mixed_5d", "Mixed_6e", "Mixed_7c")),
     "InceptionV4": _conv(input_of("features.6"), ("features.9", "features.17", "features.21")),
-    "LCNetV2": _CONV_STAGES,
-    "MobileNetV3": _CONV_BLOCKS,
     "NASNetALarge": _conv("conv0", ("cell_stem_1", "cell_5", "cell_11", "cell_17")),
-    "NormFreeNet": _CONV_STAGES,
     "PNASNet5Large": _conv("conv_0", ("cell_stem_1", "cell_3", "cell_7", "cell_11")),
     "RegNet": _conv(input_of("s1"), "s#"),
-    "RepGhostNet": _CONV_BLOCKS,
     "RexNet": _conv(input_of("features.0"), FeatureInfo()),
     "SelecSls": _conv("stem", FeatureInfo(start=1), tuple_entries=slice(1)),
-    "StarNet": _CONV_STAGES,
     "VGG": _conv(FeatureInfo(), FeatureInfo(start=1)),
-    "VovNet": _CONV_STAGES,
     "Xception": _conv(input_of("block1"), ("block1", "block2", "block3", "block12", "act4")),
-    "XceptionAligned": _CONV_BLOCKS,
     # Convolutions with attention or token mixing, NCHW between the stages
-    "ByobNet": _STAGES,
-    "CPUBone": _STAGES,
-    "CSATv2": _STAGES_LN,
-    "ConvNeXt": _STAGES_LN,
-    "DaVit": _STAGES_LN,
-    "EdgeNeXt": _STAGES_LN,
-    "EfficientFormerV2": _STAGES,
+    **_alike(
+        _STAGES,
+        "ByobNet CPUBone EfficientFormerV2 EfficientVit EfficientVitLarge FastVit IFormer LowFormer MetaNeXt NextViT "
+        "RepVit SwiftFormer",
+    ),
+    **_alike(_STAGES_LN, "CSATv2 ConvNeXt DaVit EdgeNeXt GlobalContextVit MetaFormer"),
+    **_alike(Family("patch_embed", "stages.#"), "EfficientVitMsra SHViT TinyVit"),
+    **_alike(Family(input_of("blocks.0"), "blocks.#"), "MobileNetV5 MobileNetV5Encoder"),
     "EfficientViM": Family("patch_embed", "stages.#", tuple_entries=slice(1, 2), norm=_in_at_last),
-    "EfficientVit": _STAGES,
-    "EfficientVitLarge": _STAGES,
-    "EfficientVitMsra": _EMBED_STAGES,
-    "FastVit": _STAGES,
     "FocalNet": Family("stem", "layers.#", norm="in"),
-    "GlobalContextVit": _STAGES_LN,
-    "IFormer": _STAGES,
-    "LowFormer": _STAGES,
-    "MaxxVit": Family(input_of("stages.0"), "stages.#", norm=_maxxvit_norm),
-    "MetaFormer": _STAGES_LN,
-    "MetaNeXt": _STAGES,
-    "MobileNetV5": Family(input_of("blocks.0"), "blocks.#"),
-    "MobileNetV5Encoder": Family(input_of("blocks.0"), "blocks.#"),
+    "MaxxVit": replace(_STAGES, norm=_maxxvit_norm),
     "Nest": Family("patch_embed", "levels.#", norm="in"),
-    "NextViT": _STAGES,
     "PyramidVisionTransformerV2": Family("patch_embed", "stages.#", stem_layout="NHWC", norm="in"),
     "RDNet": Family(input_of("dense_stages.0"), FeatureInfo(), norm="in"),
-    "RepVit": _STAGES,
-    "SHViT": _EMBED_STAGES,
-    "SwiftFormer": _STAGES,
     "SwinTransformerV2Cr": Family("patch_embed", "stages.#", norm="in"),
-    "TinyVit": _EMBED_STAGES,
     "Visformer": Family("patch_embed1", "stage#"),
     # Channels last
     "HieraDet": Family("patch_embed", FeatureInfo(), layout="NHWC", norm="in"),
@@ -207,30 +191,23 @@ FAMILIES: dict[str, Family] = {
     "VOLO": Family("patch_embed", FeatureInfo(), layout="NHWC", stem_layout="NCHW", norm="in"),
     "VisionTransformerSAM": Family("patch_embed", "blocks.#", layout="NHWC", norm="in"),
     # Tokens
-    "Beit": _vit(),
-    "Cait": _vit(num_prefix_tokens=None, reads_class_token_only=None),
-    "CoaT": Family(
+    **_alike(_vit(), "Beit Eva VisionTransformer VisionTransformerRelPos"),
+    "Cait": _vit(num_prefix_tokens=0, reads_class_token_only=None),
+    "CoaT": _tokens(
         "patch_embed1",
         "serial_blocks#",
-        layout="NLC",
         num_prefix_tokens=_one_of_stages,
-        norm="in",
         reads_class_token_only=lambda model: model.parallel_blocks is None and _pools_class_token(model),
     ),
     "ConVit": _vit(num_prefix_tokens=_convit_prefix),
-    "CrossVit": Family(
-        input_of("blocks.0"),
-        "blocks.#",
-        layout="NLC",
-        num_prefix_tokens=lambda model, number: 1,
+    "CrossVit": _vit(
+        stem=input_of("blocks.0"),
+        stem_layout=None,
+        num_prefix_tokens=1,
         tuple_entries=slice(None),
-        norm="in",
-        reads_class_token_only=_pools_class_token,
     ),
-    "DeepseekVitClassifier": Family(
-        "encoder.patch_embed", "encoder.blocks.#", layout="NLC", stem_layout="NHWC", norm="in"
-    ),
-    "DeepseekVitEncoder": Family("patch_embed", "blocks.#", layout="NLC", stem_layout="NHWC", norm="in"),
+    "DeepseekVitClassifier": replace(_ENCODER, **_IN_CLASSIFIER),
+    "DeepseekVitEncoder": _ENCODER,
     "EfficientFormer": Family(
         "stem",
         "stages.#",
@@ -238,55 +215,21 @@ FAMILIES: dict[str, Family] = {
         stem_layout="NCHW",
         norm=_in_at_last,
     ),
-    "Eva": _vit(),
-    "Gemma4VitClassifier": Family(
-        "encoder.patch_embed", "encoder.blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"
-    ),
-    "Gemma4VitEncoder": Family("patch_embed", "blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"),
-    "Hiera": Family("patch_embed", FeatureInfo(), layout="NLC", norm="in"),
+    "Gemma4VitClassifier": replace(_GEMMA, **_IN_CLASSIFIER),
+    "Gemma4VitEncoder": _GEMMA,
+    "Hiera": _tokens("patch_embed", FeatureInfo()),
     "Levit": Family(
-        "stem",
-        "stages.#",
-        layout=lambda model, number: "NCHW" if model.use_conv else "NLC",
-        stem_layout="NCHW",
+        "stem", "stages.#", layout=lambda model, number: "NCHW" if model.use_conv else "NLC", stem_layout="NCHW"
     ),
-    "MlpMixer": Family("stem", "blocks.#", layout="NLC", norm="in"),
-    "MultiScaleVit": Family(
-        "patch_embed",
-        "stages.#",
-        layout="NLC",
-        num_prefix_tokens=_prefix_tokens_of_stages,
-        tuple_entries=slice(1),
-        norm="in",
-        reads_class_token_only=_pools_class_token,
-    ),
-    "NaFlexVit": Family(
-        "embeds",
-        "blocks.#",
-        layout="NLC",
-        num_prefix_tokens=_prefix_tokens,
-        tuple_entries=slice(1),
-        norm="in",
-        reads_class_token_only=_pools_class_token,
-    ),
+    "MlpMixer": _tokens("stem", "blocks.#"),
+    "MultiScaleVit": _vit(stages="stages.#", stem_layout=None, tuple_entries=slice(1)),
+    "NaFlexVit": _vit(stem="embeds", stem_layout=None, num_prefix_tokens=_prefix_tokens, tuple_entries=slice(1)),
     "PoolingVisionTransformer": Family(
         "patch_embed", "transformers.#", tuple_entries=slice(1), norm="in", reads_class_token_only=_pools_class_token
     ),
-    "Qwen3VitClassifier": Family(
-        "encoder.patch_embed", "encoder.blocks.#", layout="NLC", stem_layout="NHWC", norm="in"
-    ),
-    "Qwen3VitEncoder": Family("patch_embed", "blocks.#", layout="NLC", stem_layout="NHWC", norm="in"),
-    "TNT": Family(
-        "norm2_proj",
-        "blocks.#",
-        layout="NLC",
-        num_prefix_tokens=_one_of_stages,
-        tuple_entries=slice(1, 2),
-        norm="in",
-        reads_class_token_only=_pools_class_token,
-    ),
-    "Twins": Family("patch_embeds.0", "blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"),
-    "VisionTransformer": _vit(),
-    "VisionTransformerRelPos": _vit(),
-    "Xcit": Family("patch_embed", "blocks.#", layout="NLC", tuple_entries=slice(1), norm="in"),
+    "Qwen3VitClassifier": replace(_ENCODER, **_IN_CLASSIFIER),
+    "Qwen3VitEncoder": _ENCODER,
+    "TNT": _vit(stem="norm2_proj", stem_layout=None, num_prefix_tokens=_one_of_stages, tuple_entries=slice(1, 2)),
+    "Twins": _tokens("patch_embeds.0", "blocks.#", tuple_entries=slice(1)),
+    "Xcit": _tokens("patch_embed", "blocks.#", tuple_entries=slice(1)),
 }

@@ -6,31 +6,26 @@ from ..utils.checks import check_model
 from .moex import MoExInsertion
 from .site_exchange import SiteExchange
 
-__all__ = ["find_moex", "hooks_of", "holds_moex"]
+__all__ = ["all_moex", "find_moex", "hooks_of", "require_moex"]
 
 
 def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
     """Return a module's exchange hooks, each as (hook dictionary, key, exchange)."""
-    hooks = []
-    for registered in (module._forward_hooks, module._forward_pre_hooks):
-        for key, hook in registered.items():
-            owner = getattr(hook, "__self__", None)
-            if isinstance(owner, SiteExchange):
-                hooks.append((registered, key, owner))
-    return hooks
+    return [
+        (registered, key, owner)
+        for registered in (module._forward_hooks, module._forward_pre_hooks)
+        for key, hook in registered.items()
+        if isinstance(owner := getattr(hook, "__self__", None), SiteExchange)
+    ]
 
 
-def _moex_at(module: nn.Module) -> list[MoExInsertion]:
-    """Return each MoEx that a module holds or is hooked by; hooks survive when a model is cut into its layers."""
-    own = module.__dict__.get("moex")
-    return [own] if isinstance(own, MoExInsertion) else [exchange.moex for _, _, exchange in hooks_of(module)]
-
-
-def _all_moex(model: nn.Module) -> dict[MoExInsertion, str]:
+def all_moex(model: nn.Module) -> dict[MoExInsertion, str]:
     """Return every MoEx inside a model, with the first path at which it was found."""
     found: dict[MoExInsertion, str] = {}
     for path, module in model.named_modules():
-        for moex in _moex_at(module):
+        own = module.__dict__.get("moex")
+        hooked = [exchange.moex for _, _, exchange in hooks_of(module)]  # hooks survive if a model is cut into layers
+        for moex in [own] if isinstance(own, MoExInsertion) else hooked:
             found.setdefault(moex, path or "the model itself")
     return found
 
@@ -54,7 +49,7 @@ def find_moex(model: nn.Module) -> MoExInsertion | None:
         0.5
     """
     check_model(model)
-    found = _all_moex(model)
+    found = all_moex(model)
     if len(found) > 1:
         raise ValueError(
             f"{type(model).__name__} has {len(found)} MoEx, at {', '.join(found.values())}; pass the submodule that "
@@ -63,6 +58,9 @@ def find_moex(model: nn.Module) -> MoExInsertion | None:
     return next(iter(found), None)
 
 
-def holds_moex(model: nn.Module) -> bool:
-    """Return whether a model contains any MoEx."""
-    return bool(_all_moex(model))
+def require_moex(model: nn.Module) -> MoExInsertion:
+    """Return the `MoExInsertion` inside a model, or raise ValueError."""
+    moex = find_moex(model)
+    if moex is None:
+        raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+    return moex

@@ -6,17 +6,18 @@ nodes in order of creation, so the number of the node that requests the segment 
 traces neither these numbers nor threads; a traced forward ends with its graph.
 """
 
+import itertools
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .request import Exchange
-from .traced import new_trace, note_exchange, times_noted
 
 __all__ = [
     "Forward",
@@ -52,69 +53,77 @@ class _Traced:
 _local, _traced = _Local(), _Traced()
 _known: "weakref.WeakSet[Forward]" = weakref.WeakSet()  # forwards whose graph may still be alive
 _lock = threading.Lock()
+_traces = itertools.count()
+_noted: set[tuple[int, str]] = set()  # (trace, site) that exchanged in a forward traced by Dynamo
 
 
-class Forward:
-    """One forward through a model that holds MoEx.
+@torch._dynamo.assume_constant_result
+def _new_trace() -> int:
+    """Return a number that identifies a forward while Dynamo traces it."""
+    return next(_traces)
 
-    Args:
-        moex: The model's MoEx.
-        exchanges: Exchange by site name; empty for a forward without an exchange.
-        outer: The `exchanging` body that contains this forward, or None.
-        is_body: Whether this represents the body of an `exchanging`.
-        groups: Group of each sample, (B,), for a body in which the model draws.
-        draws: Whether the model draws the exchanges of this body.
-        seed: Seed of the draw's generator if the model drew; a recomputation uses the same seed.
-        first_node: Number of the first autograd node that can belong to this forward; None for the next one.
-        is_direct: Whether the layers are called one by one, so that no call marks the start of the forward.
+
+@torch._dynamo.assume_constant_result
+def _note_in_trace(trace: int, site: str) -> bool:
+    """Record that a site exchanges in a graph. This runs while Dynamo traces, not when the graph runs.
+
+    A counter in the forward would be a side effect, which Dynamo does not allow inside a checkpointed segment.
     """
+    _noted.add((trace, site))
+    return True
 
-    def __init__(
-        self,
-        moex: Any,
-        exchanges: dict[str, Exchange],
-        *,
-        outer: "Forward | None" = None,
-        is_body: bool = False,
-        groups: Tensor | None = None,
-        draws: bool = False,
-        seed: int | None = None,
-        first_node: int | None = None,
-        is_direct: bool = False,
-    ) -> None:
-        self.moex = moex
-        self.exchanges = exchanges
-        self.outer = outer
-        self.is_body = is_body
-        self.groups = groups
-        self.draws = draws
-        self.seed = seed
-        self.is_direct = is_direct
-        self.met: set[str] = set()  # in a direct pass: sites met so far, the first one, and the node at the last one
-        self.first_site = ""
-        self.last_node = 0
-        self.times_exchanged = dict.fromkeys(exchanges, 0)
+
+@torch._dynamo.assume_constant_result
+def _times_in_trace(trace: int, site: str) -> int:
+    """Return 1 if a site exchanges in a graph, else 0. It is not a count, because Dynamo may trace a part twice."""
+    return int((trace, site) in _noted)
+
+
+@dataclass(eq=False)
+class Forward:
+    """One forward through a model that holds MoEx, or the body of an `exchanging`."""
+
+    moex: Any
+    exchanges: dict[str, Exchange]  # by site; empty for a plain forward
+    outer: "Forward | None" = None  # the `exchanging` body that contains it
+    is_body: bool = False
+    draws: bool = False  # a body in which the model draws
+    groups: Tensor | None = None  # for the draws in that body
+    seed: int | None = None  # of the draw's generator if the model drew; a recomputation uses the same seed
+    first_node: int | None = None  # the first autograd node that can belong to it; None for the next node
+    is_direct: bool = False  # layers are called one by one, so that no call marks the start
+
+    def __post_init__(self) -> None:
+        self.times_exchanged = dict.fromkeys(self.exchanges, 0)
         self.traced = torch.compiler.is_compiling()
         if self.traced:
-            self.trace = new_trace()
+            self.trace = _new_trace()
         else:
+            self.consumed = False  # a loss has mixed the labels with these donors
+            self.frozen = False  # its output needs no gradient
             self.without_grad = not torch.is_grad_enabled()
             self.graph_task = torch._C._current_graph_task_id()
-            self.first_node = torch.autograd._get_sequence_nr() if first_node is None else first_node
-            self.end_node: int | None = None
             self.thread = _local.mark
-            self.consumed = False  # a loss has mixed the labels of its draw
+            self.first_node = torch.autograd._get_sequence_nr() if self.first_node is None else self.first_node
+            self.end_node: int | None = None
+            self.met: list[str] = []  # in a direct pass: the sites so far, and the node at the last one
+            self.last_node = 0
+
+    @property
+    def donors(self) -> Tensor | None:
+        """Donors for the labels: those of any site, because a model that mixes labels uses one permutation."""
+        return next((exchange.swap_index for exchange in self.exchanges.values()), None)
 
     def note_exchange(self, name: str) -> None:
         """Count an exchange at a site."""
         if self.traced:
-            note_exchange(self.trace, name)
+            _note_in_trace(self.trace, name)
         else:
             self.times_exchanged[name] += 1
 
     def times_at(self, name: str) -> int:
         """Return how often a site exchanged."""
-        return times_noted(self.trace, name) if self.traced else self.times_exchanged[name]
+        return _times_in_trace(self.trace, name) if self.traced else self.times_exchanged[name]
 
     def check_exchanged_once(self) -> None:
         """Raise RuntimeError unless every exchange of this forward happened exactly once."""
@@ -129,19 +138,10 @@ class Forward:
         mine, theirs = self.exchanges, other.exchanges
         return mine.keys() == theirs.keys() and all(a is b for k in mine for a, b in zip(mine[k], theirs[k]))
 
-    def made_node(self, number: int) -> bool:
-        """Return whether autograd assigned this number during this forward, assuming both ran in the same thread."""
-        return self.first_node <= number and (self.end_node is None or number < self.end_node)
-
-
-def _stack() -> tuple[Forward, ...]:
-    """Return the forwards that this thread is in, outermost first."""
-    return (*_local.stack, *_traced.stack)
-
 
 def running(moex: Any) -> Forward | None:
     """Return this thread's innermost forward; None if there is none or if backward is recomputing a segment."""
-    for forward in reversed(_stack()):
+    for forward in reversed((*_local.stack, *_traced.stack)):
         if forward.moex is moex:
             if torch.compiler.is_compiling() or forward.traced:
                 return forward
@@ -166,12 +166,7 @@ def remember(forward: Forward) -> None:
 
 
 def close(forward: Forward, output: Any = None) -> None:
-    """End a forward.
-
-    Args:
-        forward: A forward begun by `open_` in this thread.
-        output: Its output. `recomputed` can find the forward while the graph of this output is alive.
-    """
+    """End a forward; `output` is None if it failed."""
     place = _traced if forward.traced else _local
     if forward in place.stack:
         place.stack = place.stack[: place.stack.index(forward)]
@@ -180,9 +175,10 @@ def close(forward: Forward, output: Any = None) -> None:
             forward.outer.times_exchanged[name] += forward.times_at(name)
     if not forward.traced:
         forward.end_node = torch.autograd._get_sequence_nr()
+        forward.frozen = not has_graph(output)
         keep_with(forward, output)
-    if output is None and (forward.traced or forward.seed is not None):
-        forward.moex.pending = None  # it failed: no loss follows, and the caller may call again
+    if output is None and (forward.traced or forward.moex.last is forward):
+        forward.moex.last = None  # no loss follows, and the caller may call again
 
 
 def keep_with(forward: Forward, output: Any) -> None:
@@ -241,31 +237,28 @@ def drawn_from(moex: Any, seed: int) -> Forward | None:
 def recomputed(moex: Any) -> Forward | None:
     """Find the forward whose checkpointed segment backward is recomputing; None if it belongs to no forward.
 
-    Args:
-        moex: The model's MoEx.
-
     Raises:
         RuntimeError: Several forwards match, and their exchanges differ.
     """
     node = torch._C._current_autograd_node()
     number = -1 if node is None else node._sequence_nr()
     with _lock:
-        fitting = [forward for forward in _known if forward.moex is moex and forward.made_node(number)]
+        mine: list[Any] = [forward for forward in _known if forward.moex is moex]
+    fitting = [f for f in mine if f.first_node <= number and (f.end_node is None or number < f.end_node)]
     if not fitting:
         return None
     innermost = max(fitting, key=lambda forward: forward.first_node)
     for other in fitting:
         if other.repeats(innermost):
             continue
-        if other.is_direct and innermost.is_direct and other.thread is innermost.thread:
-            raise RuntimeError(
-                "gradient checkpointing recomputes a segment that matches two forwards, because the layers were called "
-                "one by one; run backward before the next forward, or run each forward in timm_moex.exchanging(model)"
-            )
-        # within a thread, forwards are nested or sequential; node numbers of two threads can be equal
-        if other.thread is not innermost.thread:
+        if other.thread is not innermost.thread:  # node numbers of two threads can be equal
             raise RuntimeError(
                 "gradient checkpointing recomputes a segment that matches forwards of two threads; run backward before "
                 "another thread's forward, or give each thread its own copy of the model"
+            )
+        if other.is_direct and innermost.is_direct:  # other forwards of a thread are nested or sequential
+            raise RuntimeError(
+                "gradient checkpointing recomputes a segment that matches two forwards, because the layers were called "
+                "one by one; run backward before the next forward, or run each forward in timm_moex.exchanging(model)"
             )
     return innermost

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.checks import check_model
-from .find import find_moex, holds_moex, hooks_of
+from .find import all_moex, hooks_of, require_moex
 from .locate import called_module, find_site, twin_hint
 from .model_forward import ModelForward
 from .moex import MoExInsertion
@@ -34,7 +34,7 @@ def _check_model(model: nn.Module) -> None:
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
-    if holds_moex(model):
+    if all_moex(model):
         raise ValueError("model already holds MoEx; call remove_moex(model) first")
     if hasattr(model, "moex"):
         raise ValueError(f"{type(model).__name__} already has an attribute 'moex', a name that MoEx needs")
@@ -141,24 +141,21 @@ def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str 
 
 
 def hook_moex(model: nn.Module, moex: MoExInsertion, modules: Sequence[nn.Module]) -> None:
-    """Register one exchange on each module and replace the model's `forward`.
-
-    Args:
-        model: The model that holds the MoEx.
-        moex: The result of `plan_moex`.
-        modules: For each exchange, the module whose input or output is exchanged.
+    """Register the exchange of each site on its module and replace the model's `forward`.
 
     Raises:
         ValueError: Two sites are the same module, which would exchange twice.
     """
     paths = {module: path for path, module in model.named_modules(remove_duplicate=False)}
-    for number, (module, exchange) in enumerate(zip(modules, moex.sites)):
-        for earlier, other in zip(modules[:number], moex.sites):
-            if earlier is module and other.site.hook_on == exchange.site.hook_on:
-                raise ValueError(
-                    f"layers {other.site.name!r} and {exchange.site.name!r} are the same module of "
-                    f"{type(model).__name__}, which would exchange twice; give only one of them"
-                )
+    names: dict[tuple[nn.Module, str], str] = {}
+    for module, exchange in zip(modules, moex.sites):
+        name, earlier = exchange.site.name, names.get((module, exchange.site.hook_on))
+        if earlier is not None:
+            raise ValueError(
+                f"layers {earlier!r} and {name!r} are the same module of {type(model).__name__}, which would exchange "
+                "twice; give only one of them"
+            )
+        names[module, exchange.site.hook_on] = name
     for module, exchange in zip(modules, moex.sites):
         if exchange.site.hook_on == "input":
             module.register_forward_pre_hook(exchange.input_hook)
@@ -169,18 +166,10 @@ def hook_moex(model: nn.Module, moex: MoExInsertion, modules: Sequence[nn.Module
 
 
 def insert_into_features(net: nn.Module, backbone: nn.Module, **settings: Any) -> nn.Module:
-    """Insert MoEx into timm's FeatureListNet, FeatureDictNet, FeatureHookNet or FeatureGetterNet.
+    """Insert MoEx into timm's FeatureListNet, FeatureDictNet, FeatureHookNet or FeatureGetterNet, in place.
 
-    Args:
-        net: The feature extractor; changed in place.
-        backbone: The architecture it was built from, with the same arguments; may be on the meta device.
-        **settings: As for `insert_moex`.
-
-    Returns:
-        `net`.
-
-    Raises:
-        ValueError: As for `insert_moex`, or the site is not among the layers that `net` kept.
+    `backbone` is the architecture that the extractor was built from, with the same arguments; it may be on the meta
+    device. A site that is not among the layers that `net` kept is a ValueError.
     """
     moex = plan_moex(backbone, **settings)
     hook_moex(net, moex, [_module_in(net, backbone, exchange.site) for exchange in moex.sites])
@@ -219,9 +208,7 @@ def remove_moex(model: nn.Module) -> nn.Module:
         >>> timm_moex.find_moex(timm_moex.remove_moex(model)) is None
         True
     """
-    moex = find_moex(model)
-    if moex is None:
-        raise ValueError(f"{type(model).__name__} holds no MoEx")
+    moex = require_moex(model)
     for module in model.modules():
         for registered, key, exchange in hooks_of(module):
             if exchange.moex is moex:

@@ -16,12 +16,6 @@ _LAYERS_2D = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.Av
 def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int | None) -> Site:
     """Find a site by its name, an alias or the dotted path of a module.
 
-    Args:
-        model: The model.
-        layer: Name or path.
-        known: Its `known_sites`.
-        channel_dim: 1 or -1 if given by the caller.
-
     Raises:
         ValueError: The site does not exist, or its layout is unknown or contradicts `channel_dim`.
     """
@@ -34,9 +28,10 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
         )
     modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     if layer not in modules:
+        sites = f"one of {', '.join(known.by_name)}, or " if known.by_name else ""
         raise ValueError(
-            f"layer={layer!r} is not a site of {type(model).__name__}: expected {_sites_or(known)} of "
-            f"a module{did_you_mean(layer, [*known.by_name, *modules])}{twin_hint(model)}"
+            f"layer={layer!r} is not a site of {type(model).__name__}: expected {sites}the dotted path of a module"
+            f"{did_you_mean(layer, [*known.by_name, *modules])}{twin_hint(model)}"
         )
     if inner := _site_of_inner_model(model, layer, channel_dim):
         return inner
@@ -55,10 +50,6 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
     return _with_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels, strict=False), channel_dim)
 
 
-def _sites_or(known: KnownSites) -> str:
-    return (f"one of {', '.join(known.by_name)}, or " if known.by_name else "") + "the dotted path"
-
-
 def twin_hint(model: nn.Module) -> str:
     """Return a hint on how a feature extractor gets the named sites of its architecture."""
     if not isinstance(getattr(model, "feature_info", None), FeatureInfo):
@@ -68,9 +59,8 @@ def twin_hint(model: nn.Module) -> str:
 
 def _site_of_inner_model(model: nn.Module, layer: str, channel_dim: int | None) -> Site | None:
     """Find a site in the table of the timm model that contains the module and is part of the user's model."""
-    parts = layer.split(".")
-    for end in range(1, len(parts)):
-        prefix, rest = ".".join(parts[:end]), ".".join(parts[end:])
+    for dot in (at for at, character in enumerate(layer) if character == "."):
+        prefix, rest = layer[:dot], layer[dot + 1 :]
         owner = model.get_submodule(prefix)
         if (known := known_sites(owner)).family is not None:
             site = find_site(owner, rest, known, channel_dim)
@@ -91,8 +81,7 @@ def _with_layout(site: Site, channel_dim: int | None) -> Site:
 def _layout_of(module: nn.Module, known: KnownSites) -> tuple[str | None, int | None]:
     """Return the layout of a module's output and, if the layout is only presumed, the expected number of channels.
 
-    The layout follows from the family or from the module's class. A block that contains only 2d layers is presumed to
-    be NCHW. This is checked in use: the features must have as many channels as the block's last layer.
+    A block that contains only 2d layers is presumed to be NCHW; the number of channels is checked in use.
     """
     if known.family is not None and known.family.interior_layout is not None:
         return known.family.interior_layout, None

@@ -11,7 +11,7 @@ from .direct import UNKNOWN_ORIGIN
 from .draw import take_generator
 from .forwards import Forward, close, drawn_from, is_recomputation, open_, recomputed, running
 from .moex import MoExInsertion
-from .request import DRAW, Exchange
+from .request import DRAW, Exchange, requested_exchanges
 from .traced import draw_in_graph, own_in_graph
 
 __all__ = ["ModelForward"]
@@ -22,16 +22,13 @@ _CALLING_THE_SAME = ("_orig_mod", "_checkpoint_wrapped_module")  # set by torch.
 class ModelForward:
     """Replacement for `model.forward`; not a method, because accelerate would rebind a method's function to the model.
 
-    Args:
-        model: The model; its class's `forward` is called.
-        moex: Its MoEx.
-        hooked: Dotted path and module of each site in the model.
+    It draws or reads `swap_index`, then calls the `forward` of the model's class.
     """
 
     def __init__(self, model: nn.Module, moex: MoExInsertion, hooked: list[tuple[str, nn.Module]]) -> None:
         self.model = model
         self.moex = moex
-        self.hooked = hooked
+        self.hooked = hooked  # dotted path and module of each site
 
     def install(self) -> None:
         """Override `forward` and the other methods that MoEx changes, as attributes of the model."""
@@ -55,31 +52,12 @@ class ModelForward:
         groups: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Run the model.
-
-        Args:
-            *args: Arguments of the model.
-            swap_index: Donor of each sample, (B,), int64; a mapping from site to donors; None for no exchange. If
-                omitted, the model draws during training.
-            swap_layer: The site, if there are several and `swap_index` is a tensor.
-            own_share: Share of a sample's own moments, (B,), or a mapping from site to shares; None for 0.
-            groups: Group of each sample, (B,). The model then draws donors from other groups.
-            **kwargs: Keyword arguments of the model.
-        """
-        if swap_index is DRAW:
-            if swap_layer is not None or own_share is not None:
-                self.moex.plan(None, swap_layer, own_share)  # raises
-            forward = self._begin(args, kwargs, groups)
+        """Run the model. `exchanging` explains the keywords of the exchange."""
+        exchanges = requested_exchanges(self.moex, swap_index, swap_layer, own_share, groups)
+        if exchanges is None:
+            forward = self._without_donors(args, kwargs, groups)
         else:
-            if groups is not None:
-                raise ValueError("groups and swap_index cannot be combined: swap_index already sets the donors")
-            exchanges = self.moex.plan(swap_index, swap_layer, own_share)
-            if torch.compiler.is_compiling():
-                mixed = self.moex.mixes_labels and self.moex.settings.lam < 1 and self.model.training
-                exchanges = own_in_graph(self.moex, exchanges) if mixed and exchanges else exchanges
-            else:
-                self._note_own(exchanges)
-            forward = Forward(self.moex, exchanges)
+            forward = self._with_donors(exchanges)
         if forward.exchanges:
             self._check_call(args, kwargs)
         open_(forward)
@@ -91,18 +69,17 @@ class ModelForward:
         forward.check_exchanged_once()
         return output
 
-    def _note_own(self, exchanges: dict[str, Exchange]) -> None:
-        """Record a call with explicit donors; they replace a draw that no loss has used yet."""
-        moex = self.moex
-        moex.ever_asked = True
-        moex.ever_exchanged = moex.ever_exchanged or bool(exchanges)
-        if self.model.training and torch.is_grad_enabled():
-            moex.count(bool(exchanges))
-            moex.consumed = False
-            if exchanges:
-                moex.let_loss_have(exchanges, drawn=False)
+    def _with_donors(self, exchanges: dict[str, Exchange]) -> Forward:
+        """Begin a forward with explicit donors; they replace a draw that no loss has used yet."""
+        moex, trains = self.moex, self.model.training and torch.is_grad_enabled()
+        if torch.compiler.is_compiling():
+            exchanges = own_in_graph(moex, exchanges) if exchanges and trains and moex.needs_loss else exchanges
+            return Forward(moex, exchanges)
+        forward = Forward(moex, exchanges)
+        moex.record(forward, trains)
+        return forward
 
-    def _begin(self, args: tuple, kwargs: dict[str, Any], groups: Tensor | None) -> Forward:
+    def _without_donors(self, args: tuple, kwargs: dict[str, Any], groups: Tensor | None) -> Forward:
         """Begin a forward without `swap_index`: in a body, recomputed, drawn or plain."""
         moex, training = self.moex, self.model.training
         body = running(moex)
@@ -110,22 +87,17 @@ class ModelForward:
             if not body.draws:
                 return Forward(moex, body.exchanges, outer=body)
             groups = body.groups if groups is None else groups
-        if torch.compiler.is_compiling():
-            if not moex.draws(training):
-                return Forward(moex, {})
-            return Forward(moex, draw_in_graph(moex, self._images(args, kwargs), groups))
         draws = moex.draws(training)
+        if torch.compiler.is_compiling():
+            return Forward(moex, draw_in_graph(moex, self._images(args, kwargs), groups) if draws else {})
         if is_recomputation():
             return self._repeat(draws)
-        if not draws:
-            moex.consumed = False
-            moex.warn_if_unused(training, "it has no MoExLoss")
-            return Forward(moex, {})
-        images = self._images(args, kwargs)
-        self._check_call(args, kwargs)
-        generator = take_generator()
-        exchanges = moex.draw_forward(images, groups, generator)
-        return Forward(moex, exchanges, seed=generator.initial_seed())
+        if draws:
+            return moex.draw_forward(self._images(args, kwargs), groups)
+        moex.warn_if_unused(training, "it has no MoExLoss")
+        forward = Forward(moex, {})
+        moex.let_loss_have(forward)
+        return forward
 
     def _repeat(self, draws: bool) -> Forward:
         """Begin the recomputation of a forward that lies entirely within a checkpointed segment."""
@@ -140,13 +112,15 @@ class ModelForward:
         return Forward(self.moex, found.exchanges)
 
     def _images(self, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        """Return the first tensor of a call that draws."""
+        self._check_call(args, kwargs)
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor) and value.ndim:
                 return value
-        self._check_call(args, kwargs)
         raise TypeError(f"{type(self.model).__name__} was called without a tensor, so the batch size is unknown")
 
     def _check_call(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Refuse to exchange if the batch is split or padded, or if a site's module no longer is in the model."""
         if getattr(self.model, "_is_replica", False):
             raise RuntimeError("MoEx does not work under nn.DataParallel, which splits the batch; use DDP")
         if kwargs.get("patch_valid") is not None or args and isinstance(args[0], dict):
@@ -192,12 +166,11 @@ class ModelForward:
     @property
     def __signature__(self) -> inspect.Signature:
         """Signature of the class's `forward`, plus the arguments of the exchange."""
-        own = inspect.signature(type(self.model).forward).replace
-        parameters = list(inspect.signature(type(self.model).forward).parameters.values())[1:]
+        own = inspect.signature(type(self.model).forward)
         names = ("swap_index", "swap_layer", "own_share", "groups")
         added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
-        last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
-        return own(parameters=[*(p for p in parameters if p not in last), *added, *last])
+        parameters = [*list(own.parameters.values())[1:], *added]
+        return own.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
 
 
 def _at(model: nn.Module, path: str) -> nn.Module | None:

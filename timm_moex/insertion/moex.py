@@ -6,7 +6,7 @@ model, so a deep copy, such as an EMA model, has its own. `forwards.py` stores w
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import timm
 import torch
 from torch import Tensor
 
+from ..utils.checks import check_whole
 from .draw import draw_own_share, draw_swap_index, take_generator
-from .forwards import Forward, forwards_behind
+from .forwards import Forward, forwards_behind, keep_with
 from .presets import SETTING_NAMES, MoExSettings
-from .request import Exchange, requested_exchanges
+from .request import Exchange
 from .site_exchange import SiteExchange
 from .sites import Site
 from .traced import new_token
@@ -51,8 +52,7 @@ class MoExInsertion:
         """Initialize the state that a copy does not share with its original."""
         self.token = new_token(self)
         self.mixes_labels = False  # a MoExLoss is bound to it
-        self.pending: tuple[Tensor | None, bool] | None = None  # the donors of a forward, and whether they were drawn
-        self.consumed = False  # a loss has used the last donors
+        self.last: Forward | None = None  # the last training forward that drew or exchanged
         self.evaluating = False
         self.ever_asked = False
         self.ever_exchanged = False
@@ -84,18 +84,9 @@ class MoExInsertion:
     def site_names(self) -> tuple[str, ...]:
         return tuple(exchange.site.name for exchange in self.sites)
 
-    def prob_at(self, epoch: int | None) -> float:
-        """Return the probability of an exchange in an epoch, see `MoExSettings.prob_at`."""
-        return self.settings.prob_at(epoch)
-
     def set_epoch(self, epoch: int) -> None:
-        """Set the current epoch, counted from 0.
-
-        Raises:
-            ValueError: `epoch` is not an integer >= 0.
-        """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch={epoch!r}: expected a whole number >= 0")
+        """Set the current epoch, counted from 0."""
+        check_whole("epoch", epoch)
         self.epoch = epoch
 
     def reset_counts(self) -> None:
@@ -111,11 +102,10 @@ class MoExInsertion:
             return False
         return self.settings.lam == 1 or self.mixes_labels
 
-    def plan(self, swap_index: Any, swap_layer: str | None = None, own_share: Any = None) -> dict[str, Exchange]:
-        """Return the exchanges that a call requests, see `requested_exchanges`."""
-        return requested_exchanges(
-            swap_index, swap_layer, own_share, sites=self.site_names, aliases=self.aliases, lam=self.settings.lam
-        )
+    @property
+    def needs_loss(self) -> bool:
+        """Whether a loss mixes the labels of the exchanges."""
+        return self.mixes_labels and self.settings.lam < 1
 
     def draw(
         self,
@@ -124,17 +114,7 @@ class MoExInsertion:
         groups: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Exchange]:
-        """Draw the exchanges of a batch: with `per_site`, independently per site, else at one random site.
-
-        Args:
-            batch_size: Number of samples B.
-            device: Device of the features.
-            groups: Group of each sample, (B,), see `draw_swap_index`.
-            generator: See `draw_swap_index`.
-
-        Returns:
-            Exchange by site name, with tensors on `device`; empty if nothing is exchanged.
-        """
+        """Draw the exchanges of a batch: with `per_site`, independently per site, else at one random site."""
         settings, names = self.settings, self.site_names
         generator = take_generator() if generator is None else generator
         prob = settings.prob_at(self.epoch)
@@ -147,89 +127,84 @@ class MoExInsertion:
         exchanges = {}
         for name, index in donors.items():
             if index is not None:
-                share = draw_own_share(batch_size, settings.alpha, generator) if settings.alpha else None
-                share = share if share is None else share.to(device, non_blocking=True)
+                share = None
+                if settings.alpha:
+                    share = draw_own_share(batch_size, settings.alpha, generator).to(device, non_blocking=True)
                 exchanges[name] = Exchange(index.to(device, non_blocking=True), share)
         return exchanges
 
-    def draw_forward(
-        self, x: Tensor, groups: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> dict[str, Exchange]:
-        """Draw for a training forward, count it, and keep the donors for the loss."""
-        self.check_consumed()
-        exchanges = self.draw(x.shape[0], x.device, groups, generator)
-        self.ever_asked = True
-        self.count(bool(exchanges))
-        self.last_sites = tuple(exchanges)
-        self.let_loss_have(exchanges, drawn=True)
-        return exchanges
-
-    def count(self, exchanged: bool) -> None:
-        """Count a training forward."""
-        self.forwards += 1
-        self.exchanged += exchanged
-        self.ever_exchanged = self.ever_exchanged or exchanged
-
-    # Donors for the loss
-
-    def let_loss_have(self, exchanges: Mapping[str, Exchange], drawn: bool) -> None:
-        """Keep the donors of a forward for the loss bound to this MoEx."""
-        if self.mixes_labels and self.settings.lam < 1:
-            self.pending = next((exchange.swap_index for exchange in exchanges.values()), None), drawn
-            self.consumed = False
-
-    def check_consumed(self) -> None:
-        """Check that a loss has mixed the labels of the last draw.
+    def draw_forward(self, x: Tensor, groups: Tensor | None = None, **where: Any) -> Forward:
+        """Begin a training forward that draws: count it, and keep its donors for the loss.
 
         Raises:
             RuntimeError: No loss has used the last draw.
         """
-        if self.pending is not None and self.pending[1]:
-            self.pending = None
+        if self.last is not None and self.last.seed is not None and not self.last.consumed:
+            self.last = None
             raise RuntimeError(
                 "the model was called again before MoExLoss mixed the labels of the last draw. Call the loss once for "
                 "each training forward. For a forward without a loss use model(x, swap_index=None); to repeat a draw "
-                "use model(x, swap_index=index)"
+                "use model(x, swap_index=index). If the last step failed between the model and its loss, its draw is "
+                "dropped now, and the next call succeeds"
             )
+        generator = take_generator()
+        exchanges = self.draw(x.shape[0], x.device, groups, generator)
+        forward = Forward(self, exchanges, seed=generator.initial_seed(), **where)
+        self.last_sites = tuple(exchanges)
+        self.record(forward, trains=True)
+        return forward
+
+    def record(self, forward: Forward, trains: bool) -> None:
+        """Note a forward that drew or was given donors; if it trains, count it and keep it for the loss."""
+        exchanged = bool(forward.exchanges)
+        self.ever_asked = True
+        self.ever_exchanged = self.ever_exchanged or exchanged
+        if trains:
+            self.forwards += 1
+            self.exchanged += exchanged
+            self.let_loss_have(forward)
+
+    # Donors for the loss
+
+    def let_loss_have(self, forward: Forward) -> None:
+        """Keep a forward for the loss bound to this MoEx; a plain one leaves a draw that the loss has yet to use."""
+        if forward.exchanges or forward.seed is not None:
+            self.last = forward if self.needs_loss else None
+        elif self.last is not None and self.last.consumed:
+            self.last = None
 
     def donors_of(self, output: Any) -> Tensor | None:
         """Return the donors of the forward that computed `output`; None if it exchanged nothing.
 
-        The forward is found through the autograd graph of the output. The graph of a compiled model does not record it,
-        so the last forward is used.
+        The forward is found through the autograd graph of the output. The graph of a compiled or frozen model does not
+        record it, so the last forward is used.
 
         Raises:
             RuntimeError: A loss has already used these donors.
         """
-        forward = None
+        others = False
         for forward in forwards_behind(output):
             if forward.moex is self:
-                break
-        if forward is None:
-            return None if self.evaluating else self.take_donors()
-        if forward.moex is not self:  # such as an EMA model
+                return self.take(forward, again=forward.seed is None)
+            others = True  # such as an EMA model
+        if others or self.evaluating or self.last is None or self.last.consumed:
             return None
-        donors = next((exchange.swap_index for exchange in forward.exchanges.values()), None)
-        if forward.seed is None:
-            return donors
-        if forward.consumed:
-            raise RuntimeError(_TWICE)
-        forward.consumed = self.consumed = True
-        self.pending = None
-        return donors
+        keep_with(self.last, output)  # a second loss finds it there
+        return self.take(self.last)
 
-    def take_donors(self) -> Tensor | None:
-        """Return the donors of the last forward; None if it exchanged nothing.
+    def take(self, forward: Forward, again: bool = False) -> Tensor | None:
+        """Return the donors of a forward; the loss may use them again if the caller gave them.
 
         Raises:
             RuntimeError: A loss has already used these donors.
         """
-        if self.pending is None:
-            if self.consumed:
-                raise RuntimeError(_TWICE)
-            return None
-        donors, self.pending, self.consumed = self.pending[0], None, True
-        return donors
+        if forward.consumed and not again:
+            raise RuntimeError(
+                "MoExLoss was called twice for one forward; call it once, and mix other loss terms with "
+                "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
+            )
+        forward.consumed = True
+        return forward.donors
 
     def warn_if_unused(self, training: bool, reason: str) -> None:
         """Warn once if a model with lam < 1 is trained without a loss that mixes its labels."""
@@ -257,12 +232,6 @@ class MoExInsertion:
         sites = "".join(f"\n  {exchange.extra_repr()}" for exchange in self.sites)
         share = f"{self.exchanged} of {self.forwards} training forwards exchanged since the last train()"
         return f"MoExInsertion({self.extra_repr()}{sites}\n  {share}\n)"
-
-
-_TWICE = (
-    "MoExLoss was called twice for one forward; call it once, and mix other loss terms with "
-    "timm_moex.mix_loss(criterion, output, target, swap_index, lam)"
-)
 
 
 def _stacklevel() -> int:

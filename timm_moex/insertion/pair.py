@@ -18,22 +18,13 @@ _SHUFFLED_TOKENS = ("Hiera",)  # their tokens are ordered by mask unit, not row 
 
 @dataclass(frozen=True)
 class ExchangedPair:
-    """Features and predictions for two images A and B before and after they exchange moments.
-
-    Attributes:
-        site: The site of the exchange.
-        norm: Norm of the exchanged moments.
-        before: Features of A and B at the site, (2, C, h, w).
-        after: The same after the exchange, (2, C, h, w).
-        probabilities_before: Class probabilities before the exchange, (2, classes).
-        probabilities_after: The same after the exchange.
-    """
+    """Features and predictions for two images A and B before and after they exchange moments."""
 
     site: Site
-    norm: str
-    before: Tensor
+    norm: str  # of the exchanged moments
+    before: Tensor  # features of A and B at the site, (2, C, h, w)
     after: Tensor
-    probabilities_before: Tensor
+    probabilities_before: Tensor  # of the classes, (2, classes)
     probabilities_after: Tensor
 
     def position_moments(self) -> tuple[Tensor, Tensor]:
@@ -90,15 +81,9 @@ def _logits(output: Any) -> Tensor:
 
 
 def as_maps(x: Tensor, site: Site, image_size: Sequence[int]) -> Tensor:
-    """Lay features out as (B, C, h, w).
+    """Lay a site's features, without prefix tokens, out as (B, C, h, w).
 
-    Args:
-        x: Features of a site, without prefix tokens.
-        site: The site, for its layout.
-        image_size: Height and width of the images; tokens are laid out on a grid of the same proportions.
-
-    Raises:
-        ValueError: The features have no height and width.
+    Tokens are laid out on a grid with the proportions of `image_size`, the height and width of the images.
 
     Example:
         >>> site = Site("stem", "blocks.0", "input", "NLC")

@@ -3,12 +3,11 @@
 A preset is a set of defaults for `insert_moex` and for the `moex_` keywords of a twin; any setting can be overridden.
 """
 
-import math
 import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..utils.checks import check_fraction
+from ..utils.checks import check_finite, check_fraction, check_whole
 from ..utils.messages import did_you_mean
 
 __all__ = ["PRESETS", "RENAMED", "SETTING_NAMES", "MoExSettings", "Preset", "find_preset"]
@@ -52,21 +51,14 @@ class MoExSettings:
     def __post_init__(self) -> None:
         check_fraction("lam", self.lam)
         check_fraction("prob", self.prob)
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha < math.inf:
-            raise ValueError(f"alpha={self.alpha!r}: expected a finite number >= 0")
+        check_finite("alpha", self.alpha)
         if not isinstance(self.per_site, bool):
             raise ValueError(f"per_site={self.per_site!r}: expected True or False")
-        for name in ("off_epoch", "warmup_epochs"):
-            epochs = getattr(self, name)
-            if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-                raise ValueError(f"{name}={epochs!r}: expected a whole number >= 0")
+        check_whole("off_epoch", self.off_epoch)
+        check_whole("warmup_epochs", self.warmup_epochs)
 
     def prob_at(self, epoch: int | None) -> float:
-        """Return the probability of an exchange in an epoch, counted from 0.
-
-        Raises:
-            RuntimeError: The probability depends on the epoch, and `epoch` is None.
-        """
+        """Return the probability of an exchange in an epoch, counted from 0; a RuntimeError if it must be known."""
         if not self.off_epoch and not self.warmup_epochs:
             return self.prob
         if epoch is None:
@@ -81,22 +73,13 @@ class MoExSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(MoExSettings):
-    """Defaults of an augmentation.
+    """Defaults of an augmentation."""
 
-    Attributes:
-        name: The value of `moex_preset`.
-        title: The method's name.
-        summary: The method in a sentence.
-        source: The paper, with its arXiv number at the end.
-        layers: The default sites: "default" (the family's), "stem", "first_stages" (up to three, never the last) or
-            "all".
-    """
-
-    name: str
+    name: str  # the value of `moex_preset`
     title: str
     summary: str
-    source: str
-    layers: str = "default"
+    source: str  # the paper, with its arXiv number at the end
+    layers: str = "default"  # the family's default site, "stem", "first_stages" (up to three, never the last) or "all"
 
     @property
     def url(self) -> str:
@@ -104,13 +87,7 @@ class Preset(MoExSettings):
         return f"https://arxiv.org/abs/{self.source.rpartition(' ')[2]}"
 
     def settings(self, **overrides: Any) -> MoExSettings:
-        """Return the preset's settings, replaced by the `overrides` that are not None.
-
-        Raises:
-            TypeError: A setting does not exist; the message suggests the nearest name.
-            ValueError: A value is out of range.
-        """
-        overrides = dict(overrides)
+        """Return the preset's settings, replaced by the `overrides` that are not None."""
         for old in overrides.keys() & RENAMED:
             warnings.warn(
                 f"{old} is now called {RENAMED[old]}; 0.3 drops the old name", DeprecationWarning, stacklevel=3
@@ -195,18 +172,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """Look up a preset.
-
-    Args:
-        name: A key of `PRESETS`.
-
-    Raises:
-        ValueError: The preset does not exist; the message suggests the nearest name.
-
-    Example:
-        >>> find_preset("mixstyle").alpha
-        0.1
-    """
+    """Look up a preset; a name that does not exist is a ValueError with the nearest one."""
     if name not in PRESETS:
         raise ValueError(f"preset={name!r}: expected one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     return PRESETS[name]

@@ -17,13 +17,7 @@ __all__ = ["SiteExchange"]
 
 
 class SiteExchange(MomentExchange):
-    """Exchange at one site, with the hook that performs it in the forwards that exchange there.
-
-    Args:
-        moex: The model's MoEx.
-        site: The site.
-        settings: Settings of the MoEx. If `norm` is None, the site's default norm is used.
-    """
+    """Exchange at one site, with the hook that performs it in the forwards that exchange there."""
 
     def __init__(self, moex: Any, site: Site, settings: MoExSettings) -> None:
         super().__init__(
@@ -36,7 +30,6 @@ class SiteExchange(MomentExchange):
             match=settings.match,
         )
         self.moex = moex
-        self.tried = False
         self.site = site
 
     def output_hook(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -66,8 +59,10 @@ class SiteExchange(MomentExchange):
         if asked is None:
             if forward.is_direct:
                 keep_with(forward, value)
-            if forward.seed is not None and not self.tried:
-                self._try(first)
+            if forward.seed is not None:  # an invalid site fails in the first draw, not at the first exchange
+                self._check_tensor(first)
+                if self.match == "moments":
+                    moment_view(first[:, self.site.prefix_tokens :], self.norm, self.positive_only, self.channel_dim)
             return None
         if chosen is not None:
             entries = list(value)
@@ -77,13 +72,6 @@ class SiteExchange(MomentExchange):
             exchanged = self._exchange_tensor(value, asked)
         keep_with(forward, exchanged)
         return exchanged
-
-    def _try(self, x: Any) -> None:
-        """Check the site, so that an invalid one fails in the first forward that draws, not at the first exchange."""
-        self.tried = True
-        self._check_tensor(x)
-        if self.match == "moments":
-            moment_view(x[:, self.site.prefix_tokens :], self.norm, self.positive_only, self.channel_dim)
 
     def _exchange_tensor(self, x: Any, asked: Exchange) -> Tensor:
         self._check_tensor(x)

@@ -6,6 +6,7 @@ from a shape.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from timm.models import FeatureInfo as ExtractorInfo
 from torch import nn
@@ -53,18 +54,11 @@ class Site:
 
 @dataclass(frozen=True)
 class KnownSites:
-    """Sites of a model, and its entry in the table.
+    """Sites of a model, and its entry in the table."""
 
-    Attributes:
-        family: The table's entry; None if the class is not in the table.
-        by_name: The sites by name, in the order in which the data passes through them.
-        ineffective: The last stage if the logits depend only on its class token, so that exchanging its patch tokens
-            would have no effect; otherwise None. It is not in `by_name`.
-    """
-
-    family: Family | None
-    by_name: dict[str, Site]
-    ineffective: Site | None
+    family: Family | None  # None if the class is not in the table
+    by_name: dict[str, Site]  # in the order in which the data passes through them
+    ineffective: Site | None  # the last stage, not in `by_name`, if the logits depend only on its class token
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -90,11 +84,7 @@ def family_of(model: nn.Module) -> Family | None:
 
 
 def known_sites(model: nn.Module) -> KnownSites:
-    """Return a model's sites and its entry in the table.
-
-    Args:
-        model: A timm model, with or without MoEx.
-    """
+    """Return a model's sites and its entry in the table."""
     check_model(model)
     family = family_of(model)
     sites = _sites_from_table(model, family) if family else _sites_from_feature_info(model)
@@ -141,11 +131,8 @@ def _stage_modules(model: nn.Module, stages: str | tuple[str, ...] | FeatureInfo
         return list(stages)
     parent, _, pattern = stages.rpartition(".")
     matcher = re.compile(re.escape(pattern).replace(r"\#", "([0-9]+)"))
-    found = []
-    for name, _ in model.get_submodule(parent).named_children():
-        if match := matcher.fullmatch(name):
-            found.append((int(match[1]), f"{parent}.{name}" if parent else name))
-    return [path for _, path in sorted(found)]
+    matches = filter(None, (matcher.fullmatch(name) for name, _ in model.get_submodule(parent).named_children()))
+    return [f"{parent}.{match[0]}".lstrip(".") for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def _sites_from_table(model: nn.Module, family: Family) -> list[Site]:
@@ -157,17 +144,16 @@ def _sites_from_table(model: nn.Module, family: Family) -> list[Site]:
 
 
 def _site(model: nn.Module, family: Family, number: int, hook: Hook) -> Site:
-    if number or family.stem_layout is None:
-        layout = family.layout if isinstance(family.layout, str) else family.layout(model, number)
-    else:
-        layout = family.stem_layout if isinstance(family.stem_layout, str) else family.stem_layout(model)
+    def value(setting: Any) -> Any:
+        return setting(model, number) if callable(setting) else setting
+
     return Site(
         name=f"stage{number}" if number else "stem",
         module=hook.module,
         hook_on=hook.hook_on,
-        layout=layout,
-        prefix_tokens=family.num_prefix_tokens(model, number) if family.num_prefix_tokens else 0,
-        norm=family.norm if isinstance(family.norm, str) else family.norm(model, number),
+        layout=value(family.layout if number else family.stem_layout or family.layout),
+        prefix_tokens=value(family.num_prefix_tokens),
+        norm=value(family.norm),
         tuple_entries=family.tuple_entries,
     )
 

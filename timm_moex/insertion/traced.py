@@ -10,39 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .forwards import Forward
 from .request import Exchange
 
-__all__ = ["donors_in_graph", "draw_in_graph", "new_token", "new_trace", "note_exchange", "own_in_graph", "times_noted"]
+__all__ = ["donors_in_graph", "draw_in_graph", "new_token", "own_in_graph"]
 
 _by_token: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # the values are MoEx objects
 _tokens = itertools.count()
 _TAGS = [getattr(torch.Tag, n) for n in ("nondeterministic_seeded", "cudagraph_unsafe") if hasattr(torch.Tag, n)]
-
-
-_traces = itertools.count()
-_noted: set[tuple[int, str]] = set()  # (trace, site) that exchanged in a forward traced by Dynamo
-
-
-@torch._dynamo.assume_constant_result
-def new_trace() -> int:
-    """Return a number that identifies a forward while Dynamo traces it."""
-    return next(_traces)
-
-
-@torch._dynamo.assume_constant_result
-def note_exchange(trace: int, site: str) -> bool:
-    """Record that a site exchanges in a graph. This runs while Dynamo traces, not when the graph runs.
-
-    A counter in the forward would be a side effect, which Dynamo does not allow inside a checkpointed segment.
-    """
-    _noted.add((trace, site))
-    return True
-
-
-@torch._dynamo.assume_constant_result
-def times_noted(trace: int, site: str) -> int:
-    """Return 1 if a site exchanges in a graph, else 0. It is not a count, because Dynamo may trace a part twice."""
-    return int((trace, site) in _noted)
 
 
 def new_token(moex: Any) -> Tensor:
@@ -58,7 +33,7 @@ def new_token(moex: Any) -> Tensor:
 @torch.library.custom_op("timm_moex::draw", mutates_args=(), tags=_TAGS)
 def _draw(x: Tensor, groups: Tensor | None, token: Tensor, sites: int) -> tuple[Tensor, Tensor]:
     moex = _by_token[int(token)]
-    exchanges = moex.draw_forward(x, groups)
+    exchanges = moex.draw_forward(x, groups).exchanges
     donors = torch.arange(x.shape[0], device=x.device).repeat(sites, 1)
     shares = torch.zeros(sites, x.shape[0], dtype=torch.float32, device=x.device)
     for number, name in enumerate(moex.site_names):
@@ -76,6 +51,11 @@ def _(x: Tensor, groups: Tensor | None, token: Tensor, sites: int) -> tuple[Tens
 
 def draw_in_graph(moex: Any, x: Tensor, groups: Tensor | None) -> dict[str, Exchange]:
     """Draw for a training forward that `torch.compile` traces; every site has an exchange."""
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            "torch.export cannot export the random draw of a training forward; call model.eval() first, or export the "
+            "call with swap_index=None"
+        )
     donors, shares = torch.ops.timm_moex.draw(x.detach(), groups, moex.token, len(moex.sites))
     alpha = moex.settings.alpha
     return {name: Exchange(donors[n], shares[n] if alpha else None) for n, name in enumerate(moex.site_names)}
@@ -83,7 +63,8 @@ def draw_in_graph(moex: Any, x: Tensor, groups: Tensor | None) -> dict[str, Exch
 
 @torch.library.custom_op("timm_moex::donors", mutates_args=(), tags=_TAGS)
 def _donors(output: Tensor, token: Tensor) -> Tensor:
-    donors = _by_token[int(token)].take_donors()
+    moex = _by_token[int(token)]
+    donors = None if moex.last is None else moex.take(moex.last)
     return torch.arange(output.shape[0], device=output.device) if donors is None else donors.clone()
 
 
@@ -100,7 +81,8 @@ def donors_in_graph(moex: Any, output: Tensor) -> Tensor:
 @torch.library.custom_op("timm_moex::own", mutates_args=(), tags=_TAGS)
 def _own(swap_index: Tensor, token: Tensor) -> Tensor:
     index = swap_index.clone()
-    _by_token[int(token)].let_loss_have({"": Exchange(index, None)}, drawn=False)
+    moex = _by_token[int(token)]
+    moex.record(Forward(moex, {"": Exchange(index, None)}), trains=True)
     return index
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exchange.arguments import check_swap_index
-from ..insertion.find import find_moex
+from ..insertion.find import require_moex
 from ..insertion.forwards import has_graph
 from ..insertion.moex import MoExInsertion
 from ..insertion.traced import donors_in_graph
@@ -85,9 +85,7 @@ class MoExLoss(nn.Module):
 
     def __init__(self, model: nn.Module, criterion: Callable[..., Tensor]) -> None:
         super().__init__()
-        moex = find_moex(model)
-        if moex is None:
-            raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+        moex = require_moex(model)
         if not callable(criterion):
             raise TypeError(f"criterion must be callable, got {type(criterion).__name__}")
         if isinstance(criterion, MoExLoss):
@@ -141,12 +139,12 @@ class MoExLoss(nn.Module):
         return loss / num_items_in_batch if summed else loss * (target.ne(-100).sum() / num_items_in_batch)
 
     def _mixed(self, output: Any, target: Tensor) -> Tensor:
-        lam = self.moex.settings.lam
-        if lam == 1 or not torch.is_grad_enabled() or not has_graph(output):
+        moex, lam, compiling = self.moex, self.moex.settings.lam, torch.compiler.is_compiling()
+        trains = has_graph(output) or (not compiling and moex.last is not None and moex.last.frozen)
+        if lam == 1 or not torch.is_grad_enabled() or not trains:
             return self.criterion(output, target)
-        if torch.compiler.is_compiling():
-            return mix_loss(self.criterion, output, target, donors_in_graph(self.moex, output), lam)
-        return mix_loss(self.criterion, output, target, self.moex.donors_of(output), lam)
+        donors = donors_in_graph(moex, output) if compiling else moex.donors_of(output)
+        return mix_loss(self.criterion, output, target, donors, lam)
 
     def extra_repr(self) -> str:
         shown = "" if isinstance(self.criterion, nn.Module) else f"criterion={self.criterion!r}, "

@@ -8,7 +8,7 @@ from timm.task import ClassificationTask
 from torch import Tensor, nn
 
 from ..insertion.exchanging import exchanging
-from ..insertion.find import find_moex
+from ..insertion.find import find_moex, require_moex
 from ..insertion.moex import MoExInsertion
 from .loss import MoExLoss
 
@@ -42,8 +42,7 @@ class MoExTask(ClassificationTask):
     """
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        if find_moex(model) is None:
-            raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+        require_moex(model)
         super().__init__(model, *args, **kwargs)
         if not isinstance(self.criterion, MoExLoss):
             self.criterion: MoExLoss = MoExLoss(self.trainable_module, self.criterion)

@@ -1,10 +1,11 @@
 """Checks of arguments that several modules take."""
 
+import math
 from typing import Any
 
 from torch import nn
 
-__all__ = ["check_fraction", "check_model"]
+__all__ = ["check_finite", "check_fraction", "check_model", "check_whole"]
 
 
 def check_fraction(name: str, value: float) -> None:
@@ -18,6 +19,26 @@ def check_fraction(name: str, value: float) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name}={value!r}: expected a number in [0, 1]")
+
+
+def check_finite(name: str, value: float) -> None:
+    """Raise ValueError unless a value is a finite number >= 0.
+
+    Example:
+        >>> check_finite("eps", 1e-5)
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
+
+
+def check_whole(name: str, value: int, least: int = 0) -> None:
+    """Raise ValueError unless a value is an integer, and at least `least`.
+
+    Example:
+        >>> check_whole("epoch", 3)
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
 
 
 def check_model(model: Any) -> None:
