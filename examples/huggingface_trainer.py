@@ -27,9 +27,17 @@ def main(steps: int = 20) -> list[float]:
     model = TimmWrapperForImageClassification(config)
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
-            folder, max_steps=steps, per_device_train_batch_size=32, learning_rate=1e-3, use_cpu=True, logging_steps=1,
-            save_strategy="no", report_to="none", remove_unused_columns=False, disable_tqdm=True,
-        )  # fmt: skip
+            folder,
+            max_steps=steps,
+            per_device_train_batch_size=32,
+            learning_rate=1e-3,
+            use_cpu=True,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+        )
         criterion = MoExLoss(model, nn.CrossEntropyLoss(label_smoothing=0.1))
         trainer = Trainer(model, args, collate, train_dataset=data, compute_loss_func=criterion)
         trainer.train()

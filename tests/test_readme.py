@@ -127,8 +127,12 @@ class Reader:
         paths = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", as_run(block.code)],
-            cwd=self.folder, env={**os.environ, **paths}, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            cwd=self.folder,
+            env={**os.environ, **paths},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 0, f"{as_run(block.code)}\n{done.stdout}\n{done.stderr}"
 
     def read_to(self, block: Block) -> None:

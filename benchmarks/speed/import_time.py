@@ -24,9 +24,14 @@ import timm_moex
 from .._results import RESULTS, environment
 
 ARCHS = (
-    "resnet18", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", "swin_tiny_patch4_window7_224",
+    "resnet18",
+    "resnet50",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "swin_tiny_patch4_window7_224",
     "vit_tiny_patch16_224",
-)  # fmt: skip
+)
 FRESH = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
 WITHIN = """
 import time; start = time.process_time(); import timm; middle = time.process_time(); import timm_moex

@@ -151,9 +151,12 @@ def make_jobs(
             }
             name = re.sub(r"[^a-z0-9.]+", "_", "_".join(filter(None, columns.values())))
             recipe = recipe.override(
-                data_dir=str(tree), initial_checkpoint=str(options.emoji / INITIAL), device=options.device, seed=seed,
+                data_dir=str(tree),
+                initial_checkpoint=str(options.emoji / INITIAL),
+                device=options.device,
+                seed=seed,
                 workers=0,
-            )  # fmt: skip
+            )
             jobs.append(Job(columns, recipe, options.output / "runs" / name))
     return jobs
 

@@ -179,10 +179,18 @@ def pictures(kind: str, label: str, rows: Sequence[dict]) -> str:
 
 MADE = (
     totals,
-    deep_methods, deep, deep_curves, growth,
+    deep_methods,
+    deep,
+    deep_curves,
+    growth,
     style,
-    study, learning_curves, ablation, robustness, robustness_curves, domain_shift,
-)  # fmt: skip
+    study,
+    learning_curves,
+    ablation,
+    robustness,
+    robustness_curves,
+    domain_shift,
+)
 
 
 def blocks() -> dict[tuple[Path, str], str]:

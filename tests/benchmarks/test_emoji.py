@@ -144,8 +144,9 @@ def test_all_styles_train_on_every_style_and_test_unseen_emoji_alone(root, tmp_p
     model = timm.create_model("test_resnet", num_classes=8)
     row = domain_shift.evaluate_parts(model, jobs[0])
     assert {key: value for key, value in row.items() if value} == {
-        "unseen_emoji_seen_styles": "50.00", "images_unseen_emoji_seen_styles": 12,
-    }  # fmt: skip
+        "unseen_emoji_seen_styles": "50.00",
+        "images_unseen_emoji_seen_styles": 12,
+    }
     assert all(f"{prefix}{part}" in row for prefix in ("", "images_") for part in domain_shift.PARTS)
 
 
@@ -165,21 +166,33 @@ def test_methods_differ_only_in_what_they_are_named_for():
         assert differing <= {"cutmix", "mixup_prob", "model_kwargs"}
         seen[method] = (exchanges, changed.settings.get("cutmix", 0) > 0)
     assert seen == {
-        "baseline": (False, False), "moex": (True, False), "cutmix": (False, True), "cutmix_moex": (True, True),
-    }  # fmt: skip
+        "baseline": (False, False),
+        "moex": (True, False),
+        "cutmix": (False, True),
+        "cutmix_moex": (True, True),
+    }
 
 
 def test_choice_is_the_setting_with_most_images_right_in_the_selection_runs():
     rows = [
-        dict(phase=phase, method=method, setting=setting, images_unseen_emoji_unseen_style="348",
-             unseen_emoji_unseen_style=value)
-        for phase, method, setting, value in (
-            ("selection", "moex", "in 1", "50.00"), ("selection", "moex", "in 2", "68.10"),
-            ("selection", "moex", "in 3", "67.53"), ("selection", "moex", "in 1", "60.00"),
-            ("selection", "moex", "in 2", "66.67"), ("selection", "moex", "in 3", "67.24"),
-            ("study", "moex", "in 1", "99.00"), ("selection", "baseline", "", "60.00"),
+        dict(
+            phase=phase,
+            method=method,
+            setting=setting,
+            images_unseen_emoji_unseen_style="348",
+            unseen_emoji_unseen_style=value,
         )
-    ]  # fmt: skip
+        for phase, method, setting, value in (
+            ("selection", "moex", "in 1", "50.00"),
+            ("selection", "moex", "in 2", "68.10"),
+            ("selection", "moex", "in 3", "67.53"),
+            ("selection", "moex", "in 1", "60.00"),
+            ("selection", "moex", "in 2", "66.67"),
+            ("selection", "moex", "in 3", "67.24"),
+            ("study", "moex", "in 1", "99.00"),
+            ("selection", "baseline", "", "60.00"),
+        )
+    ]
     assert domain_shift.best_settings(rows) == {"moex": "in 2", "baseline": ""}  # in 3 has as many right
 
 

@@ -109,8 +109,11 @@ def test_seeds_of_the_study_had_no_part_in_choosing(small):
 def test_settings_of_the_study_are_the_best_on_validation_images(preset, small):
     ablation = fashion_mnist.presets()[preset]["ablation"]
     best = fashion_mnist.best_candidates(read_rows("ablation"), preset, ablation["choose_by"])
-    used = {job.columns["method"]: job.settings for job in fashion_mnist.jobs_of(preset, "run", small)
-            if job.columns["model"] == ablation["model"]}  # fmt: skip
+    used = {
+        job.columns["method"]: job.settings
+        for job in fashion_mnist.jobs_of(preset, "run", small)
+        if job.columns["model"] == ablation["model"]
+    }
     assert best == {method: used[method] for method in fashion_mnist.CANDIDATES}
 
 

@@ -97,10 +97,14 @@ def test_outcome_is_the_mean_over_groups_paired_by_seed():
     rows = [
         {"seed": seed, "held_out": group, "method": method, "top1": top1, "monitored_top1": "90"}
         for seed, group, baseline, other in (
-            ("30", "a", 50, 53), ("30", "b", 70, 71), ("31", "a", 60, 59), ("31", "b", 60, 60), ("32", "a", 10, 90),
+            ("30", "a", 50, 53),
+            ("30", "b", 70, 71),
+            ("31", "a", 60, 59),
+            ("31", "b", 60, 60),
+            ("32", "a", 10, 90),
         )
         for method, top1 in (("baseline", baseline), ("other", other))
-    ]  # fmt: skip
+    ]
     assert means(rows, "baseline", ("a", "b")) == {"30": 60, "31": 60}
     assert means(rows, "other", ("a", "b")) == {"30": 62, "31": 59.5}
     assert means(rows, "other", ("a",)) == {"30": 53, "31": 59, "32": 90}

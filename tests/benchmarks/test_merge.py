@@ -46,10 +46,13 @@ def test_missing_lines_and_curves_are_brought_home_and_a_second_merge_adds_nothi
     assert everything(here) == before
 
 
-@pytest.mark.parametrize("other, message", [
-    (run("0", settings="bb"), "p m moex 0 differs between the two tables .settings: 'bb' there, 'aa' here"),
-    (run("0", test_top1="2"), "differs between the two tables .test_top1: '2' there"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (run("0", settings="bb"), "p m moex 0 differs between the two tables .settings: 'bb' there, 'aa' here"),
+        (run("0", test_top1="2"), "differs between the two tables .test_top1: '2' there"),
+    ],
+)
 def test_a_run_that_differs_is_refused_and_nothing_is_written(other, message, tmp_path, monkeypatch, capsys):
     here = write_clone(tmp_path / "here", [run("0")])
     there = write_clone(tmp_path / "there", [run("1"), other])

@@ -27,9 +27,23 @@ def test_every_run_has_its_curve_with_the_accuracy_of_the_last_epoch(name):
 
 def row(method, seed, top1, seconds="10", loss="0.5"):
     return dict(
-        preset="cpu-small", model="m", method=method, seed=seed, test_top1=top1, test_loss=loss, cpu_seconds=seconds,
-        seconds=seconds, device="cpu", processor="P", threads="1", torch="2", timm="1", commit="c", date="d", curve="x",
-    )  # fmt: skip
+        preset="cpu-small",
+        model="m",
+        method=method,
+        seed=seed,
+        test_top1=top1,
+        test_loss=loss,
+        cpu_seconds=seconds,
+        seconds=seconds,
+        device="cpu",
+        processor="P",
+        threads="1",
+        torch="2",
+        timm="1",
+        commit="c",
+        date="d",
+        curve="x",
+    )
 
 
 def test_study_table_pairs_seeds_and_leaves_out_unknown_times(monkeypatch):
@@ -43,9 +57,16 @@ def test_study_table_pairs_seeds_and_leaves_out_unknown_times(monkeypatch):
 
 
 def test_robustness_averages_severities_within_a_seed():
-    rows = [dict(corruption=kind, severity=s, seed=seed, error=e) for kind, s, seed, e in
-            [("clean", "0", "0", "5"), ("blur", "1", "0", "10"), ("blur", "5", "0", "30"), ("noise", "1", "0", "50"),
-             ("blur", "1", "1", "12")]]  # fmt: skip
+    rows = [
+        dict(corruption=kind, severity=s, seed=seed, error=e)
+        for kind, s, seed, e in [
+            ("clean", "0", "0", "5"),
+            ("blur", "1", "0", "10"),
+            ("blur", "5", "0", "30"),
+            ("noise", "1", "0", "50"),
+            ("blur", "1", "1", "12"),
+        ]
+    ]
     assert report.mean_by_seed(rows, "error", ["blur"]) == {"0": 20, "1": 12}
     assert report.mean_by_seed(rows, "error", ["blur", "noise"]) == {"0": 30, "1": 12}
     assert report.mean_by_seed(rows, "error", ["clean"]) == {"0": 5}

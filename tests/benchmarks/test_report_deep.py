@@ -9,9 +9,15 @@ FACTS = dict(model="m", device="cpu", processor="P", threads="1", torch="2", tim
 
 def run(preset, method, seed, top1, loss="0.5", train="0.2"):
     return FACTS | dict(
-        preset=preset, method=method, seed=seed, test_top1=str(top1), test_loss=loss, curve=train,
-        seconds="", cpu_seconds="",
-    )  # fmt: skip
+        preset=preset,
+        method=method,
+        seed=seed,
+        test_top1=str(top1),
+        test_loss=loss,
+        curve=train,
+        seconds="",
+        cpu_seconds="",
+    )
 
 
 @pytest.fixture
@@ -69,9 +75,17 @@ def test_corrupted_images_and_calibration_join_when_they_were_measured(lines):
         for method, gain in (("baseline", 0), ("moex", 3)):
             for kind, value, ece in (("clean", "11", 4), ("jpeg", error, 9), ("blur", error, 9)):
                 lines["robustness"].append(
-                    FACTS | dict(preset="cpu-deep", method=method, seed=seed, corruption=kind, severity="1",
-                                 error=str(float(value) - gain), ece=str(ece + gain))
-                )  # fmt: skip
+                    FACTS
+                    | dict(
+                        preset="cpu-deep",
+                        method=method,
+                        seed=seed,
+                        corruption=kind,
+                        severity="1",
+                        error=str(float(value) - gain),
+                        ece=str(ece + gain),
+                    )
+                )
     assert cells(report_deep.deep())[0][3:5] == ["-3.0 [-3.0, -3.0]", "+3.0 [+3.0, +3.0]"]
 
 

@@ -88,12 +88,16 @@ TROUBLE = {
     "bus": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "fewer workers"),
     "gone": (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "another process may have ended it"),
     "shm": (RuntimeError("unable to write to file </torch_7_8_0>: No space left on device (28)"), "docker: --shm-size"),
-    "bomb": (Image.DecompressionBombError("Image size (9 pixels) exceeds limit of 8 pixels, could be decompression "
-                                          "bomb DOS attack."), "make the image smaller"),
+    "bomb": (
+        Image.DecompressionBombError(
+            "Image size (9 pixels) exceeds limit of 8 pixels, could be decompression bomb DOS attack."
+        ),
+        "make the image smaller",
+    ),
     "cpu": (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"), "a smaller batch"),
     "gpu": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB."), "a smaller batch"),
     "python": (MemoryError(), "MemoryError; out of memory: a smaller batch may fit"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TROUBLE)

@@ -28,9 +28,16 @@ def test_options_reach_the_comparison_and_failed_runs_the_exit_code(called):
     args, kwargs = called[0]
     assert args == ("quickstart", "d")
     assert kwargs == dict(
-        methods=["baseline", "cutmix+moex"], add_methods=["mine: moex_lam=0.5"], seeds=3,
-        settings=["epochs=1", "lr=0.1"], output="out", jobs=2, device=None, test_split="test", leave_one_out=False,
-    )  # fmt: skip
+        methods=["baseline", "cutmix+moex"],
+        add_methods=["mine: moex_lam=0.5"],
+        seeds=3,
+        settings=["epochs=1", "lr=0.1"],
+        output="out",
+        jobs=2,
+        device=None,
+        test_split="test",
+        leave_one_out=False,
+    )
 
 
 @pytest.mark.parametrize(

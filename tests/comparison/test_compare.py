@@ -70,8 +70,12 @@ def test_the_last_epoch_counts_and_the_report_names_images_failures_and_the_gap(
     assert "The baseline's loss is" in text and "bad: no pair of runs with the baseline yet." in text
     with (folder / "compare.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["method"], row["seed"]) for row in rows] == [("baseline", "0"), ("moex", "0"), ("baseline", "1"),
-                                                              ("moex", "1")]  # fmt: skip
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        ("baseline", "0"),
+        ("moex", "0"),
+        ("baseline", "1"),
+        ("moex", "1"),
+    ]
     for row in rows:
         with (folder / row["method"] / row["seed"] / "summary.csv").open(newline="") as file:
             last = list(csv.DictReader(file))[-1]
@@ -161,5 +165,11 @@ def test_a_killed_comparison_goes_on_and_ends_the_same(tiny, tmp_path):
 
 def test_a_first_run_that_cannot_start_ends_the_comparison_with_its_reason(tiny, tmp_path):
     with pytest.raises(RecipeError, match="baseline seed 0: .*opt_kwargs"):
-        timm_moex.compare(tiny, settings=["opt_kwargs={foo: 1}"], methods=["baseline", "moex"], seeds=1,
-                          output=tmp_path / "out", log=lambda line: None)  # fmt: skip
+        timm_moex.compare(
+            tiny,
+            settings=["opt_kwargs={foo: 1}"],
+            methods=["baseline", "moex"],
+            seeds=1,
+            output=tmp_path / "out",
+            log=lambda line: None,
+        )

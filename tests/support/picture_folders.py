@@ -29,8 +29,18 @@ def write_groups(root: Path, groups: str = "ABC", classes: str = "xy", count: in
 def picture_recipe(data_dir: Path, **settings: Any) -> Recipe:
     """A net that learns the colours within a few steps."""
     base = dict(
-        model="moex_test_resnet", model_kwargs={"moex_prob": 0.0}, data_dir=str(data_dir), input_size=[3, 32, 32],
-        num_classes=2, device="cpu", batch_size=4, epochs=1, lr=0.01, warmup_epochs=0, color_jitter=0.0, workers=0,
+        model="moex_test_resnet",
+        model_kwargs={"moex_prob": 0.0},
+        data_dir=str(data_dir),
+        input_size=[3, 32, 32],
+        num_classes=2,
+        device="cpu",
+        batch_size=4,
+        epochs=1,
+        lr=0.01,
+        warmup_epochs=0,
+        color_jitter=0.0,
+        workers=0,
         scale=[0.9, 1.0],
-    )  # fmt: skip
+    )
     return Recipe("pictures", base | settings)

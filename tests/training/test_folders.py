@@ -48,8 +48,9 @@ def test_val_fraction_divides_every_class_and_loses_nothing(tmp_path, layout):
 
 
 def test_the_division_depends_on_nothing_but_the_paths(tmp_path, monkeypatch):
-    first = names_of(open_dataset("", write_groups(tmp_path / "a", "xyz", count=20), "val", group_folders=True,
-                                  val_fraction=0.3))  # fmt: skip
+    first = names_of(
+        open_dataset("", write_groups(tmp_path / "a", "xyz", count=20), "val", group_folders=True, val_fraction=0.3)
+    )
     walk = os.walk
 
     def backwards(*args, **kwargs):
@@ -58,8 +59,9 @@ def test_the_division_depends_on_nothing_but_the_paths(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.walk", backwards)
     torch.manual_seed(7)
-    moved = open_dataset("", write_groups(tmp_path / "b" / "c", "xyz", count=20), "val", group_folders=True,
-                         val_fraction=0.3)  # fmt: skip
+    moved = open_dataset(
+        "", write_groups(tmp_path / "b" / "c", "xyz", count=20), "val", group_folders=True, val_fraction=0.3
+    )
     assert names_of(moved) == first
     without = open_dataset("", tmp_path / "a", "val", group_folders=True, val_fraction=0.3, held_out_group="y")
     assert names_of(without) == [name for name in first if not name.startswith("y/")]

@@ -245,8 +245,12 @@ def test_override_reads_yaml_and_reaches_into_mappings():
     words = ["lr=2e-1", "model_kwargs.moex_prob=0", "mean=[0.5]", "amp=true"]
     changed = recipe.override(words, device="cpu", epochs=None)
     assert changed.settings == {
-        "model_kwargs": {"moex_prob": 0, "moex_norm": "in"}, "lr": 0.2, "mean": [0.5], "amp": True, "device": "cpu",
-    }  # fmt: skip
+        "model_kwargs": {"moex_prob": 0, "moex_norm": "in"},
+        "lr": 0.2,
+        "mean": [0.5],
+        "amp": True,
+        "device": "cpu",
+    }
     assert recipe.settings["lr"] == 0.1 and recipe.settings["model_kwargs"]["moex_prob"] == 0.5
     for twice in (["lr=0.1", "lr=0.2"], ["model_kwargs.a=1", "model_kwargs.a=2"]):
         with pytest.raises(RecipeError, match=f"--set {twice[1]}: .* is given twice"):
@@ -302,9 +306,13 @@ def test_table_equals_the_parser_of_a_timm_clone():
     if not clone:
         pytest.skip("TIMM_MOEX_TIMM_CLONE does not name a clone of timm")
     done = subprocess.run(
-        [sys.executable, "-c", LIST_ARGUMENTS], cwd=clone, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", LIST_ARGUMENTS],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | {"PYTHONPATH": clone},
-    )  # fmt: skip
+    )
     theirs = json.loads(done.stdout.splitlines()[-1])
     newer = ("loss", "task", "stop_epoch", "save_epochs")  # of timm 1.0.31, whose train.py the clone may be older than
     table = {key: row for key, row in stock_keys().items() if row.trainer != "built-in"}

@@ -67,8 +67,10 @@ def _changes_of(recipe: Recipe, name: str) -> list[str]:
     for part in parts:
         if part not in known[1:]:
             hint = did_you_mean(part, known)
-            raise RecipeError(f"method {name!r}: expected {', '.join(known)}, several of them joined by +, or NAME and "
-                              f"`: key=value …`{hint}")  # fmt: skip
+            raise RecipeError(
+                f"method {name!r}: expected {', '.join(known)}, several of them joined by +, or NAME and "
+                f"`: key=value …`{hint}"
+            )
     exchanges = [part for part in parts if part not in _MIXING]
     if len(exchanges) > 1 or len(parts) > len(set(parts)) or {"mixup", "cutmix"} <= set(parts):
         raise RecipeError(f"method {name!r}: expected at most one exchange, and cutmix or mixup but not both")

@@ -53,10 +53,13 @@ class Plan:
         return [
             Run(
                 recipes[method].override(seed=seed, held_out_group=group or None),
-                self.folder / method / group / str(seed), method, group, self.test,
+                self.folder / method / group / str(seed),
+                method,
+                group,
+                self.test,
             )
             for seed, group, method in chosen
-        ]  # fmt: skip
+        ]
 
     def merged(self) -> "Plan":
         """Add the methods and seeds of the folder's compare.json, whose recipe and methods must be the same."""

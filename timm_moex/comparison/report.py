@@ -20,8 +20,10 @@ MEAN = "mean over the domains"
 def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Format a Markdown table that is readable as plain text, with the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(head, *lines)]
-    rows = ["| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |"
-            for row in (head, *lines)]  # fmt: skip
+    rows = [
+        "| " + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |"
+        for row in (head, *lines)
+    ]
     rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
     return "\n".join([rows[0], rule, *rows[1:]])
 

@@ -91,8 +91,13 @@ def _start(errors: IO[bytes], threads: int) -> subprocess.Popen:
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.worker"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True, encoding="utf-8",
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=environment,
+        text=True,
+        encoding="utf-8",
+    )
 
 
 def _train(worker: subprocess.Popen, run: Run, threads: int) -> Iterator[Event]:

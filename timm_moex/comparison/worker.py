@@ -128,10 +128,16 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 def _test(run: Run) -> dict[str, Any]:
     args = run.recipe.arguments()
     opened = open_inference(
-        str(run.folder / "hub"), args.data_dir, dataset=args.dataset, split=run.test_split,
-        group_folders=args.group_folders, only_group=run.group or None, workers=args.workers, device=args.device,
+        str(run.folder / "hub"),
+        args.data_dir,
+        dataset=args.dataset,
+        split=run.test_split,
+        group_folders=args.group_folders,
+        only_group=run.group or None,
+        workers=args.workers,
+        device=args.device,
         batch_size=args.validation_batch_size or args.batch_size,
-    )  # fmt: skip
+    )
     metrics = evaluate(opened.model, opened.loader, opened.device)
     return {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
 

@@ -79,9 +79,22 @@ def _moments(x, mean, std, P, R, K, eps, BLOCK_P: tl.constexpr, BLOCK_R: tl.cons
 
 @triton.jit
 def _exchange(
-    x, y, mean, std, swap_index, own_share, P, R, K, per_sample,
-    MOMENTS: tl.constexpr, SHARED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
-):  # fmt: skip
+    x,
+    y,
+    mean,
+    std,
+    swap_index,
+    own_share,
+    P,
+    R,
+    K,
+    per_sample,
+    MOMENTS: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    STRIDED: tl.constexpr,
+):
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     donor, known = _donor(p, exists, swap_index, P, per_sample)
     m = tl.load(mean + p, mask=exists, other=0.0)
@@ -118,10 +131,26 @@ def _sums(x, grad, mean, std, sums, P, R, K, BLOCK_P: tl.constexpr, BLOCK_R: tl.
 
 @triton.jit
 def _grad(
-    x, grad, grad_x, mean, std, sums, received, swap_index, own_share, P, R, K, per_sample,
-    MOMENTS: tl.constexpr, SHARED: tl.constexpr, CONSTANT: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, STRIDED: tl.constexpr,
-):  # fmt: skip
+    x,
+    grad,
+    grad_x,
+    mean,
+    std,
+    sums,
+    received,
+    swap_index,
+    own_share,
+    P,
+    R,
+    K,
+    per_sample,
+    MOMENTS: tl.constexpr,
+    SHARED: tl.constexpr,
+    CONSTANT: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    STRIDED: tl.constexpr,
+):
     """Compute the gradient of x. With `CONSTANT` all moments are constants, and x, sums and received are not read."""
     p, start, exists = _positions(P, R, K, BLOCK_P, STRIDED)
     donor, known = _donor(p, exists, swap_index, P, per_sample)
@@ -204,16 +233,33 @@ def _forward(
             mean, std = mean_std
             _moments[plan.reduce_grid](x, mean, std, plan.P, plan.R, plan.K, eps, **plan.tile)
             _exchange[plan.map_grid](
-                x, y, mean, std, swap_index, own_share, plan.P, plan.R, plan.K, plan.per_sample,
-                moments, own_share is not None, **plan.tile,
-            )  # fmt: skip
+                x,
+                y,
+                mean,
+                std,
+                swap_index,
+                own_share,
+                plan.P,
+                plan.R,
+                plan.K,
+                plan.per_sample,
+                moments,
+                own_share is not None,
+                **plan.tile,
+            )
     return y, mean_std
 
 
 def _backward(
-    grad: Tensor, x: Tensor, mean_std: Tensor, swap_index: Tensor, own_share: Tensor | None, dims: Sequence[int],
-    moments: str, detach: str,
-) -> Tensor:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    mean_std: Tensor,
+    swap_index: Tensor,
+    own_share: Tensor | None,
+    dims: Sequence[int],
+    moments: str,
+    detach: str,
+) -> Tensor:
     plan = _plan(x.shape, x.stride(), tuple(dims))
     assert plan is not None
     grad_x = torch.empty_like(x)
@@ -228,9 +274,24 @@ def _backward(
                 _sums[plan.reduce_grid](x, grad, mean, std, sums, plan.P, plan.R, plan.K, **plan.tile)
                 received = _received(sums, swap_index, own_share, detach)
             _grad[plan.map_grid](
-                x, grad, grad_x, mean, std, sums, received, swap_index, own_share, plan.P, plan.R, plan.K,
-                plan.per_sample, moments, own_share is not None, detach == "both", **plan.tile,
-            )  # fmt: skip
+                x,
+                grad,
+                grad_x,
+                mean,
+                std,
+                sums,
+                received,
+                swap_index,
+                own_share,
+                plan.P,
+                plan.R,
+                plan.K,
+                plan.per_sample,
+                moments,
+                own_share is not None,
+                detach == "both",
+                **plan.tile,
+            )
     return grad_x
 
 

@@ -190,9 +190,22 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
     settings = {key: value for key, value in vars(args).items() if key not in ("resume", *idle)}
     return TrainingSetup(
-        args, settings | {"processes": processes.count}, processes, data_config, train_loader, eval_loader, task,
-        optimizer, scheduler, epochs, updates_per_epoch, scaler, mixup, amp_dtype, dtype,
-    )  # fmt: skip
+        args,
+        settings | {"processes": processes.count},
+        processes,
+        data_config,
+        train_loader,
+        eval_loader,
+        task,
+        optimizer,
+        scheduler,
+        epochs,
+        updates_per_epoch,
+        scaler,
+        mixup,
+        amp_dtype,
+        dtype,
+    )
 
 
 def _add_ema_and_compile(args: argparse.Namespace, task: TrainingTask) -> None:
@@ -249,9 +262,15 @@ def _create_mixup(args: argparse.Namespace) -> Mixup | None:
     if args.batch_size % 2:
         raise RecipeError(f"batch_size: {args.batch_size}: Mixup and CutMix need an even batch size")
     return Mixup(
-        args.mixup, args.cutmix, args.cutmix_minmax, args.mixup_prob, args.mixup_switch_prob, args.mixup_mode,
-        label_smoothing=args.smoothing, num_classes=args.num_classes,
-    )  # fmt: skip
+        args.mixup,
+        args.cutmix,
+        args.cutmix_minmax,
+        args.mixup_prob,
+        args.mixup_switch_prob,
+        args.mixup_mode,
+        label_smoothing=args.smoothing,
+        num_classes=args.num_classes,
+    )
 
 
 def _check_epochs(args: argparse.Namespace, epochs: int) -> None:

@@ -57,9 +57,10 @@ class SeededLoader(_Wrapper):
         start.set_state(self.generator.get_state())
         seed = int(torch.randint(2**31, (), generator=start))
         own = (
-            random.Random(seed).getstate(), np.random.RandomState(seed).get_state(),
+            random.Random(seed).getstate(),
+            np.random.RandomState(seed).get_state(),
             torch.Generator().manual_seed(seed).get_state(),
-        )  # fmt: skip
+        )
         batches = iter(self._wrapped)
         while True:
             outside = _random_states()

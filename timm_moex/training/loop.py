@@ -117,9 +117,14 @@ def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Pro
     chosen = {"global_pool": run.args.gp, "bn_eps": run.args.bn_eps}  # without which the model would compute otherwise
     model_args = run.args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
     save_folder(
-        unwrap_model(run.eval_model), folder.hub, run.data_config, label_names=label_names(run.train_loader.dataset),
-        model_args=model_args, summary=folder.summary, card=_card(recipe, run, state),
-    )  # fmt: skip
+        unwrap_model(run.eval_model),
+        folder.hub,
+        run.data_config,
+        label_names=label_names(run.train_loader.dataset),
+        model_args=model_args,
+        summary=folder.summary,
+        card=_card(recipe, run, state),
+    )
 
 
 def _train_one_epoch(run: TrainingSetup, epoch: int, show_bar: bool, log: Callable[[str], None]) -> dict[str, float]:
@@ -223,10 +228,15 @@ def _evaluate(run: TrainingSetup, epoch: int) -> dict[str, Any]:
     if run.processes.count > 1:
         loader = first_samples(loader, run.processes.share_of(len(loader.dataset)))
     metrics = evaluate(
-        run.eval_model, loader, run.device,
-        amp_dtype=run.amp_dtype, dtype=run.dtype, channels_last=run.args.channels_last,
-        groups=group_names(run.eval_loader.dataset), gather=run.processes.gather,
-    )  # fmt: skip
+        run.eval_model,
+        loader,
+        run.device,
+        amp_dtype=run.amp_dtype,
+        dtype=run.dtype,
+        channels_last=run.args.channels_last,
+        groups=group_names(run.eval_loader.dataset),
+        gather=run.processes.gather,
+    )
     if not math.isfinite(metrics["loss"]):
         what = f"evaluation loss is {metrics['loss']} after epoch {epoch}"
         raise FloatingPointError(_not_finite(what, epoch, run.lr))

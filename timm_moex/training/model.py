@@ -39,18 +39,35 @@ def create_model(args: argparse.Namespace) -> Any:
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else None)
     # "local-dir:" and "hf-hub:" load a stock architecture, into which MoEx is then inserted
     settings, model_kwargs = take_settings(args.model_kwargs) if ":" in args.model else ({}, args.model_kwargs)
-    chosen = ("num_classes", "gp", "in_chans", "bn_momentum", "bn_eps", "drop_path", "drop_block", "pretrained_path",
-              "model_kwargs")  # fmt: skip
+    chosen = (
+        "num_classes",
+        "gp",
+        "in_chans",
+        "bn_momentum",
+        "bn_eps",
+        "drop_path",
+        "drop_block",
+        "pretrained_path",
+        "model_kwargs",
+    )
     given = ", ".join(f"{key}: {short_repr(getattr(args, key))}" for key in chosen if getattr(args, key))
     from_hub = args.pretrained and not args.pretrained_path or ":" in args.model
     explain = translate_errors(args.model) if from_hub else nullcontext()
     with reraise_as(RecipeError, f"model: {args.model!r} with {given or 'its defaults'}"), explain:
         model: Any = timm.create_model(
-            args.model, pretrained=args.pretrained, pretrained_cfg_overlay=_overlay(args, in_chans), in_chans=in_chans,
-            num_classes=args.num_classes, drop_rate=args.drop, drop_path_rate=args.drop_path,
-            drop_block_rate=args.drop_block, global_pool=args.gp, bn_momentum=args.bn_momentum, bn_eps=args.bn_eps,
+            args.model,
+            pretrained=args.pretrained,
+            pretrained_cfg_overlay=_overlay(args, in_chans),
+            in_chans=in_chans,
+            num_classes=args.num_classes,
+            drop_rate=args.drop,
+            drop_path_rate=args.drop_path,
+            drop_block_rate=args.drop_block,
+            global_pool=args.gp,
+            bn_momentum=args.bn_momentum,
+            bn_eps=args.bn_eps,
             **model_kwargs,
-        )  # fmt: skip
+        )
         if settings:
             insert_moex(model, **settings)
         if args.grad_checkpointing:

@@ -154,9 +154,16 @@ class RunFolder:
             return
         metrics = progress.metrics
         save_checkpoint(
-            self.last, run, rng, epoch=progress.epochs_done - 1, metric=metrics[run.args.eval_metric],
-            best=progress.best, eval_metrics=metrics, history=progress.history, data=_data_of(run),
-        )  # fmt: skip
+            self.last,
+            run,
+            rng,
+            epoch=progress.epochs_done - 1,
+            metric=metrics[run.args.eval_metric],
+            best=progress.best,
+            eval_metrics=metrics,
+            history=progress.history,
+            data=_data_of(run),
+        )
         self._write_from_last(progress, run.args.save_epochs)
 
     def hub_is_complete(self, model: nn.Module) -> bool:
