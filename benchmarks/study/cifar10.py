@@ -46,7 +46,7 @@ def link_images(source: Path, labels: int, folder: Path) -> Path:
         classes = sorted(path for path in (source / origin).iterdir() if path.is_dir())
         if len(classes) != 10:
             raise ValueError(
-                f"{source / origin} has {len(classes)} folders: expected one for each of CIFAR-10's classes"
+                f"{source / origin} has {len(classes)} folders: expected the 10 classes of CIFAR-10"
             )
         for images in classes:
             (folder / split / images.name).mkdir(parents=True, exist_ok=True)
