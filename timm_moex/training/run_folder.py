@@ -138,7 +138,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for path in (self.last, self.best, self.summary, self.recipe):
             remove_leftovers(path)
-        remove_leftovers(self.hub, FILES)
+        with lock_of(self.hub.resolve()):  # this also removes the lock file of a killed process
+            remove_leftovers(self.hub, FILES)
         how = f"processes: {processes}, " if processes > 1 else ""
         note = f"{_NOTE}, {how}timm {timm.__version__}, torch {torch.__version__}\n"
         settings = {key: value for key, value in recipe.effective_settings().items() if key != "resume"}
