@@ -55,7 +55,7 @@ def main(steps: int = 40) -> list[float]:
     losses = []
     for _, (x, y, group) in zip(range(steps), loader):
         output = model(x, groups=group)
-        loss = torch.nn.functional.cross_entropy(output, y)  # labels are not mixed: the style says nothing about the class
+        loss = torch.nn.functional.cross_entropy(output, y)  # own labels: the group does not decide the class
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
