@@ -29,7 +29,7 @@ from ._rows import (
     validation_top1,
 )
 from .report_deep import DEEP, deep, growth
-from .report_shift import domain_shift, style
+from .report_shift import digits, domain_shift, pacs, style
 
 README, REPORT = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
 NOT_ON_FRONT_PAGE = ("cutmix_moex_lam05", "smoothing")
@@ -59,10 +59,10 @@ def methods_table(runs: Sequence[dict]) -> str:
         for name, own in in_order(methods):
             settings = ", ".join(settings_of[preset]["methods"][name])
             cells = []
-            for value, digits in ((test_error, 2), (test_loss, 3)):
+            for value, places in ((test_error, 2), (test_loss, 3)):
                 values, others = by_seed(own, value), by_seed(baseline, value)
-                difference = "" if name == "baseline" else format_mean(paired(values, others), digits, sign=True)
-                cells += [format_mean(list(values.values()), digits), difference]
+                difference = "" if name == "baseline" else format_mean(paired(values, others), places, sign=True)
+                cells += [format_mean(list(values.values()), places), difference]
             lines.append([METHODS[name], *cells, cost(own, baseline), str(len(own)), f"`{settings}`"])
         head = ["", "test error, %", "minus baseline", "test loss", "minus baseline", "time / baseline", "seeds"]
         head.append("settings")
@@ -184,6 +184,8 @@ MADE = (
     deep_curves,
     growth,
     style,
+    digits,
+    pacs,
     study,
     learning_curves,
     ablation,

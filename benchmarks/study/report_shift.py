@@ -1,4 +1,6 @@
-"""Tables of domain_shift.csv: all methods, and MixStyle by the analysis that domain_shift.py states.
+"""Tables of digits.csv, pacs.csv and domain_shift.csv.
+
+domain_shift.csv has two tables: all methods, and MixStyle by the analysis that domain_shift.py states.
 
 The seeds of one designer share its style, so MixStyle's last line has one value per designer: the mean of its seeds.
 """
@@ -10,6 +12,9 @@ from timm_moex.comparison.statistics import format_interval, format_mean, paired
 
 from .._markdown import table
 from .._results import grouped, read_rows
+from . import digits as digits_study
+from . import pacs as pacs_study
+from ._held_out import plan, summary
 from ._rows import METHODS, NONE, by_seed, cost, source
 
 PARTS = {
@@ -71,3 +76,21 @@ def style() -> str:
         together = [format_interval(values, 1) for values in means.values()]
         lines.append(["all designers, one value each", *together, str(len(designers))])
     return f"{table(['held out', *(PARTS[part] for part in PRIMARY_FIRST), 'seeds'], lines)}\n{source(rows)}"
+
+
+def digits() -> str:
+    """Format digits.csv, see `left_out`."""
+    return left_out("digits", digits_study.SEEDS, digits_study.SPEAKERS, digits_study.METHODS)
+
+
+def pacs() -> str:
+    """Format pacs.csv, see `left_out`."""
+    return left_out("pacs", pacs_study.SEEDS, pacs_study.DOMAINS, pacs_study.METHODS)
+
+
+def left_out(name: str, seeds: Sequence[int], groups: Sequence[str], methods: Sequence[str]) -> str:
+    """Format a study that leaves one group out, as `summary` does; until all its runs have finished, their number."""
+    rows, runs = read_rows(name), len(plan(seeds, groups, methods))
+    if len(rows) < runs:
+        return f"{len(rows)} of {runs} runs have finished. The methods are compared once all have.\n"
+    return f"{summary(rows, methods, groups)}\n{source(rows)}"
