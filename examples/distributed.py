@@ -1,6 +1,6 @@
 """MoEx under DistributedDataParallel: `torchrun --nproc-per-node 2 examples/distributed.py [STEPS]`.
 
-Each process draws its own permutation of its own batch, so no features travel between processes.
+Each process exchanges only within its own batch, so no features travel between processes.
 """
 
 import sys
@@ -16,7 +16,7 @@ from timm_moex import MoExLoss, find_moex, sample_dir
 
 
 def train(steps: int) -> list[float]:
-    torch.manual_seed(0)  # the rank is part of each draw, so the processes still draw differently
+    torch.manual_seed(0)  # each draw depends on the rank, so the processes still draw different donors
     data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
     loader = DataLoader(data, batch_size=64, sampler=DistributedSampler(data), drop_last=True)
     model = DistributedDataParallel(timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)).train()

@@ -1,4 +1,4 @@
-"""MoEx in fastai: only the loss function changes, to a MoExLoss."""
+"""MoEx in fastai: the loss function is a MoExLoss, and nothing else changes."""
 
 import timm
 import torch

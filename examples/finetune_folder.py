@@ -1,8 +1,8 @@
-"""Fine-tune a pretrained twin on a folder of images with one subfolder per class: `python examples/finetune_folder.py
-DIR`.
+"""Fine-tune a pretrained twin on your own images: `python examples/finetune_folder.py [DIR]`.
 
-Without DIR it writes 200 images of the packaged sample to a temporary folder. The weights are packaged, too; with
-access to the Hub use any of timm's, for example "moex_resnet50.a1_in1k" with in_chans=3.
+DIR contains one folder of images per class. Without DIR, the script writes 200 images of the packaged sample to a
+temporary folder. It uses packaged weights for grey images. If you have access to the Hub, you can use any of timm's
+models, such as "moex_resnet50.a1_in1k", and leave out input_img_mode, which reads the images as grey.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Donors from another group (drawing style, device, hospital) in your own loop: `python examples/groups.py`.
 
-MixStyle's "crossdomain": every sample takes its share of a donor's moments from a sample of another group. The sampler
-keeps the batches mixed, so that there is such a sample. The data are generated: squares and discs, drawn by three
-"cameras" of different gain and offset; the camera is the group.
+As in the "crossdomain" variant of MixStyle, every sample mixes its moments with those of a sample from another group.
+The sampler puts samples of all groups into each batch, so that there is always such a donor. The images are generated:
+squares and discs, recorded by three "cameras" with different gain and offset. The camera is the group.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def main(steps: int = 40) -> list[float]:
     losses = []
     for _, (x, y, group) in zip(range(steps), loader):
         output = model(x, groups=group)
-        loss = torch.nn.functional.cross_entropy(output, y)  # own labels: style says nothing about the class
+        loss = torch.nn.functional.cross_entropy(output, y)  # own labels: the group does not decide the class
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

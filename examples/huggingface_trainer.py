@@ -1,6 +1,6 @@
 """MoEx in the Hugging Face Trainer: `compute_loss_func` is a MoExLoss.
 
-transformers' TimmWrapper creates the twin by its name. Label smoothing belongs to the criterion: the Trainer ignores
+The TimmWrapper of transformers creates the twin by name. Set label smoothing in the criterion: the Trainer ignores
 `label_smoothing_factor` if it is given a loss function.
 """
 

@@ -1,4 +1,7 @@
-"""MoEx on the features of point sets, (B, N, C): the paper uses IN after the first set abstraction of PointNet++."""
+"""MoEx on features of point sets, (B, N, C): `python examples/points.py`.
+
+As in the paper, which uses PointNet++, the norm is IN and the site is the end of the first stage.
+"""
 
 import torch
 from torch import Tensor, nn

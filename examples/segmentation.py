@@ -1,8 +1,8 @@
-"""Semantic segmentation with MixStyle in the encoder, a features_only twin: `python examples/segmentation.py`.
+"""Semantic segmentation with MixStyle in the encoder: `python examples/segmentation.py`.
 
-The donor's objects are at other positions than a sample's own. So the exchange changes only the style: one pair of
-moments per channel carries no positions, and each image keeps its own mask. The encoder exchanges while it trains, and
-the loop is unchanged. In segmentation_models_pytorch it is `encoder_name="tu-moex_resnet18", moex_preset="mixstyle"`.
+MixStyle takes one pair of moments per channel. These describe the style of an image and contain no positions, so each
+image keeps its own mask. The encoder is a twin with `features_only=True`. It exchanges while it trains, and the loop
+does not change. In segmentation_models_pytorch, use `encoder_name="tu-moex_resnet18", moex_preset="mixstyle"`.
 """
 
 import timm
@@ -13,7 +13,7 @@ import timm_moex  # noqa: F401  registers the twins
 
 
 class Segmenter(nn.Module):
-    """Features_only twin followed by a convolution that classifies each pixel."""
+    """Encoder followed by a convolution that classifies each pixel."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

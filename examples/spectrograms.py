@@ -1,8 +1,8 @@
-"""MoEx on spectrograms, one-channel images of frequency by time: `python examples/spectrograms.py [FOLDER]`.
+"""Freq-MixStyle on spectrograms, one-channel images of frequency by time: `python examples/spectrograms.py [FOLDER]`.
 
-The preset freq_mixstyle mixes moments per frequency. These moments depend on the microphone and the voice rather than
-the word, so labels are not mixed. FOLDER contains spoken digits named `recordings/{digit}_{speaker}_{n}.wav`, as in the
-Free Spoken Digit Dataset, and donors are other speakers. Without FOLDER, the script generates tones from three
+The preset freq_mixstyle mixes moments per frequency. These depend on the microphone and the voice rather than on the
+word, so the labels are not mixed. FOLDER contains spoken digits named `recordings/{digit}_{speaker}_{n}.wav`, as in the
+Free Spoken Digit Dataset. Each donor is another speaker. Without FOLDER, the script generates tones from three
 "speakers" with different timbres.
 """
 
@@ -22,7 +22,7 @@ Samples = tuple[Tensor, Tensor, Tensor]  # waves (N, 8192), labels (N,), speaker
 
 
 def read_digits(folder: Path) -> Samples:
-    """Read recordings of 16-bit mono WAV at 8 kHz, cut or padded to 8192 samples."""
+    """Read recordings (16-bit mono WAV, 8 kHz), and cut or pad them to 8192 samples."""
     waves, labels, names = [], [], []
     for path in sorted(folder.glob("recordings/*.wav")):
         digit, speaker, _ = path.stem.split("_")

@@ -1,4 +1,4 @@
-"""MoEx in a model from outside timm: torchvision's ResNet-18, after its first stage."""
+"""MoEx in a model from outside timm, torchvision's ResNet-18: `python examples/torchvision_model.py`."""
 
 import torch
 import torchvision

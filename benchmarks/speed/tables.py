@@ -26,7 +26,8 @@ def _pick(rows: list[dict], column: str, **wanted: str) -> str:
 def _source(rows: list[dict]) -> str:
     row = rows[0]
     clock = "processor time" if row["clock"] == "cpu" else "wall time"
-    return f"{row['processor']}, {row['threads']} thread(s), {clock}, torch {row['torch']}, commit {row['commit']}"
+    threads = f"{row['threads']} thread{'s' * (row['threads'] != '1')}"
+    return f"{row['processor']}, {threads}, {clock}, torch {row['torch']}, commit {row['commit']}"
 
 
 def operator_table() -> str:
@@ -51,8 +52,8 @@ def operator_table() -> str:
     head = ["(64, 64, 56, 56), PONO", "`x * 0.5`", "plain formula", "timm_moex"]
     head += ["plain, compiled", "timm_moex, compiled", "kept, plain", "kept, timm_moex"]
     return (
-        "Forward and backward of the exchange, in copies of the tensor (`y.copy_(x)` = 1; by bytes at least 4), and "
-        "what is kept for backward, in sizes of the input:\n\n"
+        "Time of forward and backward together, in copies of the tensor (`y.copy_(x)` = 1; reading and writing the "
+        "data takes at least 4), and memory kept for backward, as a multiple of the input's size:\n\n"
         + table(head, lines)
         + f"\n({_source(op)}; memory reused between calls, as by tcmalloc or jemalloc)\n"
     )
@@ -90,8 +91,9 @@ def gpu_operator_table() -> str:
     ]
     head += [f"peak, {name}" for name in ("plain", "closed form", "Triton")]
     return (
-        "Forward and backward in copies of the tensor, each timed from an idle GPU, and the peak of the memory that "
-        f"one takes, in sizes of the input, for {memory[0]['shape']}:\n\n{table(head, lines)}\n({_source(op)})\n"
+        "Time of forward and backward together, in copies of the tensor, each started on an idle GPU, and peak "
+        f"memory, as a multiple of the input's size, measured with ({memory[0]['shape'].replace('x', ', ')}):\n\n"
+        f"{table(head, lines)}\n({_source(op)})\n"
     )
 
 
@@ -121,14 +123,16 @@ def step_table(device: str) -> str:
     head = [
         "model, images",
         "exchange",
-        "its operator alone",
+        "operator, share of step",
         *(n.removeprefix("exchange, ") for n in names),
         "evaluation",
     ]
-    how = f"{rows[0]['dtype']} by autocast, {rows[0]['layout']}: a" if device == "cuda" else "A"
+    how = f" in {rows[0]['dtype']} (autocast), {rows[0]['layout']}" if device == "cuda" else ""
     return (
-        f"{how} training step with the exchange on every batch, and an evaluation, over plain timm's; median of the "
-        "paired ratios, in brackets the ratio of the fastest runs:\n\n" + table(head, lines) + f"\n({_source(rows)})\n"
+        f"Time of a training step{how}, and of an evaluation, divided by the time in plain timm. Every batch is "
+        "exchanged. The figures are medians of the paired ratios, with the ratio of the fastest runs in brackets:\n\n"
+        + table(head, lines)
+        + f"\n({_source(rows)})\n"
     )
 
 
@@ -142,9 +146,10 @@ def presets_table(device: str) -> str:
             share = float(_pick(rows, "ratio_50", contender=f"{name} alone"))
             lines.append([f"`{name}`", sites, f"**{ratio:.2f}**", f"{share:.1%}"])
     return (
-        f"A training step of {rows[0]['model']} ({rows[0]['shape']}) with each [preset](presets.md) over plain timm's, "
-        "every site of it exchanging in every step; by their own probabilities they exchange less often:\n\n"
-        + table(["preset", "sites", "step", "its operators alone"], lines)
+        f"Time of a training step of {rows[0]['model']} ({rows[0]['shape']}) with each [preset](presets.md), divided "
+        "by the time in plain timm. Here every site exchanges in every step; with the presets' default probabilities, "
+        "most exchange less often:\n\n"
+        + table(["preset", "sites", "step", "operators, share of step"], lines)
         + f"\n({_source(rows)})\n"
     )
 

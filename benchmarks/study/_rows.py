@@ -71,7 +71,7 @@ def source(rows: Sequence[dict]) -> str:
     for name, word in (("processor", ""), ("torch", "torch "), ("timm", "timm "), ("commit", "commit "), ("date", "")):
         parts.append(word + ", ".join(sorted({row[name] for row in rows if row.get(name)})))
     threads = ", ".join(sorted({row["threads"] for row in rows}))
-    return f"({parts[0]}, {threads} thread(s) a run, {'; '.join(parts[1:])})\n"
+    return f"({parts[0]}, {threads} thread{'s' * (threads != '1')} per run, {'; '.join(parts[1:])})\n"
 
 
 def validation_top1(row: dict) -> float:

@@ -151,12 +151,12 @@ def growth() -> dict[str, Figure]:
         axes.axhline(0, color="#333333", linestyle=":")
         axes.set(
             title=f"{label}: lower is better",
-            xlabel="how far the baseline overfits (test loss minus training loss)",
+            xlabel="how much the baseline overfits (test loss minus training loss)",
             ylabel=f"MoEx minus baseline, {unit}",
         )
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("The further a net overfits, the more MoEx lowers its test error and loss", fontweight="bold")
+    figure.suptitle("The more a network overfits, the more MoEx lowers its test error and loss", fontweight="bold")
     note = "Numbers: training images. Small dots: seeds. Bars: 95 % intervals of the paired differences."
     figure.supxlabel(note, fontsize=9)
     return {"growth": figure}
