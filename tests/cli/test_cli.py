@@ -84,19 +84,19 @@ def test_a_command_replaces_its_own_earlier_output_and_anything_with_overwrite(t
 
 
 TROUBLE = {
-    "killed": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "fewer workers may fit"),
+    "killed": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "try fewer workers"),
     "bus": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "fewer workers"),
-    "gone": (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "another process may have ended it"),
+    "gone": (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "another process may have killed it"),
     "shm": (RuntimeError("unable to write to file </torch_7_8_0>: No space left on device (28)"), "docker: --shm-size"),
     "bomb": (
         Image.DecompressionBombError(
             "Image size (9 pixels) exceeds limit of 8 pixels, could be decompression bomb DOS attack."
         ),
-        "make the image smaller",
+        "resize or remove the image",
     ),
     "cpu": (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"), "a smaller batch"),
     "gpu": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB."), "a smaller batch"),
-    "python": (MemoryError(), "MemoryError; out of memory: a smaller batch may fit"),
+    "python": (MemoryError(), "MemoryError; out of memory: try a smaller batch size"),
 }
 
 

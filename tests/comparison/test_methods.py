@@ -72,7 +72,7 @@ def test_every_preset_is_a_method_and_every_packaged_recipe_can_be_compared():
         (["baseline", "baseline"], "'baseline' appears twice"),
         (["baseline", "moex+mixstyle"], "at most one exchange"),
         (["baseline", "cutmix+mixup"], "cutmix or mixup but not both"),
-        (["baseline", "../x: lr=1"], "a name that is valid for a folder"),
+        (["baseline", "../x: lr=1"], "'../x: lr=1': expected a name that a folder can have"),
         (["baseline", "mine:"], "key=value after the colon"),
     ],
 )

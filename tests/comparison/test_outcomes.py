@@ -12,7 +12,7 @@ from timm_moex.comparison.statistics import pairs_needed
     "errors, sentence",
     [
         ([], "moex: no pair of runs with the baseline yet."),
-        ([-0.7], "moex: -0.70 points in one pair, too few for an interval; 3 pairs give a first one."),
+        ([-0.7], "moex: -0.70 points in one pair, too few for an interval; train at least 3 seeds."),
         ([-0.6, -0.8, -0.7], "moex lowers the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         ([0.6, 0.8, 0.7], "moex raises the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         (

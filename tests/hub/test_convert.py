@@ -102,7 +102,7 @@ class Surprise:
 
 WRONG = {
     "foreign_key": (lambda c: c | {"amp": {}}, "contains unexpected amp; expected only epoch, arch"),
-    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"contains a pickled \S*print; loading it would run code"),
+    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"contains a pickled \S*print; unpickling it could run code"),
     "foreign_tensor": (
         lambda c: with_state(c, extra=torch.zeros(2)),
         r'does not fit resnet50: .*Unexpected key\(s\) in state_dict: "extra"\.$',
@@ -118,7 +118,7 @@ WRONG = {
     ),
     "twice": (lambda c: with_state(c, **{"bn1.bias": torch.zeros(64)}), "has 'bn1.bias' twice"),
     "nan": (lambda c: with_state(c, **{"module.bn1.bias": torch.full((64,), torch.nan)}), "bn1.bias'. is not finite"),
-    "other_arch": (lambda c: c | {"arch": "moex_densenet_265"}, "not 'moex_resnet50'; give --arch densenet265"),
+    "other_arch": (lambda c: c | {"arch": "moex_densenet_265"}, "not 'moex_resnet50'; use --arch densenet265"),
     "bare_state_dict": (lambda c: c["state_dict"], "expected 'state_dict', found module.conv1.weight,"),
     "no_dict": (lambda c: [c["state_dict"]], "expected 'state_dict', found list"),
 }

@@ -114,7 +114,7 @@ RECIPES = {
 def test_card_says_what_is_true_of_the_training_and_of_loading(case, architecture, how):
     recipe, exchanged = RECIPES[case]
     card = model_card(CONFIG | {"architecture": architecture}, {"recipe": recipe}).text
-    assert ("Trained with [" in card) == exchanged and f"timm loads it{how}\n" in card
+    assert ("Trained with [" in card) == exchanged and f"timm can load this model{how}\n" in card
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)

@@ -108,7 +108,7 @@ def test_weights_too_large_for_the_wheel_are_not_offered_and_the_error_says_wher
     listed = child("list_pretrained", f"moex_{STOCK}.*")["result"]
     assert {name.partition(".")[2] for name in listed} == {"pinned", "r160_in1k", "shipped"}
     verified = child("command", "verify")["result"]["out"]
-    assert f"{STOCK}.large: sound\n" in verified and f"{STOCK}.lost: \n  model.safetensors is missing\n" in verified
+    assert f"{STOCK}.large: OK\n" in verified and f"{STOCK}.lost: \n  model.safetensors is missing\n" in verified
 
 
 def test_an_architectures_default_stays_what_it_was(world):

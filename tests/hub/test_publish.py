@@ -39,7 +39,7 @@ def test_dry_run_lists_exactly_what_would_go(folder, tmp_path):
     files["README.md"] = files["README.md"].replace(LOCAL_SOURCE.encode(), b"hf-hub:ORG/NAME")
     assert b"hf-hub:ORG/NAME" in files["README.md"]
     assert listed == {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
-    assert code == 0 and last == "would be one commit in ORG/NAME, tagged v1; nothing was sent"
+    assert code == 0 and last == "would create one commit in ORG/NAME, tagged v1; nothing was uploaded"
 
 
 def poison_nan(folder):
@@ -71,7 +71,7 @@ def test_a_license_is_stated_once(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"].pop("license", None)
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(HubError, match="states no license; give --license"):
+    with pytest.raises(HubError, match="states no license; use --license"):
         plan(folder, "ORG/NAME")
     assert parse_card(plan(folder, "ORG/NAME", license="mit").card).data.license == "mit"
     assert parse_card((folder / "README.md").read_text()).data.license is None

@@ -30,7 +30,7 @@ def problems_of(folder):
 def test_a_good_folder_has_no_problems(folder, capsys):
     assert problems_of(folder) == []
     assert main(["verify", str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder}: sound\n"
+    assert capsys.readouterr().out == f"{folder}: OK\n"
 
 
 def change_config(folder, **changes):

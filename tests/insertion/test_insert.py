@@ -139,9 +139,9 @@ def test_several_layers():
     x = images("resnet10t")
     outputs = [logits(model, x, swap_index=IDX, swap_layer=name) for name in ("stem", "stage2", "C3")]
     assert torch.equal(outputs[1], outputs[2]) and not torch.equal(outputs[0], outputs[1])
-    with pytest.raises(ValueError, match="give swap_layer, one of: stem, stage2"):
+    with pytest.raises(ValueError, match="pass swap_layer, one of: stem, stage2"):
         model(x, swap_index=IDX)
-    with pytest.raises(ValueError, match="'stage1' is not among.*stem, stage2"):
+    with pytest.raises(ValueError, match="'stage1' is not one of.*stem, stage2"):
         model(x, swap_index=IDX, swap_layer="stage1")
     with pytest.raises(ValueError, match="without swap_index"):
         model(x, swap_layer="stem")

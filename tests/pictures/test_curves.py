@@ -65,7 +65,7 @@ def test_missing_value_is_a_gap(runs):
     "text, message",
     [
         (None, "no such file"),
-        ("epoch,train_loss\n", "no epoch yet"),
+        ("epoch,train_loss\n", "no finished epoch yet"),
         ("a,b\n1,2\n", "not a table"),
         ("epoch,x\n0,1\n", "none of"),
     ],

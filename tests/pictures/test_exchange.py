@@ -66,8 +66,8 @@ def test_heading_marks_the_moments_that_are_exchanged(norm, heading, drawn):
         (("sample:0", "sample:1", "--norm", "bn"), "nothing to exchange"),
         (("sample:0", "sample:1", "--layer", "stage9"), "did you mean 'stage3'"),
         (("sample:0", "sample:1", "--model", "resnet20_cifar"), "; with weights: resnet20_cifar.fmnist_sample, "),
-        (("sample:0", "sample:1", "--output", "x.docx"), "--output x.docx: a picture's name ends in"),
-        (("sample:0", "sample:1", "--output", "no/such/x.png"), "there is no folder"),
+        (("sample:0", "sample:1", "--output", "x.docx"), "--output x.docx: expected a name that ends in"),
+        (("sample:0", "sample:1", "--output", "no/such/x.png"), "the folder no/such does not exist"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_and_nothing_is_written(words, message, tmp_path, monkeypatch, capsys):

@@ -225,7 +225,7 @@ CASES: list[Case] = [
         "set-up with an indivisible norm",
         _set_up(model_kwargs={"moex_norm": "gn7", "moex_prob": 0.1, "moex_warmup_epochs": 3}),
         RecipeError,
-        ("norm='gn7'", "32 channels do not divide into 7 groups"),
+        ("norm='gn7'", "32 channels cannot be divided into 7 groups"),
     ),
     (
         "set-up past its stop",

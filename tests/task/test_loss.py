@@ -213,7 +213,7 @@ def test_refusals():
     with pytest.raises(TypeError, match="criterion is already a MoExLoss"):
         MoExLoss(model, loss)
     assert MoExTask(model, loss, verbose=False).criterion is loss
-    with pytest.raises(ValueError, match="holds no MoEx"):
+    with pytest.raises(ValueError, match="has no MoEx"):
         MoExLoss(nn.Linear(2, 2), nn.CrossEntropyLoss())
     with pytest.raises(TypeError, match="criterion must be callable, got str"):
         MoExLoss(twin("resnet10t"), "ce")

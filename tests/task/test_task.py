@@ -169,7 +169,7 @@ def test_create_task_chooses_by_the_model():
     assert type(create_task(model, nn.CrossEntropyLoss(), verbose=False)) is MoExTask
     plain = timm.create_model("resnet10t", num_classes=4)
     assert type(create_task(plain, nn.CrossEntropyLoss(), verbose=False)) is ClassificationTask
-    with pytest.raises(ValueError, match="ResNet holds no MoEx"):
+    with pytest.raises(ValueError, match="ResNet has no MoEx"):
         MoExTask(plain, nn.CrossEntropyLoss())
 
 

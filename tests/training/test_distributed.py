@@ -153,7 +153,7 @@ def test_a_package_that_one_process_lacks_ends_all(tmp_path, data):
     recipe = tiny_recipe(data, batch_size=8, log_tensorboard=True)
     children = start_each([recipe, recipe], tmp_path, hidden="torch.utils.tensorboard")
     errors = errors_of(children)
-    assert "another process of this training has failed: process 1: ImportError: log_tensorboard" in errors[0]
+    assert "another process of this run has failed: process 1: ImportError: log_tensorboard" in errors[0]
     assert "pip install tensorboard" in errors[1] and [child.returncode for child in children] == [2, 2]
 
 
@@ -170,12 +170,12 @@ def test_processes_agree_or_the_error_names_keys_values_and_ranks(monkeypatch):
 @pytest.mark.parametrize(
     "variables, message",
     [
-        ({"WORLD_SIZE": "abc"}, "environment variable WORLD_SIZE='abc': expected a whole number"),
-        ({"WORLD_SIZE": "-2"}, "environment variable WORLD_SIZE='-2': expected a whole number"),
+        ({"WORLD_SIZE": "abc"}, "environment variable WORLD_SIZE='abc': expected an integer >= 0"),
+        ({"WORLD_SIZE": "-2"}, "environment variable WORLD_SIZE='-2': expected an integer >= 0"),
         ({"WORLD_SIZE": "2", "RANK": "5"}, "environment variable RANK=5: expected less than WORLD_SIZE=2"),
         (
             {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": ""},
-            "environment variable LOCAL_RANK='': expected a whole number",
+            "environment variable LOCAL_RANK='': expected an integer >= 0",
         ),
     ],
 )
@@ -185,9 +185,7 @@ def test_an_environment_that_is_none_is_named(variables, message, monkeypatch, t
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_recipe(data).settings))
     assert main(["train", str(path), "--output", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == f"timm-moex: error: {message}\n".replace(
-        "expected a whole\n", "expected a whole number\n"
-    )
+    assert capsys.readouterr().err == f"timm-moex: error: {message}\n"
 
 
 def test_more_processes_than_gpus(monkeypatch):

@@ -161,7 +161,7 @@ def test_what_is_wrong_with_groups_is_named(tmp_path):
     write_groups(tmp_path / "two", "AB")
     one = picture_recipe(tmp_path / "two", held_out_group="A", **common)
     with pytest.raises(
-        DataError, match="donors from other groups need at least two groups, but .* has only B for training"
+        DataError, match="donors_from: 'other_groups' needs at least two groups, but .* has only B for training"
     ):
         loaders(one)
     assert loaders(one.override(donors_from="any"))

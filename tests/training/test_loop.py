@@ -189,11 +189,11 @@ def test_failed_write_leaves_the_old_checkpoint(data, tmp_path, monkeypatch):
     [
         (dict(model="moex_test_resnt"), "model: 'moex_test_resnt' is not registered; did you mean 'moex_test_resnet'"),
         (dict(model_kwargs={"moex_probb": 1.0}), "unknown keyword 'moex_probb'"),
-        (dict(device="cuda:99"), "device: 'cuda:99' is not available here; try --device cpu"),
+        (dict(device="cuda:99"), "device: 'cuda:99' is not available on this machine; try --device cpu"),
         (dict(opt="sdg"), "opt: 'sdg': timm has no such optimizer"),
         (dict(sched="plateau"), "sched: 'plateau': the built-in trainer supports 'cosine'"),
         (dict(mixup=0.2, batch_size=15), "batch_size: 15: Mixup and CutMix need an even batch size"),
-        (dict(amp=True, model_dtype="bfloat16"), "choose one of them"),
+        (dict(amp=True, model_dtype="bfloat16"), "amp: true with model_dtype: bfloat16: set only one of them"),
         (dict(bce_loss=True, smoothing=0.0), "bce_loss: true without"),
         (dict(batch_size=64), "batch_size=64 is larger than the training set of 48 images"),
     ],

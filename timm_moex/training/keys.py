@@ -145,14 +145,14 @@ def _scalar(key: str, kind: str, value: Any) -> Any:
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
         raise RecipeError(f"{key}: {short_repr(value)}: expected {words}, got {type(value).__name__}")
     if kind in ("int", "float") and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
-        raise RecipeError(f"{key}: {short_repr(value)}: this integer does not fit into 64 bits")
+        raise RecipeError(f"{key}: {short_repr(value)}: expected an integer that fits into 64 bits")
     if kind == "float" and _LARGEST_FLOAT < abs(value) < math.inf:
-        raise RecipeError(f"{key}: {value}: too large for a 32-bit float")
+        raise RecipeError(f"{key}: {value}: expected a number that fits into a 32-bit float")
     return value
 
 
 def explain_idle(key: str, settings: Mapping[str, Any]) -> str:
-    """Explain why a key has no effect with the other settings (missing ones have their defaults); "" if it has one."""
+    """Explain why a key has no effect with the other settings, or defaults if missing; "" if it has an effect."""
     for part in filter(None, stock_keys()[key].needs.split(" and ")):
         terms = part.split(" or ")
         if not any(_is_met(term, settings) for term in terms):
