@@ -101,7 +101,7 @@ class Surprise:
 
 
 WRONG = {
-    "foreign_key": (lambda c: c | {"amp": {}}, "contains unexpected amp; expected only epoch, arch"),
+    "foreign_key": (lambda c: c | {"amp": {}}, "contains unexpected keys: amp; expected only epoch, arch"),
     "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"contains a pickled \S*print; unpickling it could run code"),
     "foreign_tensor": (
         lambda c: with_state(c, extra=torch.zeros(2)),

@@ -88,7 +88,7 @@ def test_card_compares_with_the_baseline():
     [result] = data.eval_results
     assert result.dataset_split == "test" and result.metric_value == 81.5
     assert "| with MoEx | 81.00 ± 0.50 |" in card and "| same recipe without MoEx | 80.20 ± 0.40 |" in card
-    assert "These weights: top-1 81.50, the last epoch of seed 4." in card and "lr: 0.1" in card
+    assert "These weights: top-1 81.50, from the last epoch of seed 4." in card and "lr: 0.1" in card
 
 
 def test_card_names_the_preset_it_was_trained_with():
@@ -142,7 +142,7 @@ def test_card_names_what_is_not_known():
     unknown = model_card(CONFIG, dict(top1=TOP1, seeds=[0])).text
     assert "| these weights | 81.50 |" in unknown and "without MoEx |" not in unknown
     bare = model_card(CONFIG, {})
-    assert bare.data.eval_results is None and "MoEx does not help everywhere" in bare.text
+    assert bare.data.eval_results is None and "MoEx does not always help" in bare.text
 
 
 @pytest.mark.parametrize("architecture, needs_import", [("test_resnet", False), ("resnet20_cifar", True)])

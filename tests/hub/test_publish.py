@@ -63,7 +63,7 @@ def test_what_does_not_verify_is_not_published(case, folder, capsys):
     change, message = REFUSED[case]
     change(folder)
     code, _, err = run(capsys, "publish", folder, "--repo-id", "ORG/NAME")  # no Hub is asked: none is reachable here
-    assert code == 2 and "is not published" in err and message in err and err.count("\n") == 1
+    assert code == 2 and "cannot be published" in err and message in err and err.count("\n") == 1
 
 
 def test_a_license_is_stated_once(tmp_path):

@@ -53,10 +53,10 @@ def test_all_are_published_pinned_and_gathered_and_a_second_time_changes_nothing
     assert [item["id"] for item in collection["items"]] == [f"ORG/{name}" for name in NAMES]
     assert collection["items"][0]["note"] == {"text": "Top-1 81.50 % on torch/cifar10 (test)"}
     assert collection["private"] is False
-    assert done["out"].splitlines()[-1] == f"{hub.url}/collections/{slug} contains all 2, 2 of them new"
+    assert done["out"].splitlines()[-1] == f"{hub.url}/collections/{slug} contains all 2 repos, 2 of them new"
     state = pins(root), len(hub.repos["ORG/test_resnet.v1"].commits), (root / "manifest.json").read_bytes()
     again = child("command", "publish", str(root), "--all", "--org", "ORG")["result"]["out"]
-    assert again.count("already up to date") == 2 and again.endswith("contains all 2, 0 of them new\n")
+    assert again.count("already up to date") == 2 and again.endswith("contains all 2 repos, 0 of them new\n")
     assert state == (pins(root), len(hub.repos["ORG/test_resnet.v1"].commits), (root / "manifest.json").read_bytes())
 
 

@@ -138,4 +138,4 @@ def test_stated_top1_is_measured_again(tmp_path, capsys):
         (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": [row]}))
         assert main(words) == code
         out = capsys.readouterr().out
-        assert f"top-1 {top1:.2f}, stated {stated:.2f}" in out
+        assert f"top-1 {top1:.2f}, in the manifest {stated:.2f}" in out

@@ -106,7 +106,7 @@ def test_several_sites_and_bad_arguments():
     assert torch.equal(exchanged, model(x, swap_index=IDX, swap_layer="stage2").detach())
     for arguments, error, message in [
         ((model, IDX), ValueError, "pass swap_layer"),
-        ((model, IDX, "stage4"), ValueError, "not among"),
+        ((model, IDX, "stage4"), ValueError, "swap_layer='stage4' is not one of"),
         ((model, [1, 0], "stem"), TypeError, "got list"),
         ((model, None, "stem"), ValueError, "without swap_index"),
         ((remove_moex(copy.deepcopy(model)), IDX), ValueError, "has no MoEx"),

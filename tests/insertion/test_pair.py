@@ -57,9 +57,9 @@ def test_tokens_without_a_grid_are_refused():
 
 def test_models_that_cannot_be_shown_are_refused():
     images = torch.randn(2, 3, 32, 32)
-    with pytest.raises(ValueError, match="must have MoEx at one site"):
+    with pytest.raises(ValueError, match="must have MoEx at exactly one site"):
         exchange_pair(timm.create_model("test_resnet"), images)
-    with pytest.raises(ValueError, match="must have MoEx at one site"):
+    with pytest.raises(ValueError, match="must have MoEx at exactly one site"):
         exchange_pair(timm.create_model("moex_test_resnet", moex_layer=["stem", "stage1"]), images)
     with pytest.raises(ValueError, match="classifier's logits"):
         exchange_pair(timm.create_model("moex_test_resnet", num_classes=0, global_pool=""), images)

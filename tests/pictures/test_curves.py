@@ -67,7 +67,7 @@ def test_missing_value_is_a_gap(runs):
         (None, "no such file"),
         ("epoch,train_loss\n", "no finished epoch yet"),
         ("a,b\n1,2\n", "not a table"),
-        ("epoch,x\n0,1\n", "none of"),
+        ("epoch,x\n0,1\n", "expected train_loss, eval_loss or eval_top1, got epoch, x"),
     ],
 )
 def test_what_is_no_run_is_refused(text, message, tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_heading_marks_the_moments_that_are_exchanged(norm, heading, drawn):
         (("sample:0", "sample:0"), "exchanging an image with itself has no effect"),
         (("sample:0", "sample:1", "--norm", "bn"), "nothing to exchange"),
         (("sample:0", "sample:1", "--layer", "stage9"), "did you mean 'stage3'"),
-        (("sample:0", "sample:1", "--model", "resnet20_cifar"), "; with weights: resnet20_cifar.fmnist_sample, "),
+        (("sample:0", "sample:1", "--model", "resnet20_cifar"), "; these have weights: resnet20_cifar.fmnist_sample, "),
         (("sample:0", "sample:1", "--output", "x.docx"), "--output x.docx: expected a name that ends in"),
         (("sample:0", "sample:1", "--output", "no/such/x.png"), "the folder no/such does not exist"),
     ],

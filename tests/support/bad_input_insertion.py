@@ -134,7 +134,7 @@ CASES: list[Case] = [
     ("remove what is not there", lambda tmp_path: remove_moex(_plain()), ValueError, ("ResNet", "has no MoEx")),
     ("layer misspelt", _insert("stage11"), ValueError, ("layer='stage11'", "did you mean 'stage1'")),
     ("layer empty", _insert(()), ValueError, ("layer=()", "one or more")),
-    ("layer twice", _insert(("stage1", "C2")), ValueError, ("layer=('stage1', 'C2')", "different")),
+    ("layer twice", _insert(("stage1", "C2")), ValueError, ("layer=('stage1', 'C2')", "each once")),
     ("layer with another axis", _insert("layer1", channel_dim=-1), ValueError, ("channel_dim=-1", "layer1", "NCHW")),
     ("site with another axis", _insert("stem", channel_dim=-1), ValueError, ("channel_dim=-1", "stem", "NCHW")),
     ("lam above one", _insert(lam=1.5), ValueError, ("lam=1.5", "[0, 1]")),
@@ -191,8 +191,8 @@ CASES: list[Case] = [
     ("loss with a negative index", _mix(IDX - 1), IndexError, ("swap_index", "-1..1")),
     ("loss with a list", _mix([1, 2, 0]), TypeError, ("swap_index", "int64", "list")),
     ("draw of nothing", lambda tmp_path: draw_swap_index(0), ValueError, ("batch_size=0", ">= 1")),
-    ("draw of half a sample", lambda tmp_path: draw_swap_index(2.5), ValueError, ("batch_size=2.5", "whole")),  # type: ignore[arg-type]
-    ("draw of True", lambda tmp_path: draw_swap_index(True), ValueError, ("batch_size=True", "whole")),
+    ("draw of half a sample", lambda tmp_path: draw_swap_index(2.5), ValueError, ("batch_size=2.5", "integer >= 1")),  # type: ignore[arg-type]
+    ("draw of True", lambda tmp_path: draw_swap_index(True), ValueError, ("batch_size=True", "integer >= 1")),
     ("draw with prob nan", lambda tmp_path: draw_swap_index(4, math.nan), ValueError, ("prob=nan", "[0, 1]")),
     ("draw with prob a string", lambda t: draw_swap_index(4, "0.5"), ValueError, ("prob='0.5'", "[0, 1]")),  # type: ignore[arg-type]
     ("draw with a seed", lambda t: draw_swap_index(4, 1.0, 3), TypeError, ("generator", "torch.Generator", "int")),  # type: ignore[arg-type]

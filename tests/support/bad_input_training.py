@@ -178,7 +178,7 @@ CASES: list[Case] = [
     ("recipe file of nothing", _file(""), RecipeError, ("r.yaml", "a mapping")),
     ("recipe file of a list", _file("[1, 2]"), RecipeError, ("r.yaml", "a mapping", "list")),
     ("recipe file that is no YAML", _file("lr: ["), RecipeError, ("r.yaml", "not valid YAML")),
-    ("recipe file with a key twice", _file("lr: 1\nlr: 2"), RecipeError, ("r.yaml", "lr given twice")),
+    ("recipe file with a key twice", _file("lr: 1\nlr: 2"), RecipeError, ("r.yaml", "lr: given twice")),
     ("recipe file with no date", _file("lr: 2026-13-45"), RecipeError, ("r.yaml", "month")),
     ("recipe file of nested lists", _file("lr: " + "[" * 9999), RecipeError, ("r.yaml", "not valid YAML")),
     ("recipe file of bytes", _file(bytes(range(256))), RecipeError, ("r.yaml", "UTF-8")),

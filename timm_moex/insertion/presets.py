@@ -90,7 +90,7 @@ class Preset(MoExSettings):
         """Return the preset's settings, replaced by the `overrides` that are not None."""
         for old in overrides.keys() & RENAMED:
             warnings.warn(
-                f"{old} is now {RENAMED[old]}; the old name will be removed in 0.3", DeprecationWarning, stacklevel=3
+                f"{old} is now called {RENAMED[old]}; 0.3 removes the old name", DeprecationWarning, stacklevel=3
             )
             if overrides.setdefault(RENAMED[old], overrides[old]) != overrides.pop(old):
                 raise TypeError(f"{old} is the old name of {RENAMED[old]}; pass only {RENAMED[old]}")
