@@ -1,4 +1,4 @@
-"""What holds on Windows and macOS as on Linux, read from the sources; nothing here needs those systems."""
+"""Rules that keep the sources portable to Windows and macOS; nothing here needs those systems."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The public names and signatures are those written down in public_api.txt.
+"""The public names and signatures match public_api.txt.
 
 After a change on purpose, write them down again with `python tests/test_public_api.py`, and add a line to CHANGELOG.md.
 """

@@ -1,4 +1,4 @@
-"""What goes into the wheel and what its metadata state, without building one: `make dist` does that."""
+"""Contents and metadata of the wheel, checked without building one; `make dist` builds it."""
 
 import importlib.util
 import re

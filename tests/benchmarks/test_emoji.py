@@ -1,4 +1,4 @@
-"""The emoji set and its study: nothing of a held-out style or of an unseen emoji is trained on."""
+"""The emoji set and its study: nothing from a held-out style and no unseen emoji is used for training."""
 
 import csv
 import re
@@ -58,7 +58,7 @@ def test_selection_leaves_out_flags_skin_tones_missing_and_ambiguous_drawings(se
     assert label_of == animals | dict.fromkeys([*PEOPLE, "ear"], "people-body") | {"chess": "activities"}
 
 
-def test_split_is_fixed_by_its_seed_and_leaves_families_whole(sets):
+def test_split_depends_only_on_its_seed_and_does_not_divide_families(sets):
     label_of = emoji.select(sets, CATEGORIES)
     groups = emoji.families(sets, label_of)
     assert sorted(name for group in groups for name in group) == sorted(label_of)
@@ -71,7 +71,7 @@ def test_split_is_fixed_by_its_seed_and_leaves_families_whole(sets):
         assert len({part[name] for name in group}) == 1
 
 
-def test_names_that_one_style_draws_alike_are_one_family(sets):
+def test_names_that_one_style_draws_identically_form_one_family(sets):
     sets["a"]["icons"]["animal-1"] = sets["a"]["icons"]["animal-2"]
     sets["b"]["icons"]["animal-2"] = sets["b"]["icons"]["animal-3"]
     groups = emoji.families(sets, [f"animal-{i}" for i in range(5)])
@@ -127,7 +127,7 @@ def test_training_part_has_no_held_out_style_and_no_unseen_emoji(root, tmp_path,
         assert new == {"twemoji"} and "openmoji" not in old
 
 
-def test_all_styles_train_on_every_style_and_test_unseen_emoji_alone(root, tmp_path, monkeypatch):
+def test_all_styles_trains_on_every_style_and_tests_only_unseen_emoji(root, tmp_path, monkeypatch):
     words = ["--all-styles", "--emoji", str(root), "--output", str(tmp_path / "out")]
     jobs = domain_shift.planned(domain_shift.parse(words))
     assert [(job.columns["method"], job.columns["seed"]) for job in jobs] == [

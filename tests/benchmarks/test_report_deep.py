@@ -1,4 +1,4 @@
-"""Tables of presets that have no runs yet, tested with made-up lines."""
+"""Tables of presets that have no runs yet, tested with made-up rows."""
 
 import pytest
 

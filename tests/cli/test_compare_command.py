@@ -1,4 +1,4 @@
-"""`timm-moex compare`: its options reach the comparison, and wrong ones end in one line."""
+"""`timm-moex compare`: its options reach the comparison, and wrong ones give a one-line error."""
 
 import pytest
 from PIL import Image

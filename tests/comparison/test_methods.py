@@ -1,4 +1,4 @@
-"""Methods are named changes to a recipe, and a misspelt one is refused before anything is trained."""
+"""Methods are named changes to a recipe; a misspelt one is rejected before training starts."""
 
 import pytest
 

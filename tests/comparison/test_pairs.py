@@ -1,4 +1,4 @@
-"""In a pair of runs the initial weights, the order of the images and their augmentation are the same."""
+"""Runs with the same seed share initial weights, image order and augmentation."""
 
 import pytest
 import torch

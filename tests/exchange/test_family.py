@@ -1,4 +1,4 @@
-"""Own shares, constant moments, matched distributions: equal to their formulas, by a loop over samples in float64."""
+"""Own shares, constant moments and matched distributions equal their formulas, looped over samples in float64."""
 
 import itertools
 
@@ -130,7 +130,7 @@ def test_matched_distributions_are_those_of_the_formula(share, last):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_a_whole_match_has_the_donors_values_in_the_samples_order():
+def test_a_full_match_has_the_donors_values_in_the_samples_order():
     x = features()
     y = match_distribution(x, INDEX)
     torch.testing.assert_close(y.flatten(2).sort().values, x[INDEX].flatten(2).sort().values)

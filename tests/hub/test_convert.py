@@ -1,4 +1,4 @@
-"""Checkpoints shaped like the official repository's, made from torchvision's own models, become timm folders."""
+"""Checkpoints shaped like the official repository's, made from torchvision's models, become timm folders."""
 
 import json
 import re
@@ -64,13 +64,13 @@ def test_resnet50_keeps_its_logits(new_format, resnet, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module.model."])
-def test_one_common_prefix_is_taken_off(prefix, resnet, tmp_path):
+def test_one_common_prefix_is_removed(prefix, resnet, tmp_path):
     state = {prefix + key: value for key, value in resnet.state_dict().items()}
     torch.save(official(resnet, state_dict=state), tmp_path / "a.pt")
     assert_same_logits(resnet, convert(tmp_path / "a.pt", "resnet50", tmp_path / "out"))
 
 
-def test_initial_checkpoint_of_lightning_loads_and_others_are_told_in_a_line(tmp_path):
+def test_initial_checkpoint_of_lightning_loads_and_others_give_a_one_line_error(tmp_path):
     theirs = timm.create_model("test_resnet", num_classes=10)
     for prefix in ("model.", "f"):
         state = {prefix + key: value for key, value in theirs.state_dict().items()}
@@ -141,7 +141,7 @@ def test_anything_else_is_refused_by_name(case, resnet, tmp_path, capsys):
     assert not (tmp_path / "out").exists() and "never be called" not in capsys.readouterr().out
 
 
-def test_a_cut_file_and_wrong_arguments_are_told(resnet, tmp_path):
+def test_a_truncated_file_and_wrong_arguments_give_clear_errors(resnet, tmp_path):
     torch.save(official(resnet), tmp_path / "a.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:100_000])
     with pytest.raises(ConvertError, match="cut.pt is truncated or not a PyTorch file"):

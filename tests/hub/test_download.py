@@ -1,4 +1,4 @@
-"""What a user reads when loading fails: real clients, a loopback Hub that fails as told, a process with no cache."""
+"""Errors that a user sees when loading fails: real clients, a loopback Hub that fails on request, an empty cache."""
 
 import errno
 import json
@@ -66,7 +66,7 @@ def test_404_says_what_could_be_wrong(hub, child, files):
     )
 
 
-def test_gated_repos_are_told(hub, child, files):
+def test_gated_repos_give_a_clear_error(hub, child, files):
     hub.add("ORG/gated", files)
     hub.fail("ORG/gated", "gated")
     told = message(child("load", "hf-hub:ORG/gated"))
@@ -88,7 +88,7 @@ PASSING = {409, 412, 429, 500, 503}
 
 
 @pytest.mark.parametrize("status", sorted(PASSING | {400, 402, 403, 413, 451}))
-def test_the_servers_reason_is_kept_and_only_what_passes_is_tried_again(status, hub, child, files):
+def test_the_servers_reason_is_kept_and_only_temporary_errors_suggest_a_retry(status, hub, child, files):
     hub.add(f"ORG/status-{status}", files)
     hub.fail(f"ORG/status-{status}", status)
     told = message(child("load", f"hf-hub:ORG/status-{status}"))
@@ -263,7 +263,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path):
     assert files_of(folder) == old and [path.name for path in tmp_path.iterdir()] == ["hub"]
 
 
-def test_two_processes_saving_at_once_leave_one_whole_folder(tmp_path):
+def test_two_processes_saving_concurrently_leave_one_complete_folder(tmp_path):
     folder = tmp_path / "hub"
     whole = {files_of(write_folder(tmp_path / f"{seed}", seed=seed))["model.safetensors"] for seed in (0, 1)}
     savers = [save_elsewhere(folder, [seed] * 15) for seed in (0, 1)]

@@ -64,12 +64,12 @@ def test_a_manifest_reads_back(tmp_path):
         (dict(seeds=[]), r"seeds=\[\]: expected .* at least one seed"),
     ],
 )
-def test_a_wrong_manifest_is_told(changes, message, tmp_path):
+def test_an_invalid_manifest_gives_a_clear_error(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_manifest(write_manifest(tmp_path, **changes))
 
 
-def test_a_file_that_is_no_manifest_is_refused(tmp_path):
+def test_a_file_that_is_not_a_manifest_is_rejected(tmp_path):
     (tmp_path / "manifest.json").write_text("[")
     with pytest.raises(ValueError, match="is not a manifest"):
         read_manifest(tmp_path / "manifest.json")

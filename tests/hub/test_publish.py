@@ -1,4 +1,4 @@
-"""What would be sent, what never is, and what the manifest then says; the sending itself is in test_hub_roundtrip."""
+"""What is uploaded, what never is, and what the manifest says afterwards; test_roundtrip.py tests the upload itself."""
 
 import hashlib
 import json
@@ -94,7 +94,7 @@ def test_a_tag_is_checked_in_a_dry_run_too(tag, folder, capsys):
     assert code == 2 and "expected the name of a git tag" in err and out == ""
 
 
-def test_license_of_the_config_serves(tmp_path):
+def test_license_of_the_config_is_used(tmp_path):
     folder = write_folder(tmp_path / "hub", license=None)
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["license"] = "apache-2.0"

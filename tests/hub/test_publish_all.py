@@ -60,7 +60,7 @@ def test_all_are_published_pinned_and_gathered_and_a_second_time_changes_nothing
     assert state == (pins(root), len(hub.repos["ORG/test_resnet.v1"].commits), (root / "manifest.json").read_bytes())
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(root, hub_and_child):
+def test_an_interrupted_publish_continues_where_it_stopped(root, hub_and_child):
     hub, child = hub_and_child
     hub.fail(rf"POST /api/models/ORG/{NAMES[1]}/commit", 500, times=50)
     first = child("publish_all", "ORG", str(root), private=True)
@@ -77,7 +77,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(root, hub_and_child):
     assert [collection["private"] for collection in hub.collections.values()] == [True]
 
 
-def test_nothing_is_sent_where_one_folder_is_wrong(root, hub_and_child):
+def test_nothing_is_uploaded_if_one_folder_is_invalid(root, hub_and_child):
     hub, child = hub_and_child
     (root / NAMES[1] / "model.safetensors").unlink()
     assert "cannot be published: model.safetensors is missing" in child("publish_all", "ORG", str(root))["message"]

@@ -1,4 +1,4 @@
-"""`timm-moex verify` finds what is wrong, and nothing where nothing is."""
+"""`timm-moex verify` finds every defect of a folder, and reports none if there is none."""
 
 import json
 import re
@@ -120,7 +120,7 @@ def test_each_thing_that_can_be_wrong_is_found(case, folder, capsys):
     assert problems[0] in capsys.readouterr().out
 
 
-def test_no_folder_is_told(tmp_path):
+def test_a_missing_folder_gives_a_clear_error(tmp_path):
     assert verify_folder(tmp_path / "nothing") == [f"{tmp_path / 'nothing'} is not a folder"]
 
 

@@ -1,4 +1,4 @@
-"""Compiled models draw for themselves: several in one process, and models whose graph breaks."""
+"""Compiled models draw independently: several in one process, and models with graph breaks."""
 
 import pytest
 import torch

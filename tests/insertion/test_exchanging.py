@@ -1,4 +1,4 @@
-"""Every way through a model exchanges within `exchanging`, exactly once, or raises; outside of it training warns."""
+"""Inside `exchanging`, every path through a model exchanges exactly once or raises; outside, training warns."""
 
 import copy
 import warnings

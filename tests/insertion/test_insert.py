@@ -107,7 +107,7 @@ def test_a_bypassed_site_raises_instead_of_training_without_exchange():
         model(torch.randn(3, 4), twice=True, swap_index=IDX)
 
 
-def test_failed_forward_leaves_nothing_armed():
+def test_failed_forward_leaves_no_state_behind():
     model = insert_moex(resnet()).eval()
     x = images("resnet10t")
     plain = logits(model, x)
@@ -117,7 +117,7 @@ def test_failed_forward_leaves_nothing_armed():
     assert torch.equal(logits(model, x), plain)
 
 
-def test_site_that_is_no_tensor_raises():
+def test_site_that_is_not_a_tensor_raises():
     class Pair(nn.Module):
         def forward(self, x):
             return x, x

@@ -1,4 +1,4 @@
-"""Where a module's class tells its layout, `insert_moex` needs no `channel_dim` and refuses a wrong one."""
+"""If a module's class determines its layout, `insert_moex` needs no `channel_dim` and rejects a wrong one."""
 
 import pytest
 import timm

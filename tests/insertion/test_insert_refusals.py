@@ -1,4 +1,4 @@
-"""What cannot hold MoEx, or cannot have these settings, is refused by name and left as it was."""
+"""Models and settings that do not support MoEx are rejected with their name, and the model is left unchanged."""
 
 import pytest
 import timm

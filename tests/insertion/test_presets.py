@@ -1,4 +1,4 @@
-"""The family: presets set everything, several sites exchange at once, each exactly as often as asked for."""
+"""Presets define every default; with several sites, each exchanges exactly as often as requested."""
 
 import pytest
 import timm
@@ -98,7 +98,7 @@ def test_a_share_for_all_sites_and_matched_distributions():
         (dict(swap_index={"stage1": IDX}, own_share=2 * SHARE), ValueError, "own_share=2.0"),
     ],
 )
-def test_wrong_calls_are_refused_and_leave_nothing_behind(call, error, words):
+def test_wrong_calls_are_rejected_and_leave_no_state_behind(call, error, words):
     model, x = mixstyle().eval(), images("resnet10t")
     before = model(x)
     with pytest.raises(error, match=words):
@@ -152,7 +152,7 @@ def test_wrong_settings_are_refused_by_name(settings, words):
         ("swin_tiny_patch4_window7_224", "norm='freq': stem of SwinTransformer is followed by a LayerNorm"),
     ],
 )
-def test_frequencies_are_refused_where_they_cannot_show(arch, words):
+def test_norm_freq_is_rejected_at_sites_without_frequencies_or_effect(arch, words):
     with pytest.raises(ValueError, match=words):
         twin(arch, moex_preset="freq_mixstyle")
 

@@ -1,4 +1,4 @@
-"""Gradient checkpointing computes a segment again with the exchange of the forward that it belongs to, or raises."""
+"""Gradient checkpointing recomputes a segment with the exchange of the forward it belongs to, or raises."""
 
 import copy
 import threading

@@ -1,4 +1,4 @@
-"""Two gloo processes, each with its own permutation, train as one process does on the joined batch."""
+"""Two gloo processes, each with its own permutation, train like one process on the joined batch."""
 
 import os
 import socket

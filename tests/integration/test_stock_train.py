@@ -137,7 +137,7 @@ def test_preset_exchanges_at_its_sites_and_keeps_the_labels(workplace):
     assert 0 < float(row["train_loss"]) < 20
 
 
-def test_labels_kept_need_no_plugin(workplace):
+def test_lam_1_needs_no_plugin(workplace):
     (workplace / "count_moments.py").write_text(MOMENTS)
     modules = ("--device-modules", "timm_moex", "count_moments")
     printed, _ = train(workplace, "kept", *modules, "--model-kwargs", "moex_preset=mixstyle", "moex_prob=1.0")

@@ -1,4 +1,4 @@
-"""The picture of an exchange. Skipped where matplotlib, an extra, is missing."""
+"""The picture of an exchange. Skipped if matplotlib, an extra, is missing."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""Wrong command lines, each with the words of the one line that explains it."""
+"""Wrong command lines, each with words of the one-line error that explains it."""
 
 from pathlib import Path
 

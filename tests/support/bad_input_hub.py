@@ -1,4 +1,4 @@
-"""Wrong folders, files and repos, each with the error it must give."""
+"""Wrong folders, files and repos, each with the expected error."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Wrong uses of the exchange, of its insertion and of the task, each with the error it must give."""
+"""Wrong uses of the exchange, of its insertion and of the task, each with the expected error."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Wrong recipes, data and checkpoints, each with the error it must give."""
+"""Wrong recipes, data and checkpoints, each with the expected error."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Another process with an empty Hub cache, which does as it is told: a line of JSON in, a line of JSON out.
+"""A separate process with an empty Hub cache that executes commands: JSON lines in, JSON lines out.
 
 `Child` starts one; run as a script this file is one. Waiting between retries is cut short in it.
 """

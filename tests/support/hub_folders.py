@@ -1,4 +1,4 @@
-"""Small folders in the Hub's layout, for the tests of what is done with them."""
+"""Small folders in the Hub's layout, for tests that process them."""
 
 from pathlib import Path
 

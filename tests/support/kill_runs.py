@@ -1,4 +1,4 @@
-"""Kill tiny trainings with SIGKILL, resume them, and compare every file with those of an undisturbed run.
+"""Kill tiny training runs with SIGKILL, resume them, and compare every file with an undisturbed run.
 
 Run as a script of its own, on one thread, so that children can be forked from a process that has imported everything.
 Prints a line of JSON for each kill: its kind, whether it hit, what the folder held, and which files differ at the end.

@@ -1,4 +1,4 @@
-"""Kill `save_folder` over an old folder with SIGKILL before each of its operations on files, and look at what is left.
+"""Kill `save_folder` with SIGKILL before each of its file operations on an old folder, and check what is left.
 
 Run as a script of its own, on one thread, so that children can be forked. With the word "rename", as on a system
 without the atomic exchange of two folders. Prints a line of JSON for each kill.

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub for tests: what huggingface_hub 1.x and 2.x ask of it for model repos, on 127.0.0.1 alone.
+"""A Hugging Face Hub for tests, on 127.0.0.1: what huggingface_hub 1.x and 2.x request for model repos.
 
 Written from what the client sends and reads. Xet is not spoken: the clients run with HF_HUB_DISABLE_XET=1. Ways to
 fail are switched on with `LoopbackHub.fail`.

@@ -1,4 +1,4 @@
-"""What the loopback Hub keeps: repos with their commits and refs, and what it was told to do wrong."""
+"""Storage of the loopback Hub: repos with their commits and refs, and the failures it has been told to produce."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""The six families every test of the ecosystem runs on, each made small."""
+"""Small models of the six families on which every ecosystem test runs."""
 
 import timm
 import torch

@@ -1,4 +1,4 @@
-"""Manifest entries for folders made by tests."""
+"""Manifest entries for folders that tests create."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`MoExLoss` mixes the labels of each draw once, and says so if a draw is lost or used twice."""
+"""`MoExLoss` mixes the labels of each draw once, and raises if a draw is lost or used twice."""
 
 import copy
 import pickle
@@ -166,7 +166,7 @@ def test_a_compiled_models_own_donors_reach_the_loss():
         torch.testing.assert_close(loss(output, Y), expected)
 
 
-def test_logging_the_loss_of_a_detached_output_takes_no_draw():
+def test_logging_the_loss_of_a_detached_output_does_not_consume_a_draw():
     model, loss = bound()
     output = model(X)
     torch.testing.assert_close(loss(output.detach(), Y), nn.functional.cross_entropy(output, Y))

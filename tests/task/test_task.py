@@ -1,4 +1,4 @@
-"""One coin, one permutation, two criterion calls; the same permutation for features and labels."""
+"""One decision, one permutation, two criterion calls; the same permutation for features and labels."""
 
 import pytest
 import timm
@@ -31,7 +31,7 @@ def task_of(model, criterion):
     return MoExTask(model, criterion, verbose=False)
 
 
-def test_coin_and_permutation_come_from_the_given_generator():
+def test_decision_and_permutation_come_from_the_given_generator():
     a, b = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     drawn = [draw_swap_index(7, 0.5, a) for _ in range(400)]
     again = [draw_swap_index(7, 0.5, b) for _ in range(400)]

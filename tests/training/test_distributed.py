@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun as a user starts them, on the CPU with gloo."""
+"""Several processes, started by torchrun as a user would, on the CPU with gloo."""
 
 import csv
 import os
@@ -62,7 +62,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, data):
     assert one.metrics["count"] == 21
 
 
-def test_a_killed_process_ends_the_other_and_the_run_goes_on_bit_for_bit(tmp_path, data):
+def test_a_killed_process_ends_the_other_and_the_run_resumes_bit_exactly(tmp_path, data):
     """By timm's loaders, with batch norm, dropout, EMA and an exchange drawn by each process for itself."""
     recipe = tiny_recipe(data, batch_size=8, epochs=3, model_ema=True, grad_accum_steps=2)
     whole = start(recipe, tmp_path / "whole")
@@ -135,7 +135,7 @@ APART = {
 
 
 @pytest.mark.parametrize("what", APART)
-def test_processes_that_disagree_all_say_why_and_end(what, tmp_path, data, monkeypatch):
+def test_processes_that_disagree_all_end_with_the_reason(what, tmp_path, data, monkeypatch):
     change, message = APART[what]
     monkeypatch.chdir(tmp_path)
     write_tiny(tmp_path / "smaller", train=40, test=21)
@@ -179,7 +179,7 @@ def test_processes_agree_or_the_error_names_keys_values_and_ranks(monkeypatch):
         ),
     ],
 )
-def test_an_environment_that_is_none_is_named(variables, message, monkeypatch, tmp_path, data, capsys):
+def test_invalid_environment_variables_are_named(variables, message, monkeypatch, tmp_path, data, capsys):
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     path = tmp_path / "tiny.yaml"

@@ -1,4 +1,4 @@
-"""`timm-moex eval` on subsets of ImageNet and per class: known answers, and the number of timm's own validate.py."""
+"""`timm-moex eval` on subsets of ImageNet and per class: known answers, and the numbers of timm's validate.py."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Folders of images: splits, groups, and classes by their names."""
+"""Folders of images: splits, groups, and classes matched by name."""
 
 import os
 import tarfile
@@ -126,7 +126,7 @@ def test_batches_have_the_group_of_each_picture(tmp_path, pad, workers, prefetch
         assert seen == 12
 
 
-def test_a_picture_that_takes_the_place_of_an_unreadable_one_brings_its_own_group(tmp_path):
+def test_a_picture_that_replaces_an_unreadable_one_keeps_its_own_group(tmp_path):
     write_groups(tmp_path, "AB", "x", count=1)
     (tmp_path / "A" / "x" / "0.png").write_bytes(b"")
     dataset = open_dataset("", tmp_path, "", group_folders=True, unreadable="replace")

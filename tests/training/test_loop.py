@@ -1,4 +1,4 @@
-"""The built-in trainer: exact resume, what it refuses, what it leaves behind."""
+"""The built-in trainer: exact resume, its errors, and the files it writes."""
 
 import csv
 
@@ -198,7 +198,7 @@ def test_failed_write_leaves_the_old_checkpoint(data, tmp_path, monkeypatch):
         (dict(batch_size=64), "batch_size=64 is larger than the training set of 48 images"),
     ],
 )
-def test_what_cannot_be_is_told_before_training(settings, message, data, tmp_path):
+def test_impossible_settings_are_rejected_before_training(settings, message, data, tmp_path):
     with pytest.raises(ValueError) as caught:
         run(tiny_recipe(data, **settings), tmp_path / "run", in_memory=True)
     assert message in str(caught.value)
@@ -247,7 +247,7 @@ def test_the_loss_on_own_labels_is_the_plain_cross_entropy_of_the_same_outputs(d
     assert "own labels" not in line and "exchanged" not in line
 
 
-def test_the_time_left_is_told_once_after_the_first_epoch(data, tmp_path):
+def test_the_time_left_is_printed_once_after_the_first_epoch(data, tmp_path):
     lines = reported(tiny_recipe(data), tmp_path / "run")
     assert [line.partition(" ")[0] for line in lines] == ["epoch", "about", "epoch", "epoch"]
     assert lines[1].endswith("left for 2 more epochs")
@@ -264,7 +264,7 @@ def test_a_log_without_a_terminal_gets_a_line_a_minute(data, tmp_path, monkeypat
     assert not [line for line in reported(recipe, tmp_path / "silent") if "step" in line]
 
 
-def test_an_ema_that_holds_on_to_the_initial_weights_is_told(data, tmp_path):
+def test_an_ema_that_keeps_much_of_the_initial_weights_is_reported(data, tmp_path):
     words = "will still hold 91% of the initial weights; set model_ema_warmup: true, or lower the decay"
     assert words in reported(tiny_recipe(data, model_ema=True, model_ema_decay=0.99), tmp_path / "slow")[0]
     for name, settings in {"warm": dict(model_ema_warmup=True), "fast": dict(model_ema_decay=0.5)}.items():

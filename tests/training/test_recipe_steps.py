@@ -1,4 +1,4 @@
-"""Every packaged recipe, those of the paper's scale too, trains for a few steps by the two commands of its header.
+"""Every packaged recipe, including the paper's large ones, trains a few steps with both commands in its header.
 
 The nets keep their depth and width and the recipes their settings, but for `tiny_settings`. Stock train.py needs a
 clone of timm, see test_stock_train.py. The heaviest run with `pytest -m zoo` only.

@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard get the rows of summary.csv; both packages are stand-ins here."""
+"""Weights & Biases and TensorBoard receive the rows of summary.csv; both packages are stubs here."""
 
 import csv
 import sys
@@ -70,7 +70,7 @@ def test_trackers_get_the_rows_of_the_summary(data, wandb, events, tmp_path):
     }
 
 
-def test_resumed_run_goes_on_in_both(data, wandb, events, tmp_path, monkeypatch):
+def test_a_resumed_run_continues_in_both(data, wandb, events, tmp_path, monkeypatch):
     recipe, record = tiny_recipe(data, epochs=2), RunFolder.record
 
     def record_and_interrupt(*args):
@@ -115,6 +115,6 @@ def test_missing_package_is_an_error_and_nothing_is_written(settings, missing, m
         (dict(log_wandb=True, wandb_resume_id="abc"), "wandb_resume_id: 'abc' has no effect without resume"),
     ],
 )
-def test_settings_that_do_nothing_are_refused(settings, message, data, wandb, tmp_path):
+def test_settings_without_effect_are_rejected(settings, message, data, wandb, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(tiny_recipe(data, **settings), tmp_path / "run", **QUIET)

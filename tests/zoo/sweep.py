@@ -1,4 +1,4 @@
-"""Every timm architecture and every site: is there a twin, and does its exchange fire exactly once?
+"""Check for every timm architecture and site that a twin exists and its exchange fires exactly once.
 
 `python tests/zoo/sweep.py` writes a line per architecture to benchmarks/results/zoo.csv, in half an hour; with
 `--filter PATTERN` it writes those that match to output/zoo.csv. Forward passes are on the meta device, in training
