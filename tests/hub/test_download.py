@@ -172,7 +172,7 @@ def test_wrong_config(changed, expected, hub, child, files, tmp_path):
 def test_missing_files(hub, child, files):
     hub.add("ORG/no-config", without(files, "config.json"))
     told = message(child("load", "hf-hub:ORG/no-config"))
-    assert "ORG/no-config@main has no config.json: it is not a complete timm model" in told
+    assert "ORG/no-config@main has no config.json, so it is not a complete timm model" in told
     hub.add("ORG/no-weights", without(files, "model.safetensors"))
     assert "ORG/no-weights@main has no model.safetensors" in message(child("load", "hf-hub:ORG/no-weights"))
 

@@ -56,7 +56,7 @@ def test_hidden_folders_are_not_classes(folder, name):
 
 def test_two_folders_of_one_name_are_not_merged(tmp_path):
     write_pictures(tmp_path, {"train/cat/day1": RED, "train/dog/day1": BLUE})
-    with pytest.raises(DataError, match="cat.day1 and dog.day1 would become one class, 'day1'.*group_folders: true"):
+    with pytest.raises(DataError, match="cat.day1 and dog.day1 would both become class 'day1'.*group_folders: true"):
         open_dataset("", tmp_path, "train")
 
 

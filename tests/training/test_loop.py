@@ -194,7 +194,7 @@ def test_failed_write_leaves_the_old_checkpoint(data, tmp_path, monkeypatch):
         (dict(sched="plateau"), "sched: 'plateau': the built-in trainer supports 'cosine'"),
         (dict(mixup=0.2, batch_size=15), "batch_size: 15: Mixup and CutMix need an even batch size"),
         (dict(amp=True, model_dtype="bfloat16"), "amp: true with model_dtype: bfloat16: set only one of them"),
-        (dict(bce_loss=True, smoothing=0.0), "bce_loss: true without"),
+        (dict(bce_loss=True, smoothing=0.0), "bce_loss: true has no effect without mixup, cutmix or smoothing"),
         (dict(batch_size=64), "batch_size=64 is larger than the training set of 48 images"),
     ],
 )
@@ -265,7 +265,7 @@ def test_a_log_without_a_terminal_gets_a_line_a_minute(data, tmp_path, monkeypat
 
 
 def test_an_ema_that_keeps_much_of_the_initial_weights_is_reported(data, tmp_path):
-    words = "will still hold 91% of the initial weights; set model_ema_warmup: true, or lower the decay"
+    words = "will still contain 91% of the initial weights; set model_ema_warmup: true, or lower the decay"
     assert words in reported(tiny_recipe(data, model_ema=True, model_ema_decay=0.99), tmp_path / "slow")[0]
     for name, settings in {"warm": dict(model_ema_warmup=True), "fast": dict(model_ema_decay=0.5)}.items():
         assert not [x for x in reported(tiny_recipe(data, model_ema=True, **settings), tmp_path / name) if "ema" in x]

@@ -103,7 +103,7 @@ def test_merges_work_and_a_merged_key_may_be_overridden(tmp_path):
         "epochs": 5,
     }
     path.write_text("<<: {lr: 0.1}\nlr: 1\nlr: 2\n")
-    with pytest.raises(RecipeError, match="lr given twice"):
+    with pytest.raises(RecipeError, match="lr: given twice"):
         load_recipe(path)
 
 
@@ -265,7 +265,7 @@ def test_override_reads_yaml_and_reaches_into_mappings():
 def test_loading_says_what_is_wrong_with_the_file(tmp_path):
     path = tmp_path / "r.yaml"
     for text, message in (
-        ("lr: 0.1\nlr: 0.2", "lr given twice"),
+        ("lr: 0.1\nlr: 0.2", "lr: given twice"),
         ("- lr", "expected a mapping"),
         ("lr: [", "not valid YAML"),
         ("", "expected a mapping"),

@@ -172,7 +172,7 @@ def imagenet_subset(name: str) -> dict[str, int]:
     if name not in SUBSETS:
         raise ValueError(f"--subset {name!r}: expected one of {', '.join(SUBSETS)}{did_you_mean(name, SUBSETS)}")
     column = {synset: i for i, synset in enumerate(ImageNetInfo().label_names())}
-    listed = resources.files("timm.data").joinpath(SUBSETS[name]).read_text()
+    listed = resources.files("timm.data").joinpath(SUBSETS[name]).read_text(encoding="utf-8")
     return {synset: column[synset] for synset in sorted(listed.split())}
 
 

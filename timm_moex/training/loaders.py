@@ -133,8 +133,8 @@ def _check_sets(args: argparse.Namespace, train_set: Any, eval_set: Any, process
     groups = group_names(train_set)
     if args.group_folders and args.donors_from != "any" and len(groups) < 2:
         raise DataError(
-            f"donors_from: {args.donors_from!r} needs at least two groups, but {args.data_dir} has only "
-            f"{', '.join(groups)} for training; set donors_from: any"
+            f"donors from other groups need at least two groups, but {args.data_dir} has only {', '.join(groups)} for "
+            "training; set donors_from: any"
         )
     if len(train_set) < args.batch_size * processes:
         in_each = f" in each of {processes} processes" if processes > 1 else ""
