@@ -1,7 +1,7 @@
 """Every fenced block of README.md and docs/ runs as printed, except for the substitutions listed here.
 
-The blocks of a page share one folder and run in the order of the page, each Python block in a namespace of its own, so
-that each can be pasted by itself. A test runs its block and all blocks before it, so that each test can run alone.
+The blocks of a page share one folder and run in the order of the page, each Python block in its own namespace, so
+that each can be pasted separately. A test runs its block and all blocks before it, so that each test can run alone.
 """
 
 import importlib.util
@@ -90,7 +90,7 @@ def write_images(root: Path) -> None:
 
 
 class Reader:
-    """Works through the page in a folder that has what a reader is expected to bring."""
+    """Runs the page's blocks in a folder that contains what a reader is expected to have."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.done = folder, 0

@@ -28,7 +28,7 @@ def pyproject():
 
 @pytest.fixture(scope="module")
 def wheel(pyproject):
-    """The files that hatch puts into the wheel."""
+    """The files that hatch adds to the wheel."""
     target = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]
     files = {path for folder in target["only-include"] for path in (ROOT / folder).rglob("*") if path.is_file()}
     files -= {path for pattern in target["exclude"] for path in ROOT.glob(pattern)}

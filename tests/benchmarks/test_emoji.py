@@ -22,7 +22,7 @@ CATEGORIES = {
 
 
 def icons(style, **special):
-    """A set with every name of CATEGORIES, drawn differently, but for `special`."""
+    """Every name of CATEGORIES, drawn differently, except `special`."""
     names = {name: {"body": f"<path id='{style} {name}'/>"} for own in CATEGORIES.values() for name in own}
     return {"width": 32, "height": 24, "icons": names | special, "aliases": {}}
 
@@ -85,7 +85,7 @@ def test_clock_faces_are_one_family():
 
 @pytest.fixture
 def root(tmp_path):
-    """A set with one emoji of each class in each part and style; a file says what it shows."""
+    """One emoji of each class in each part and style; the content of a file says what it shows."""
     for style in emoji.STYLES:
         for part in ("seen", "unseen"):
             for label in ("x", "y"):
@@ -96,7 +96,7 @@ def root(tmp_path):
 
 
 def shown(folder):
-    """(style, part) of all pictures in a folder of the tree; each lies under its own class."""
+    """Return (style, part) of all pictures in a folder of the tree, after checking that each is in its class folder."""
     found = [(path, path.read_text().split()) for path in folder.glob("*/*.png")]
     assert all(path.parent.name == label for path, (_, _, label) in found)
     return sorted({(style, part) for _, (style, part, _) in found})

@@ -57,7 +57,7 @@ def options(tmp_path, source):
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The presets as they are, without writing their images."""
+    """The unchanged presets, without writing their images."""
     monkeypatch.setattr(fashion_mnist, "prepare", lambda source, folder, *counts: folder)
     return options(tmp_path, tmp_path)
 

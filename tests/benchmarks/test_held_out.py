@@ -14,7 +14,7 @@ from timm_moex import find_moex
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Noise of 2,560 samples (20 frames): two recordings of each digit by each speaker."""
+    """Two recordings of each digit by each speaker: noise of 2,560 samples (20 frames)."""
     root = tmp_path_factory.mktemp("fsdd")
     (root / "recordings").mkdir()
     for number in range(120):

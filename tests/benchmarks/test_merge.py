@@ -18,7 +18,7 @@ def run(seed, **changes):
 
 
 def write_clone(folder, rows):
-    """A results folder with these lines of study.csv and their curves."""
+    """A results folder with these rows of study.csv and their curves."""
     for row in rows:
         append_rows(folder / "study.csv", [row])
         append_curve(folder, row["curve"], [{"epoch": row["seed"], "lr": "0.1"}])

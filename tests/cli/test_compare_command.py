@@ -10,7 +10,7 @@ from timm_moex.comparison.compare import Comparison
 
 @pytest.fixture
 def called(monkeypatch, tmp_path):
-    """The arguments of the calls, which train nothing."""
+    """The arguments of the calls; nothing is trained."""
     calls = []
 
     def compare(*args, **kwargs):

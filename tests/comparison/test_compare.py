@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(tiny, tmp_path_factory):
-    """(folder, lines) of a comparison with two seeds and a method that fails."""
+    """(folder, printed lines) of a comparison with two seeds and a method that fails."""
     folder, lines = tmp_path_factory.mktemp("compared") / "out", []
     result = timm_moex.compare(tiny, methods=METHODS, seeds=2, output=folder, log=lines.append, progress=False)
     assert result.failed == 2 and result.folder == folder
@@ -141,7 +141,7 @@ def test_a_run_that_crashes_does_not_affect_the_others(tiny, tmp_path, monkeypat
 
 
 def test_a_killed_comparison_resumes_and_ends_with_the_same_results(tiny, tmp_path):
-    """SIGKILL takes the command; its runs end with it, and the same command finishes them bit for bit."""
+    """SIGKILL ends the command and its runs; running the command again finishes them bit for bit."""
     recipe, quiet = tmp_path / "tiny.yaml", dict(methods=["baseline"], seeds=1, log=lambda line: None)
     recipe.write_text(yaml.safe_dump(tiny.override(epochs=30).settings))
     words = [sys.executable, "-m", "timm_moex", "compare", str(recipe), "--methods", "baseline", "--seeds", "1"]

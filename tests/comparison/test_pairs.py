@@ -11,7 +11,7 @@ from timm_moex.training.loop import train
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What each training sees: its weights at the first batch, and images and labels of all batches."""
+    """The input of each training run: weights at the first batch, and images and labels of all batches."""
     batches = []
     prepare = TrainingSetup.prepare
 

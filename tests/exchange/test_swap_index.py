@@ -11,7 +11,7 @@ bad = pytest.mark.parametrize("values", BAD, ids=str)
 
 
 class Labelled(torch.Tensor):
-    """A subclass with nothing of its own."""
+    """A subclass that adds nothing."""
 
 
 def features():

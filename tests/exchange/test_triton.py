@@ -73,7 +73,7 @@ def test_what_the_kernels_cannot_do_is_refused_by_name():
 
 
 class OnGpu:
-    """A tensor that says it is on a GPU: the choice looks at nothing else."""
+    """A tensor that claims to be on a GPU, which is all that the choice depends on."""
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16):
         self.dtype, self.device = dtype, torch.device("cuda:0")

@@ -14,7 +14,7 @@ from timm_moex.hub.convert import ConvertError, convert, without_common_prefix
 
 
 def official(model, **changes):
-    """What the official training scripts save: a model behind DDP, SGD, and the epoch's numbers."""
+    """A checkpoint like those of the official scripts: a model wrapped in DDP, SGD, and the numbers of the epoch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     state = OrderedDict((f"module.{key}", value) for key, value in model.state_dict().items())
     checkpoint = {"epoch": 300, "arch": "moex_resnet50", "state_dict": state, "best_prec1": 79.1}
@@ -22,7 +22,7 @@ def official(model, **changes):
 
 
 def with_lively_statistics(model):
-    """Running statistics as after training: at their start a mix-up of two BatchNorms would go unseen."""
+    """Set running statistics as if trained; with initial ones, swapping two BatchNorms would go unnoticed."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)

@@ -47,7 +47,7 @@ def without(files, *names, **changed):
 
 
 def cached(tmp_home, repo):
-    """Files of a repo that are in the cache, whole or in part."""
+    """Files of a repo in the cache, complete or partial."""
     folder = tmp_home / "hub" / f"models--{repo.replace('/', '--')}"
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and "refs" not in path.parts)
 
@@ -233,7 +233,7 @@ def test_only_these_messages_are_replaced():
 
 
 def save_elsewhere(folder, seeds, file_size=resource.RLIM_INFINITY):
-    """Save in another process, a fork of this one; what went wrong comes back through the pipe."""
+    """Save in a forked process, and send any error back through the pipe."""
 
     def save(pipe):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))

@@ -27,7 +27,7 @@ def logits(model):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A twin of a stock architecture, with statistics unlike those of a new one, and its folder."""
+    """A twin of a stock architecture with trained-looking statistics, and its folder."""
     torch.manual_seed(0)
     settings = dict(moex_prob=0.5, moex_norm="in", drop_rate=0.1)
     model = timm.create_model("moex_resnet10t", num_classes=10, in_chans=1, **settings)

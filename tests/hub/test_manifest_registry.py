@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A Hub, and an installed package with two shipped checkpoints, three that are on the Hub, two that are nowhere."""
+    """A Hub, and an installed package with two packaged checkpoints, three on the Hub and two available nowhere."""
     site = tmp_path_factory.mktemp("site")
     shutil.copytree(Path(timm_moex.__file__).parent, site / "timm_moex", ignore=shutil.ignore_patterns("__pycache__"))
     weights = site / "timm_moex" / "_weights"

@@ -33,7 +33,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def hub_and_child(world):
-    """An empty Hub, and a process that has a token of it."""
+    """An empty Hub, and a process that has a token for it."""
     for kept in (world[0].repos, world[0].collections, world[0].faults):
         kept.clear()
     return world

@@ -34,7 +34,7 @@ def author(hub, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(hub, author, folders):
-    """{architecture: revision} after publishing with ours, and a repo that timm's own push made."""
+    """{architecture: revision} after publishing with this package, and a repo pushed by timm itself."""
     done = {name: author("publish", str(path), f"ORG/{name}")["result"] for name, path in folders.items()}
     assert all(result["changed"] for result in done.values())
     assert author("push", str(folders[STOCK]), "ORG/by-timm")["result"]

@@ -51,7 +51,7 @@ def replace(folder, name, old, new):
 
 
 def as_type(dtype):
-    """Another type of tensor in the place of a weight."""
+    """Replace a weight with a different type of tensor."""
     return lambda f: change_weights(f, lambda w: w.update({"fc.weight": w["fc.weight"].to(dtype)}))
 
 

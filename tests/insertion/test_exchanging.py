@@ -19,7 +19,7 @@ def arch(request):
 
 
 class Wrapper(nn.Module):
-    """A module of a user's, with a twin inside."""
+    """A user's module that contains a twin."""
 
     def __init__(self, backbone, times=1):
         super().__init__()

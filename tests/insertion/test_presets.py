@@ -43,7 +43,7 @@ def test_single_settings_override_the_preset():
 
 
 def at_site(model, name, x, change):
-    """The logits where `change` is applied by hand to the output of a stage of a ResNet."""
+    """The logits if `change` is applied by hand to the output of a ResNet's stage."""
     handle = model.get_submodule(f"layer{name[-1]}").register_forward_hook(lambda module, args, out: change(out))
     try:
         return model(x)

@@ -22,7 +22,7 @@ def gradients(model):
 
 
 class Checkpointed(torch.nn.Module):
-    """A twin whose site lies in a checkpointed segment, reentrant or not."""
+    """A twin whose site is in a checkpointed segment, reentrant or not."""
 
     def __init__(self, use_reentrant):
         super().__init__()

@@ -37,7 +37,7 @@ WAYS = {
 
 
 def keeping_twin(**kwargs):
-    """A twin in float64 whose every batch is exchanged and that has no other randomness."""
+    """A float64 twin that exchanges every batch and has no other randomness."""
     model = twin("resnet10t", **({"moex_lam": 1.0} | kwargs)).double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -134,7 +134,7 @@ def test_an_invalid_site_fails_in_the_first_draw_even_without_an_exchange():
 
 
 class Everywhere(nn.Module):
-    """A twin that a segment of checkpointing contains as a whole, dropout behind it included."""
+    """A twin that is entirely inside a checkpointed segment, followed by dropout."""
 
     def __init__(self, how):
         super().__init__()

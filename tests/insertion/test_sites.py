@@ -30,13 +30,13 @@ every_class = pytest.mark.parametrize("model_class", CLASSES)
 
 
 def entries(value, items: slice | None) -> list[torch.Tensor]:
-    """Copies of the tensors of a site: some nets go on to change theirs in place."""
+    """Copy the tensors of a site, because some networks later change them in place."""
     values = list(value)[items] if items is not None and isinstance(value, (tuple, list)) else [value]
     return [x.detach().clone() for x in values]
 
 
 def watch(model: nn.Module, site, seen: list) -> torch.utils.hooks.RemovableHandle:
-    """Note what passes at a site, as the hooks registered until now have left it."""
+    """Record what passes a site, after all hooks registered so far."""
     module = called_module(model, site)
     if site.hook_on == "input":
         return module.register_forward_pre_hook(lambda module, args: seen.append(entries(args[0], site.tuple_entries)))
@@ -44,7 +44,7 @@ def watch(model: nn.Module, site, seen: list) -> torch.utils.hooks.RemovableHand
 
 
 def moments(x: torch.Tensor, layout: str, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Written anew: mean and std of (B, …) by the letters of the layout."""
+    """Independent implementation: mean and std of (B, …) by the letters of the layout."""
     channel = layout.index("C")
     dims = [channel] if norm == "pono" else [dim for dim in range(1, x.ndim) if dim != channel]
     x = x.double()
@@ -207,7 +207,7 @@ def test_path_of_a_known_site_is_that_site():
 
 
 class Later(nn.Module):
-    """Stands in for a class of a later timm: not in the table, but with feature_info."""
+    """A class as a later timm could add it: not in the table, but with feature_info."""
 
     def __init__(self):
         super().__init__()

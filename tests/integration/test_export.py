@@ -19,7 +19,7 @@ def operations(program):
 
 
 def can_export_hooks_strictly():
-    """Not in every PyTorch (2.8, say) can a module that has forward hooks, whichever, be exported with strict=True."""
+    """Some PyTorch versions, such as 2.8, cannot export a module with any forward hooks with strict=True."""
     module = torch.nn.Linear(2, 2)
     module.register_forward_pre_hook(lambda *_: None, with_kwargs=True)
     try:

@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were drawn instead of written."""
+    """The figures, which are collected instead of being written."""
     figures = []
     monkeypatch.setattr("timm_moex.pictures.exchange.save_figure", lambda figure, path, **_: figures.append(figure))
     return figures

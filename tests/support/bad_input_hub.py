@@ -203,7 +203,7 @@ ON_THE_HUB: list[tuple[str, str, str, tuple[str, ...]]] = [
 
 
 def fill(hub: LoopbackHub, folder: Path) -> None:
-    """Put the repos of `ON_THE_HUB` there."""
+    """Add the repos of `ON_THE_HUB` to it."""
     files = files_of(write_folder(folder))
     hub.add("ORG/good", files)
     hub.add("ORG/gated", files)

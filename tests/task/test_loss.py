@@ -121,7 +121,7 @@ def test_the_trainer_of_hugging_face_normalises_by_the_items_of_the_step():
 
 
 class Head(nn.Module):
-    """A model of the user's, whose output is not the twin's own."""
+    """A user's model, whose output is not the twin's."""
 
     def __init__(self, model):
         super().__init__()

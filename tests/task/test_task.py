@@ -12,7 +12,7 @@ from timm_moex import MoExTask, create_task, draw_swap_index, find_moex, insert_
 
 
 class Probe(nn.Module):
-    """A network whose logits say what its features were: flatten, and a site in front."""
+    """A network whose logits reveal its features: a site, then flatten."""
 
     def __init__(self):
         super().__init__()

@@ -47,7 +47,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, data):
-    """The crops and flips, too; the evaluation set is odd, so one share is filled up and must not count twice."""
+    """Crops and flips as well. The evaluation set is odd, so one share is padded, and the padding must not count."""
     child = start(tiny_recipe(data, batch_size=8, epochs=2, **PLAIN), tmp_path / "two", "--in-memory")
     out, err = child.communicate(timeout=240)
     assert child.returncode == 0, err
@@ -63,7 +63,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, data):
 
 
 def test_a_killed_process_ends_the_other_and_the_run_resumes_bit_exactly(tmp_path, data):
-    """By timm's loaders, with batch norm, dropout, EMA and an exchange drawn by each process for itself."""
+    """With timm's loaders, batch norm, dropout, EMA and an exchange that each process draws."""
     recipe = tiny_recipe(data, batch_size=8, epochs=3, model_ema=True, grad_accum_steps=2)
     whole = start(recipe, tmp_path / "whole")
     killed = start(recipe, tmp_path / "killed")
@@ -97,7 +97,7 @@ def test_error_of_all_processes_ends_them_and_leaves_no_folder(tmp_path, data):
 
 
 def start_each(recipes, folder: Path, hidden: str = "") -> list[subprocess.Popen]:
-    """A process for each recipe, started without torchrun, which would end the others after an error of one."""
+    """One process per recipe, started without torchrun, which would end the others after an error in one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

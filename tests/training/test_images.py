@@ -17,7 +17,7 @@ BROKEN = ("corrupt", "truncated", "empty", "dangling")
 
 @pytest.fixture(params=BROKEN)
 def folder(request, tmp_path):
-    """Three images of each of two classes, one of them broken; returns the root and the broken file."""
+    """Write three images of each of two classes, one of them broken; return the root and the broken file."""
     for name in "ab":
         (tmp_path / "validation" / name).mkdir(parents=True)
         for i in range(3):

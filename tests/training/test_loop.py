@@ -46,7 +46,7 @@ def assert_same(a, b, where=""):
 
 
 def stop_at(monkeypatch, epoch):
-    """Let the process be killed in the middle of an epoch: some of its steps are done."""
+    """Kill the process in the middle of an epoch, after some of its steps."""
     real = trainer._backward
     steps = iter(range(1000))
 

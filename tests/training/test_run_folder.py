@@ -211,7 +211,7 @@ def test_the_recipe_does_not_name_the_checkpoint_it_was_resumed_from(data, folde
 
 
 def old_kind(folder):
-    """A checkpoint of the version before: without the rows of summary.csv."""
+    """A checkpoint of the previous version, without the rows of summary.csv."""
     state = torch.load(folder / "last.pth.tar", weights_only=True)
     del state["history"]
     torch.save(state, folder / "last.pth.tar")
@@ -232,7 +232,7 @@ def test_a_checkpoint_without_history_needs_a_summary(rows, data, folder):
 
 
 def flip(path, name, bit):
-    """Flip a bit of the middle of one record of the checkpoint's archive."""
+    """Flip a bit in the middle of one record of the checkpoint's archive."""
     with zipfile.ZipFile(path) as archive:
         record = next(info for info in archive.infolist() if info.filename.endswith(name))
         with archive.open(record) as opened:

@@ -20,7 +20,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A stand-in for wandb that keeps what it gets."""
+    """A stub for wandb that records its calls."""
     module = ModuleType("wandb")
     module.inits, module.rows, module.finished = [], [], []
     run = SimpleNamespace(log=module.rows.append, finish=lambda exit_code: module.finished.append(exit_code))
@@ -31,7 +31,7 @@ def wandb(monkeypatch):
 
 @pytest.fixture
 def events(monkeypatch):
-    """What a stand-in for TensorBoard's SummaryWriter gets: (folder, keywords) first, then scalars."""
+    """The calls of a stub for TensorBoard's SummaryWriter: (folder, keywords) first, then scalars."""
     got = []
 
     class SummaryWriter:

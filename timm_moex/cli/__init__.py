@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def is_command_line(argv: list[str], orig_argv: list[str]) -> bool:
-    """Whether a process with these `sys.argv` and `sys.orig_argv` is `timm-moex` or `python -m timm_moex`.
+    """Return whether a process with these `sys.argv` and `sys.orig_argv` is `timm-moex` or `python -m timm_moex`.
 
     While Python looks for the module to run, `argv` begins with "-m", and only `orig_argv` contains the module's name.
 

@@ -85,7 +85,7 @@ def _changes_of(recipe: Recipe, name: str) -> list[str]:
 
 
 def _exchanges(recipe: Recipe) -> bool:
-    """Whether a recipe already exchanges."""
+    """Return whether a recipe already exchanges."""
     kwargs, model = _model_kwargs(recipe.settings), recipe.settings.get("model", "")
     return kwargs.get(f"{TWIN_PREFIX}prob", 1) > 0 and (is_twin_name(model) or any(map(is_twin_name, kwargs)))
 

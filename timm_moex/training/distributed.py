@@ -105,7 +105,7 @@ def _by_process(values: list[str]) -> str:
 
 
 def is_alone() -> bool:
-    """Whether this process is the only one of its run, according to its environment variables."""
+    """Return whether this process is the only one of its run, according to its environment variables."""
     try:
         _check_environment()
     except ValueError:  # `join_processes` raises it
@@ -124,7 +124,7 @@ def _check_environment() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that reports, according to the environment variables of torchrun or SLURM."""
+    """Return whether this process reports, according to the environment variables of torchrun or SLURM."""
     return is_alone() or world_info_from_env()[1] == 0
 
 

@@ -124,6 +124,6 @@ def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str
 
 
 def is_per_class(path: Path) -> bool:
-    """Whether a file was written by `write_per_class`."""
+    """Return whether a file was written by `write_per_class`."""
     with path.open("rb") as file:
         return file.readline().strip() == ",".join(_PER_CLASS).encode()

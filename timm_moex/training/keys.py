@@ -46,7 +46,7 @@ class Range:
     ascending: bool = False  # equal neighbours are allowed
 
     def holds(self, value: Any) -> bool:
-        """Whether a number, or each number in a list, is in the range; nan never is."""
+        """Return whether a number, or each number in a list, is in the range; nan never is."""
         if not isinstance(value, (list, tuple)):
             above = self.low <= value if self.low_included else self.low < value
             below = value <= self.high if self.high_included else value < self.high
@@ -166,7 +166,7 @@ def explain_idle(key: str, settings: Mapping[str, Any]) -> str:
 
 
 def _is_met(term: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a term in a key's `needs` holds: `key`, `not key`, `key=value`, or a property of timm's optimizer."""
+    """Return whether a term in `needs` holds: `key`, `not key`, `key=value`, or a property of timm's optimizer."""
     if term.startswith("opt."):
         name = _value("opt", settings).lower().removeprefix("lookahead_")
         return name not in list_optimizers() or bool(getattr(get_optimizer_info(name), term.removeprefix("opt.")))

@@ -167,7 +167,7 @@ class RunFolder:
         self._write_from_last(progress, run.args.save_epochs)
 
     def hub_is_complete(self, model: nn.Module) -> bool:
-        """Whether hub/ is complete, contains the weights of `model`, and was written after summary.csv's last epoch."""
+        """Return whether hub/ is complete and contains the weights of `model` and the current summary.csv."""
         try:
             json.loads((self.hub / "config.json").read_text(encoding="utf-8"))
             weights = load_file(self.hub / "model.safetensors")
