@@ -146,7 +146,7 @@ def header_command(name, program):
 
 
 def assert_trained(name, tiny, folder, args, asked):
-    """Check that keys arrived, steps drew with the recipe's probability, and the model learnt; return (row, weights)."""
+    """Check the keys, the probability of the draws, and that the model learnt; return (row, weights)."""
     settings = load_recipe(name).settings
     for key, value in (settings | tiny).items():
         assert args[key] == value, key
