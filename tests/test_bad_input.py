@@ -1,4 +1,4 @@
-"""Wrong uses over functions, folders, recipes, checkpoints, the Hub and the command line, as one table."""
+"""One table of wrong uses: functions, folders, recipes, checkpoints, the Hub and the command line."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Who may import whom: imports point down the list of layers, and heavy or optional packages stay where they belong."""
+"""Imports point down the list of layers, and heavy or optional packages are imported only where they belong."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""After importing the plugin, `ClassificationTask(model, …)` is a MoExTask exactly where the model exchanges."""
+"""After importing the plugin, `ClassificationTask(model, …)` is a MoExTask exactly if the model exchanges."""
 
 import importlib
 

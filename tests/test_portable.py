@@ -1,4 +1,4 @@
-"""What holds on Windows and macOS as on Linux, read from the sources; nothing here needs those systems."""
+"""Rules that keep the sources portable to Windows and macOS; nothing here needs those systems."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ def calls(tree):
 
 
 def is_text_without_encoding(call, name):
-    """Whether a file is read or written in the machine's encoding, which on Windows need not be UTF-8."""
+    """Return whether a file is read or written in the machine's encoding, which on Windows may not be UTF-8."""
     if any(keyword.arg == "encoding" for keyword in call.keywords):
         return False
     if name == "open":

@@ -1,6 +1,6 @@
-"""The public names and signatures are those written down in public_api.txt.
+"""The public names and signatures match public_api.txt.
 
-After a change on purpose, write them down again with `python tests/test_public_api.py`, and add a line to CHANGELOG.md.
+After an intended change, run `python tests/test_public_api.py` to update the file, and add a line to CHANGELOG.md.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ WRITTEN = Path(__file__).with_name("public_api.txt")
 
 
 def signature_of(function: Any) -> str:
-    """Without types, which may become more precise."""
+    """Leave out types, which may become more precise."""
     signature = inspect.signature(function)
     parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
     return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
@@ -45,7 +45,7 @@ def help_of(*command: str) -> str:
 
 
 def commands() -> list[str]:
-    """Each command with its options, as its help shows them."""
+    """Each command with its options, taken from its help."""
     lines = []
     for command in sorted(set(re.findall(r"^    ([a-z]+)\s", help_of(), re.MULTILINE))):
         options = sorted(set(re.findall(r"^  (?:-\w[^,]*, )?(--[a-z0-9-]+)", help_of(command), re.MULTILINE)))

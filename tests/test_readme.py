@@ -1,7 +1,7 @@
-"""Every fenced block of README.md and docs/ runs as printed, but for the substitutions listed here.
+"""Every fenced block of README.md and docs/ runs as printed, except for the substitutions listed here.
 
-The blocks of a page share one folder and run in the order of the page, each Python block in a namespace of its own, so
-that each can be pasted by itself. A test runs its block and all blocks before it, so that each test can run alone.
+The blocks of a page share one folder and run in the order of the page, each Python block in its own namespace, so
+that each can be pasted separately. A test runs its block and all blocks before it, so that each test can run alone.
 """
 
 import importlib.util
@@ -90,7 +90,7 @@ def write_images(root: Path) -> None:
 
 
 class Reader:
-    """Works through the page in a folder that has what a reader is expected to bring."""
+    """Runs the page's blocks in a folder that contains what a reader is expected to have."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.done = folder, 0
@@ -156,7 +156,7 @@ def test_block_of_the_page_runs(block, readers):
     readers[block.page].read_to(block)
 
 
-def test_blocks_without_a_language_are_no_commands():
+def test_blocks_without_a_language_contain_no_commands():
     others = [block for page in PAGES for block in blocks_of(page) if not block.language]
     assert [block.code.split()[0] for block in others] == ["timm_moex/"]  # the folders of the repository
     assert {block.language for block in BLOCKS} == {"python", "bash"}
@@ -167,7 +167,7 @@ def test_every_substitution_and_every_line_left_out_is_in_a_page():
     assert all(text in printed for text in [*SUBSTITUTIONS, *NOT_RUN])
 
 
-def test_make_quickstart_trains_by_the_recipe_that_stands_in_for_it():
+def test_make_quickstart_trains_with_the_recipe_that_replaces_it_here():
     rule = (ROOT / "Makefile").read_text().split("\nquickstart:")[1].split("\n\n")[0]
     assert (
         "/timm-moex train quickstart --in-memory" in rule

@@ -1,4 +1,4 @@
-"""What goes into the wheel and what its metadata state, without building one: `make dist` does that."""
+"""Contents and metadata of the wheel, checked without building one; `make dist` builds it."""
 
 import importlib.util
 import re
@@ -28,7 +28,7 @@ def pyproject():
 
 @pytest.fixture(scope="module")
 def wheel(pyproject):
-    """The files that hatch puts into the wheel."""
+    """The files that hatch adds to the wheel."""
     target = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]
     files = {path for folder in target["only-include"] for path in (ROOT / folder).rglob("*") if path.is_file()}
     files -= {path for pattern in target["exclude"] for path in ROOT.glob(pattern)}

@@ -1,4 +1,4 @@
-"""Moment Exchange (MoEx) for timm. Importing this registers `moex_<arch>` for every timm architecture."""
+"""Moment Exchange (MoEx) for timm. Importing it registers a twin, `moex_<arch>`, of every timm architecture."""
 
 from . import cli as _cli  # noqa: F401  handles `timm-moex --help` etc. before importing PyTorch
 from .version import __version__ as __version__

@@ -2,7 +2,7 @@
 
 train.py binds the names of timm's tasks before it imports this module, so the plugin hooks into the classes themselves:
 `ClassificationTask(model, …)` becomes a `MoExTask` if the model exchanges, and is unchanged otherwise. A model that
-keeps the labels (`lam` = 1) exchanges in every task. With `lam` < 1, tasks that cannot mix labels raise an error.
+keeps labels unchanged (`lam` = 1) exchanges in every task. With `lam` < 1, tasks that cannot mix labels raise an error.
 """
 
 import atexit
@@ -37,14 +37,14 @@ def _choose_task(
     if moex.off_epoch or moex.warmup_epochs:
         raise ValueError(
             f"moex_off_epoch={moex.off_epoch}, moex_warmup_epochs={moex.warmup_epochs}: timm's train.py does not tell "
-            "its task the epoch. Train up to that epoch, then continue with --resume last.pth.tar --model-kwargs "
-            "moex_prob=0; or use timm-moex train"
+            "its task the epoch, so neither has an effect. Use timm-moex train. Or leave them out, train up to "
+            "moex_off_epoch, and continue with --resume last.pth.tar --model-kwargs moex_prob=0"
         )
     if cls not in _EXCHANGING and moex.lam < 1:
         distils = " (train.py: without --kd-model-name)" if "Distillation" in cls.__name__ else ""
         raise TypeError(
-            f"{cls.__name__} cannot train a model with moex_prob={moex.prob} and moex_lam={moex.lam}: it computes its "
-            "loss in a way that MoExLoss cannot mix. Set moex_lam=1 (labels kept) or moex_prob=0, or use "
+            f"{cls.__name__} cannot train a model with moex_prob={moex.prob} and moex_lam={moex.lam}: MoExLoss "
+            "cannot mix the labels in its loss. Set moex_lam=1 (labels unchanged) or moex_prob=0, or use "
             f"timm_moex.MoExTask{distils}."
         )
     atexit.register(_log_share, moex)
@@ -53,7 +53,7 @@ def _choose_task(
 
 def _log_share(moex: MoExInsertion) -> None:
     if moex.forwards:
-        _logger.info(f"MoEx exchanged in {moex.exchanged} of the {moex.forwards} batches of the last training epoch.")
+        _logger.info(f"MoEx exchanged in {moex.exchanged} of {moex.forwards} batches of the last training epoch.")
 
 
 timm.task.TrainingTask.__new__ = staticmethod(_choose_task)  # type: ignore[method-assign]

@@ -23,7 +23,7 @@ _USAGE = "usage: python -m timm_moex.script SCRIPT.py [ARGUMENTS OF THE SCRIPT]"
 def _find_script(word: str) -> Path:
     path = Path(word)
     if path.is_dir():
-        raise IsADirectoryError(f"{word}: this is a folder; name a script in it")
+        raise IsADirectoryError(f"{word}: this is a folder; pass a script inside it")
     if not path.is_file():
         there = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise FileNotFoundError(f"{word}: no such script{did_you_mean(path.name, there)}")

@@ -67,7 +67,7 @@ def facts_of(args: argparse.Namespace, runs: list[Path]) -> dict[str, object]:
     if args.table:
         rows = [row_of(run, args.table) for run in runs]
         facts["commit"] = facts["commit"] or ", ".join(sorted({row["commit"] for row in rows}))
-        facts["device"] = facts["device"] or f"{rows[0]['processor']}, {rows[0]['threads']} thread(s)"
+        facts["device"] = facts["device"] or f"{rows[0]['processor']}, threads: {rows[0]['threads']}"
     seeds = [settings_of(run).get("seed", 42) for run in runs] if not args.table else [int(row["seed"]) for row in rows]
     trained = date.fromtimestamp((runs[0] / "summary.csv").stat().st_mtime).isoformat()
     top1 = {"value": round(values[0] if args.value is None else args.value, 2)} | figures(values)

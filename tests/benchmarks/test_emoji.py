@@ -1,4 +1,4 @@
-"""The emoji set and its study: nothing of a held-out style or of an unseen emoji is trained on."""
+"""The emoji set and its study: nothing from a held-out style and no unseen emoji is used for training."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ CATEGORIES = {
 
 
 def icons(style, **special):
-    """A set with every name of CATEGORIES, drawn differently, but for `special`."""
+    """Every name of CATEGORIES, drawn differently, except `special`."""
     names = {name: {"body": f"<path id='{style} {name}'/>"} for own in CATEGORIES.values() for name in own}
     return {"width": 32, "height": 24, "icons": names | special, "aliases": {}}
 
@@ -58,7 +58,7 @@ def test_selection_leaves_out_flags_skin_tones_missing_and_ambiguous_drawings(se
     assert label_of == animals | dict.fromkeys([*PEOPLE, "ear"], "people-body") | {"chess": "activities"}
 
 
-def test_split_is_fixed_by_its_seed_and_leaves_families_whole(sets):
+def test_split_depends_only_on_its_seed_and_does_not_divide_families(sets):
     label_of = emoji.select(sets, CATEGORIES)
     groups = emoji.families(sets, label_of)
     assert sorted(name for group in groups for name in group) == sorted(label_of)
@@ -71,7 +71,7 @@ def test_split_is_fixed_by_its_seed_and_leaves_families_whole(sets):
         assert len({part[name] for name in group}) == 1
 
 
-def test_names_that_one_style_draws_alike_are_one_family(sets):
+def test_names_that_one_style_draws_identically_form_one_family(sets):
     sets["a"]["icons"]["animal-1"] = sets["a"]["icons"]["animal-2"]
     sets["b"]["icons"]["animal-2"] = sets["b"]["icons"]["animal-3"]
     groups = emoji.families(sets, [f"animal-{i}" for i in range(5)])
@@ -85,7 +85,7 @@ def test_clock_faces_are_one_family():
 
 @pytest.fixture
 def root(tmp_path):
-    """A set with one emoji of each class in each part and style; a file says what it shows."""
+    """One emoji of each class in each part and style; the content of a file says what it shows."""
     for style in emoji.STYLES:
         for part in ("seen", "unseen"):
             for label in ("x", "y"):
@@ -96,7 +96,7 @@ def root(tmp_path):
 
 
 def shown(folder):
-    """(style, part) of all pictures in a folder of the tree; each lies under its own class."""
+    """Return (style, part) of all pictures in a folder of the tree, after checking that each is in its class folder."""
     found = [(path, path.read_text().split()) for path in folder.glob("*/*.png")]
     assert all(path.parent.name == label for path, (_, _, label) in found)
     return sorted({(style, part) for _, (style, part, _) in found})
@@ -127,7 +127,7 @@ def test_training_part_has_no_held_out_style_and_no_unseen_emoji(root, tmp_path,
         assert new == {"twemoji"} and "openmoji" not in old
 
 
-def test_all_styles_train_on_every_style_and_test_unseen_emoji_alone(root, tmp_path, monkeypatch):
+def test_all_styles_trains_on_every_style_and_tests_only_unseen_emoji(root, tmp_path, monkeypatch):
     words = ["--all-styles", "--emoji", str(root), "--output", str(tmp_path / "out")]
     jobs = domain_shift.planned(domain_shift.parse(words))
     assert [(job.columns["method"], job.columns["seed"]) for job in jobs] == [

@@ -1,4 +1,4 @@
-"""The study: what is trained on, chosen by and tested on keep apart, and its settings are those that were chosen."""
+"""The study: training, selection and test images are disjoint, and its settings are the ones that were selected."""
 
 import argparse
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_training_validation_and_test_images_are_drawn_apart_and_balanced(tmp_pa
     assert images(again / "fit", "train")[0] == fit
 
 
-def test_commands_that_draw_the_same_images_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
+def test_commands_that_draw_the_same_images_concurrently_leave_one_complete_folder(tmp_path, monkeypatch):
     write = fashion_mnist.write_split
 
     def write_while_another_finishes(*args):
@@ -57,7 +57,7 @@ def options(tmp_path, source):
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The presets as they are, without writing their images."""
+    """The unchanged presets, without writing their images."""
     monkeypatch.setattr(fashion_mnist, "prepare", lambda source, folder, *counts: folder)
     return options(tmp_path, tmp_path)
 
@@ -99,7 +99,7 @@ def test_what_is_shown_together_is_one_experiment_with_other_seeds(small):
     assert not {job.columns["seed"] for job in cpu} & {job.columns["seed"] for job in gpu}
 
 
-def test_seeds_of_the_study_had_no_part_in_choosing(small):
+def test_seeds_of_the_study_were_not_used_for_selection(small):
     for preset in [preset for preset, config in fashion_mnist.presets().items() if "ablation" in config]:
         tried, used = (fashion_mnist.jobs_of(preset, what, small) for what in ("ablate", "run"))
         assert not {job.columns["seed"] for job in tried} & {job.columns["seed"] for job in used}
@@ -117,7 +117,7 @@ def test_settings_of_the_study_are_the_best_on_validation_images(preset, small):
     assert best == {method: used[method] for method in fashion_mnist.CANDIDATES}
 
 
-def test_label_smoothing_gives_away_as_much_of_the_label_as_moex(small):
+def test_label_smoothing_moves_as_much_of_the_label_as_moex(small):
     args = {job.columns["method"]: job.recipe.arguments() for job in fashion_mnist.jobs_of("cpu-bare", "run", small)}
     moex = args["moex"].model_kwargs
     assert args["smoothing"].smoothing == moex["moex_prob"] * (1 - moex["moex_lam"])

@@ -1,4 +1,4 @@
-"""Studies that leave one group out, on tiny recordings: split, pictures, what is trained, lines and outcome."""
+"""Studies that leave one group out, on tiny recordings: split, pictures, training, table rows and outcome."""
 
 import wave
 from functools import partial
@@ -14,7 +14,7 @@ from timm_moex import find_moex
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Noise of 2,560 samples (20 frames): two recordings of each digit by each speaker."""
+    """Two recordings of each digit by each speaker: noise of 2,560 samples (20 frames)."""
     root = tmp_path_factory.mktemp("fsdd")
     (root / "recordings").mkdir()
     for number in range(120):
@@ -58,7 +58,7 @@ def test_words_begin_late_at_random_in_training_and_in_the_middle_in_evaluation(
 
 
 @pytest.mark.parametrize("method", digits.METHODS)
-def test_only_freq_mixstyle_exchanges_and_methods_begin_alike(method, folder):
+def test_only_freq_mixstyle_exchanges_and_methods_share_initial_weights(method, folder):
     torch.manual_seed(30)
     model, forward = digits.build(method)
     torch.manual_seed(30)

@@ -1,4 +1,4 @@
-"""How a study's runs become a checkpoint: the median one, never the best; the shipped ones do as stated."""
+"""A checkpoint is made from a study's median run, never the best one; the shipped ones are as accurate as stated."""
 
 import argparse
 import gzip

@@ -1,4 +1,4 @@
-"""Another clone's results come home whole, once, or not at all."""
+"""Results of another clone are merged completely and once, or not at all."""
 
 import csv
 import sys
@@ -18,7 +18,7 @@ def run(seed, **changes):
 
 
 def write_clone(folder, rows):
-    """A results folder with these lines of study.csv and their curves."""
+    """A results folder with these rows of study.csv and their curves."""
     for row in rows:
         append_rows(folder / "study.csv", [row])
         append_curve(folder, row["curve"], [{"epoch": row["seed"], "lr": "0.1"}])
@@ -34,7 +34,7 @@ def everything(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_missing_lines_and_curves_are_brought_home_and_a_second_merge_adds_nothing(tmp_path, monkeypatch):
+def test_missing_rows_and_curves_are_merged_and_a_second_merge_adds_nothing(tmp_path, monkeypatch):
     here = write_clone(tmp_path / "here", [run("0")])
     there = write_clone(tmp_path / "there", [run("0"), run("1", test_top1="90"), run("2")])
     bring(there, here, monkeypatch)
@@ -63,7 +63,7 @@ def test_a_run_that_differs_is_refused_and_nothing_is_written(other, message, tm
     assert everything(here) == before
 
 
-def test_a_line_twice_in_one_table_is_appended_once_and_refused_where_it_differs():
+def test_a_duplicate_row_is_merged_once_and_rejected_if_it_differs():
     assert merge.new_rows("study", [run("1"), run("1")], [run("0")]) == [run("1")]
     with pytest.raises(ValueError, match="differs between the two tables"):
         merge.new_rows("study", [run("1"), run("1", settings="bb")], [run("0")])

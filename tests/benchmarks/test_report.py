@@ -1,4 +1,4 @@
-"""The tables of the report are those of the CSV files; their arithmetic is right."""
+"""The tables of the report match the CSV files, and their arithmetic is correct."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tables of presets that have no runs yet, tested with made-up lines."""
+"""Tables of presets that have no runs yet, tested with made-up rows."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def run(preset, method, seed, top1, loss="0.5", train="0.2"):
 
 @pytest.fixture
 def lines(monkeypatch):
-    """Lets a test write the lines of study.csv and robustness.csv; a curve's name is its last training loss."""
+    """A function that writes rows of study.csv and robustness.csv; a curve's name is its last training loss."""
     tables = {"study": [], "robustness": []}
     for module in (report, report_deep):
         monkeypatch.setattr(module, "read_rows", lambda name: tables.get(name, []))

@@ -1,4 +1,4 @@
-"""Corruptions are what they say, and the robustness table measures each checkpoint right, and once."""
+"""Corruptions do what they claim, and the robustness table measures each checkpoint correctly and once."""
 
 import shutil
 import sys
@@ -67,7 +67,7 @@ def test_brightness_darkens_no_pixel(amount, sample):
     assert (bright >= sample[0]).all() and (bright[sample[0] > 255 / amount] == 255).all()
 
 
-def test_a_misspelt_kind_is_told_the_right_one_and_other_images_are_refused(sample):
+def test_a_misspelt_kind_suggests_the_right_one_and_other_images_are_rejected(sample):
     with pytest.raises(ValueError, match="did you mean 'elastic'"):
         corrupt(sample[0], "elastik", 1)
     with pytest.raises(ValueError, match="severity=0"):
@@ -109,7 +109,7 @@ def test_images_are_as_many_of_each_class():
             bench.balanced_images(sample_dir(), wrong)
 
 
-def test_all_images_are_taken_where_there_are_fewer_than_wanted(monkeypatch):
+def test_all_images_are_used_if_there_are_fewer_than_requested(monkeypatch):
     assert len(bench.balanced_images(sample_dir())[0]) == 1000
     monkeypatch.setattr(bench, "IMAGES", 30)
     assert len(bench.balanced_images(sample_dir())[0]) == 30

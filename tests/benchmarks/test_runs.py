@@ -1,4 +1,4 @@
-"""The study's runs: a line per finished run, nothing twice, nothing lost."""
+"""The study's runs: one row per finished run, without duplicates or losses."""
 
 import pytest
 from tinydata import tiny_recipe, write_tiny

@@ -1,4 +1,4 @@
-"""The figures in docs/speed.md are those of the CSV files, and the benchmarks' own arithmetic is right."""
+"""The figures in docs/speed.md match the CSV files, and the arithmetic of the benchmarks is correct."""
 
 import sys
 from pathlib import Path

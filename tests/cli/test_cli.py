@@ -42,7 +42,7 @@ def assert_error(result, message):
     assert err.startswith("timm-moex: error: ") and err.count("\n") == 1
 
 
-def test_folder_evaluates_to_what_training_said(trained, capsys):
+def test_evaluating_the_folder_gives_the_numbers_of_training(trained, capsys):
     data, recipe, folder = trained
     row = dict(zip(*(line.split(",") for line in (folder / "summary.csv").read_text().splitlines())))
     where = ("--dataset", "torch/fashion_mnist", "--data-dir", data)
@@ -84,30 +84,30 @@ def test_a_command_replaces_its_own_earlier_output_and_anything_with_overwrite(t
 
 
 TROUBLE = {
-    "killed": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "fewer workers may fit"),
+    "killed": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "try fewer workers"),
     "bus": (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "fewer workers"),
-    "gone": (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "another process may have ended it"),
+    "gone": (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "another process may have killed it"),
     "shm": (RuntimeError("unable to write to file </torch_7_8_0>: No space left on device (28)"), "docker: --shm-size"),
     "bomb": (
         Image.DecompressionBombError(
             "Image size (9 pixels) exceeds limit of 8 pixels, could be decompression bomb DOS attack."
         ),
-        "make the image smaller",
+        "resize or remove the image",
     ),
     "cpu": (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"), "a smaller batch"),
     "gpu": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB."), "a smaller batch"),
-    "python": (MemoryError(), "MemoryError; out of memory: a smaller batch may fit"),
+    "python": (MemoryError(), "MemoryError; out of memory: try a smaller batch size"),
 }
 
 
 @pytest.mark.parametrize("case", TROUBLE)
-def test_trouble_of_the_machine_is_no_defect(case, monkeypatch, capsys):
+def test_errors_of_the_machine_are_not_reported_as_bugs(case, monkeypatch, capsys):
     error, words = TROUBLE[case]
     monkeypatch.setattr("timm_moex.training.datasets.sample_dir", lambda: (_ for _ in ()).throw(error))
     assert_error(run(capsys, "sample"), words)
 
 
-def test_an_image_that_is_too_large_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+def test_an_image_that_is_too_large_gives_a_one_line_error(tmp_path, monkeypatch, capsys):
     Image.new("L", (64, 64)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     result = run(capsys, "show", tmp_path / "large.png", "sample:0", "--output", tmp_path / "x.png")

@@ -1,4 +1,4 @@
-"""`timm-moex compare`: its options reach the comparison, and wrong ones end in one line."""
+"""`timm-moex compare`: its options reach the comparison, and wrong ones give a one-line error."""
 
 import pytest
 from PIL import Image
@@ -10,7 +10,7 @@ from timm_moex.comparison.compare import Comparison
 
 @pytest.fixture
 def called(monkeypatch, tmp_path):
-    """The arguments of the calls, which train nothing."""
+    """The arguments of the calls; nothing is trained."""
     calls = []
 
     def compare(*args, **kwargs):
@@ -47,7 +47,7 @@ def test_options_reach_the_comparison_and_failed_runs_the_exit_code(called):
         (["quickstart", "--report", "DIR"], "expected either a recipe to compare or --report DIR"),
         (["quikstart"], "did you mean 'quickstart'"),
         (["quickstart", "--seeds", "0"], "--seeds: 0: expected at least 1"),
-        (["quickstart", "--jobs", "x"], "--jobs: 'x': expected a whole number"),
+        (["quickstart", "--jobs", "x"], "--jobs: 'x': expected an integer, at least 1"),
         (["quickstart", "--data-dir", "DIR", "--methods", "baseline", "mixstile"], "did you mean 'mixstyle'"),
         (["quickstart", "--data-dir", "DIR/nowhere"], "does not exist"),
         (["quickstart", "--data-dir", "DIR", "--set", "in_memry=true"], "did you mean 'in_memory'"),

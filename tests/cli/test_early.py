@@ -16,7 +16,7 @@ COMMANDS = re.findall(r"^    ([a-z]+)\s", make_parser().format_help(), re.MULTIL
 
 @pytest.fixture(scope="module", params=["script", "module"])
 def program(request, tmp_path_factory):
-    """Runs the command line in a process in which `import torch` fails."""
+    """A function that runs the command line in a process in which `import torch` fails."""
     folder = tmp_path_factory.mktemp("early")
     (folder / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     script = folder / "timm-moex"  # as pip writes it

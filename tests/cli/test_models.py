@@ -30,7 +30,7 @@ def test_list_says_what_each_recipe_is(capsys):
     assert all(re.fullmatch(r"\w+  +[A-Z].{20,}[.:)]", line) for line in lines)
 
 
-def test_recipe_prints_a_file_that_trains_alike(capsys, tmp_path):
+def test_recipe_prints_a_file_that_trains_identically(capsys, tmp_path):
     code, text, _ = run(capsys, "recipe", "quickstart")
     mine = tmp_path / "mine.yaml"
     mine.write_text(text, encoding="utf-8")
@@ -50,7 +50,7 @@ def test_help_of_convert_names_every_architecture(capsys):
     assert all(name in shown for name in ARCHITECTURES)
 
 
-def test_list_suggests_a_name_where_none_matches(capsys):
+def test_list_suggests_a_name_if_none_matches(capsys):
     code, out, err = run(capsys, "list", "moex_restnet50*")
     assert (code, out) == (2, "") and "'moex_restnet50*'; did you mean 'moex_resnet50'?" in err
 
@@ -83,7 +83,7 @@ def test_sites_have_shapes_norms_and_one_default(model, lines, capsys):
 
 
 @pytest.mark.parametrize("model", ["test_convnext", "test_vit", "resnet18"])
-def test_default_of_sites_is_where_a_twin_exchanges(model, capsys):
+def test_the_default_site_is_where_a_twin_exchanges(model, capsys):
     (line,) = [line for line in run(capsys, "sites", model)[1].splitlines() if line.endswith("default")]
     exchange = timm.create_model(f"moex_{model}").moex.sites[0]
     assert (line.split()[0], line.split()[-2]) == (exchange.site.name, exchange.norm)

@@ -1,4 +1,4 @@
-"""A comparison from its first run to its report, continued, extended, and with runs that fail."""
+"""A comparison from its first run to its report: resumed, extended, and with runs that fail."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(tiny, tmp_path_factory):
-    """(folder, lines) of a comparison with two seeds and a method that fails."""
+    """(folder, printed lines) of a comparison with two seeds and a method that fails."""
     folder, lines = tmp_path_factory.mktemp("compared") / "out", []
     result = timm_moex.compare(tiny, methods=METHODS, seeds=2, output=folder, log=lines.append, progress=False)
     assert result.failed == 2 and result.folder == folder
@@ -52,7 +52,7 @@ def test_runs_are_ordinary_run_folders_made_seed_by_seed(compared):
     assert recipes[0] == recipes[1] and recipes[0]["seed"] == 1
 
 
-def test_an_estimate_follows_the_first_epoch_and_the_table_each_whole_seed(compared):
+def test_an_estimate_follows_the_first_epoch_and_a_table_each_complete_seed(compared):
     lines = compared[1]
     pattern = re.compile(r"about .* until \d\d:\d\d: the first epoch took")
     [estimate] = [i for i, line in enumerate(lines) if pattern.match(line)]
@@ -103,7 +103,7 @@ def test_finished_runs_are_never_repeated_and_seeds_and_methods_can_be_added(com
     assert re.search(r"cutmix: [+-]\d+\.\d\d points in one pair", "".join(lines))
 
 
-def test_a_report_can_be_had_at_any_time(compared, capsys, tmp_path):
+def test_a_report_can_be_written_at_any_time(compared, capsys, tmp_path):
     assert main(["compare", "--report", str(compared[0])]) == 1  # two runs failed
     assert "| baseline |" in capsys.readouterr().out
     assert main(["compare", "--report", str(tmp_path)]) == 2
@@ -131,7 +131,7 @@ def test_seeds_are_at_least_one(seeds, tiny, tmp_path):
         timm_moex.compare(tiny, seeds=seeds, output=tmp_path / "out")
 
 
-def test_a_run_that_crashes_leaves_the_rest_whole(tiny, tmp_path, monkeypatch):
+def test_a_run_that_crashes_does_not_affect_the_others(tiny, tmp_path, monkeypatch):
     (tmp_path / "dies.py").write_text("import os\nos._exit(3)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     methods = ["dead: device_modules=[dies]", "baseline"]
@@ -140,8 +140,8 @@ def test_a_run_that_crashes_leaves_the_rest_whole(tiny, tmp_path, monkeypatch):
     assert "dead seed 0: its process ended with exit code 3" in result.text
 
 
-def test_a_killed_comparison_goes_on_and_ends_the_same(tiny, tmp_path):
-    """SIGKILL takes the command; its runs end with it, and the same command finishes them bit for bit."""
+def test_a_killed_comparison_resumes_and_ends_with_the_same_results(tiny, tmp_path):
+    """SIGKILL ends the command and its runs; running the command again finishes them bit for bit."""
     recipe, quiet = tmp_path / "tiny.yaml", dict(methods=["baseline"], seeds=1, log=lambda line: None)
     recipe.write_text(yaml.safe_dump(tiny.override(epochs=30).settings))
     words = [sys.executable, "-m", "timm_moex", "compare", str(recipe), "--methods", "baseline", "--seeds", "1"]

@@ -1,4 +1,4 @@
-"""Methods are named changes to a recipe, and a misspelt one is refused before anything is trained."""
+"""Methods are named changes to a recipe; a misspelt one is rejected before training starts."""
 
 import pytest
 
@@ -72,7 +72,7 @@ def test_every_preset_is_a_method_and_every_packaged_recipe_can_be_compared():
         (["baseline", "baseline"], "'baseline' appears twice"),
         (["baseline", "moex+mixstyle"], "at most one exchange"),
         (["baseline", "cutmix+mixup"], "cutmix or mixup but not both"),
-        (["baseline", "../x: lr=1"], "a name that is valid for a folder"),
+        (["baseline", "../x: lr=1"], "'../x: lr=1': expected a name that a folder can have"),
         (["baseline", "mine:"], "key=value after the colon"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The sentences of a report say what the pairs allow, and no more."""
+"""The sentences of a report claim only what the pairs support."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from timm_moex.comparison.statistics import pairs_needed
     "errors, sentence",
     [
         ([], "moex: no pair of runs with the baseline yet."),
-        ([-0.7], "moex: -0.70 points in one pair, too few for an interval; 3 pairs give a first one."),
+        ([-0.7], "moex: -0.70 points in one pair, too few for an interval; train at least 3 seeds."),
         ([-0.6, -0.8, -0.7], "moex lowers the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         ([0.6, 0.8, 0.7], "moex raises the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         (
@@ -39,7 +39,7 @@ def test_pairs_needed_are_the_least_with_an_interval_that_excludes_zero():
     assert pairs_needed(0.1, 1.0, limit=1000) == 387  # about (1.96 / 0.1) ** 2
 
 
-def test_what_the_study_found_is_what_its_tables_say():
+def test_the_quoted_study_results_match_its_tables():
     found = [(sum(p.gaps) / len(p.gaps), sum(p.errors) / len(p.errors)) for p in growth_points()]
     assert tuple((round(gap, 2), round(error, 1)) for gap, error in found) == STUDY
 
@@ -53,7 +53,7 @@ def test_what_the_study_found_is_what_its_tables_say():
         (-0.3, "0.30 below its training loss"),
     ],
 )
-def test_the_baselines_gap_stands_next_to_what_the_study_found(gap, words):
+def test_the_report_compares_the_baselines_gap_with_the_study(gap, words):
     import re
 
     assert re.search(words.replace("(", r"\(").replace(")", r"\)"), gap_in_words([gap - 0.01, gap + 0.01]))
@@ -71,6 +71,6 @@ def test_the_table_pairs_seeds_and_one_seed_has_no_interval():
     assert "[-" not in table(figures(baseline=[10.0], moex=[9.0])) and "± " not in table(figures(baseline=[10.0]))
 
 
-def test_the_mean_over_groups_has_the_seeds_that_are_whole():
+def test_the_mean_over_groups_uses_only_complete_seeds():
     groups = {"photo": figures(baseline=[10.0, 20.0]), "sketch": figures(baseline=[30.0])}
     assert mean_over_groups(groups)["baseline"] == {"0": Outcome(20.0, 1.0, 0.5, 2.0)}

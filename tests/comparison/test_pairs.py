@@ -1,4 +1,4 @@
-"""In a pair of runs the initial weights, the order of the images and their augmentation are the same."""
+"""Runs with the same seed share initial weights, image order and augmentation."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from timm_moex.training.loop import train
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What each training sees: its weights at the first batch, and images and labels of all batches."""
+    """The input of each training run: weights at the first batch, and images and labels of all batches."""
     batches = []
     prepare = TrainingSetup.prepare
 

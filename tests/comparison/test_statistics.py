@@ -60,7 +60,7 @@ def test_interval_covers_the_true_mean_as_often_as_it_states():
     assert sum(low <= 3 <= high for low, high in map(interval, runs)) / len(runs) == pytest.approx(0.95, abs=0.01)
 
 
-def test_interval_is_written_with_signs_and_a_single_value_has_none():
+def test_interval_is_formatted_with_signs_and_a_single_value_has_none():
     assert format_interval([-1.0, -2.0, -3.0], 1) == "-2.0 [-4.5, +0.5]"
     assert (format_interval([0.5]), format_interval([])) == ("+0.50", "–")
     assert all(math.isnan(bound) for bound in interval([1.0]))

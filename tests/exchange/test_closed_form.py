@@ -46,7 +46,7 @@ def test_equals_the_reference(norm, layout, moments):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_way_taken_on_accelerators_is_the_same(monkeypatch, dtype):
+def test_the_code_path_for_accelerators_gives_the_same_result(monkeypatch, dtype):
     x, _ = features("channels_last", dtype)
     grad = torch.randn_like(x)
     expected = run(x, grad, "closed_form")
@@ -92,7 +92,7 @@ def test_low_precision_is_as_close_to_float32_as_the_reference(norm, layout, dty
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("norm", ["pono", "in", "ln"])
-def test_as_accurate_as_the_reference_where_the_mean_dwarfs_the_std(norm, layout):
+def test_as_accurate_as_the_reference_if_the_mean_dwarfs_the_std(norm, layout):
     x, _ = features(layout, torch.float32, channels=67, side=(29, 31))
     x = x * 0.05 + 1e4
     grad = torch.randn_like(x)
@@ -117,7 +117,7 @@ def test_odd_shapes(norm, shape):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=2e-5)
 
 
-def test_gradients_of_any_layout_are_taken():
+def test_gradients_of_any_layout_are_accepted():
     x, _ = features("channels_last", torch.float32)
     for grad in (torch.ones(()).expand_as(x), torch.randn(5, 6, 7, 3), torch.randn(5, 7, 6, 3).transpose(1, 2)):
         torch.testing.assert_close(run(x, grad, "closed_form"), run(x, grad, "reference"), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Own shares, constant moments, matched distributions: equal to their formulas, by a loop over samples in float64."""
+"""Own shares, constant moments and matched distributions equal their formulas, looped over samples in float64."""
 
 import itertools
 
@@ -130,7 +130,7 @@ def test_matched_distributions_are_those_of_the_formula(share, last):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_a_whole_match_has_the_donors_values_in_the_samples_order():
+def test_a_full_match_has_the_donors_values_in_the_samples_order():
     x = features()
     y = match_distribution(x, INDEX)
     torch.testing.assert_close(y.flatten(2).sort().values, x[INDEX].flatten(2).sort().values)
@@ -145,7 +145,7 @@ def test_a_whole_match_has_the_donors_values_in_the_samples_order():
         (dict(own_share=0.5), TypeError, "own_share must be a floating point tensor, got float"),
         (dict(own_share=torch.tensor([0, 0, 0, 0, 1.5])), ValueError, "own_share=1.5: expected values in"),
         (dict(own_share=torch.tensor([0, 0, 0, 0, float("nan")])), ValueError, "own_share=nan"),
-        (dict(own_share=torch.ones(5, requires_grad=True)), ValueError, "own_share requires a gradient"),
+        (dict(own_share=torch.ones(5, requires_grad=True)), ValueError, "own_share requires grad"),
         (dict(detach="donors"), ValueError, "detach='donors'.*did you mean 'donor'"),
         (dict(norm="frq"), ValueError, "norm='frq' is unknown.*did you mean 'freq'"),
         (dict(own_share=torch.ones(5), backend="triton"), (ValueError, ImportError), "triton"),
@@ -157,5 +157,5 @@ def test_wrong_arguments_are_refused_by_name(arguments, error, words):
 
 
 def test_frequencies_need_four_axes():
-    with pytest.raises(ValueError, match="norm='freq' needs the axes batch, channel, frequency and time"):
+    with pytest.raises(ValueError, match="norm='freq' requires x of shape \\(batch, channel, frequency, time\\)"):
         moment_exchange(torch.randn(5, 3, 4), INDEX, norm="freq")

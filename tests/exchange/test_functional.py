@@ -1,4 +1,4 @@
-"""The exchange against literal tables, the formula, and every refusal."""
+"""The exchange against literal tables and the formula, and all its errors."""
 
 import pytest
 import torch
@@ -118,7 +118,7 @@ def test_identity_permutation_returns_x(norm):
 
 # Not groups of 2: their std can be far below the spacing of float32 at 1e4, whatever the algorithm.
 @pytest.mark.parametrize("norm", ["pono", "in", "ln", "gn2", "gn-d16", "gpono2", "gpono-d16"])
-def test_stable_where_the_mean_dwarfs_the_std(norm):
+def test_stable_if_the_mean_dwarfs_the_std(norm):
     x = 1e4 + 0.1 * torch.randn(3, 64, 16, 16, dtype=torch.float64)
     x = x.float()  # what float32 can hold of it is the input
     index = torch.tensor([1, 2, 0])
@@ -193,7 +193,7 @@ REFUSED = {
     "bn": (dict(norm="bn"), ValueError, "shares its moments"),
     "unknown norm": (dict(norm="pno"), ValueError, "'pno' is unknown.*did you mean 'pono'"),
     "zero groups": (dict(norm="gn0"), ValueError, "gn0"),
-    "groups do not divide": (dict(norm="gn4"), ValueError, "6 channels do not divide into 4 groups"),
+    "groups do not divide": (dict(norm="gn4"), ValueError, "6 channels cannot be divided into 4 groups"),
     "group size does not divide": (dict(norm="gpono-d4"), ValueError, "groups of 4 channels"),
     "groups of one channel": (dict(norm="gpono6"), ValueError, "1 element"),
     "pono of one channel": (dict(x=X[:, :1]), ValueError, "1 element"),

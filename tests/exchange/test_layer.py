@@ -1,4 +1,4 @@
-"""`MomentExchange` is `moment_exchange` with its settings fixed and checked."""
+"""`MomentExchange` equals `moment_exchange` with fixed settings, which it checks."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A donor that does not exist is refused everywhere; it never becomes another sample."""
+"""A donor index out of range is rejected everywhere; it never selects another sample."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ bad = pytest.mark.parametrize("values", BAD, ids=str)
 
 
 class Labelled(torch.Tensor):
-    """A subclass with nothing of its own."""
+    """A subclass that adds nothing."""
 
 
 def features():

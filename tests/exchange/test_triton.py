@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: their arithmetic in Triton's interpreter, their code through Triton's compiler."""
+"""The Triton kernels without a GPU: run in Triton's interpreter, and compiled by Triton's compiler."""
 
 import os
 import subprocess
@@ -73,7 +73,7 @@ def test_what_the_kernels_cannot_do_is_refused_by_name():
 
 
 class OnGpu:
-    """A tensor that says it is on a GPU: the choice looks at nothing else."""
+    """A tensor that claims to be on a GPU, which is all that the choice depends on."""
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16):
         self.dtype, self.device = dtype, torch.device("cuda:0")
@@ -86,7 +86,7 @@ def gpu(monkeypatch):
     return OnGpu()
 
 
-def test_triton_is_the_default_on_a_gpu_for_what_it_knows(gpu, monkeypatch):
+def test_triton_is_the_default_on_a_gpu_for_inputs_it_supports(gpu, monkeypatch):
     assert backend.default_backend(gpu, False) == "triton"
     assert backend.default_backend(torch.randn(2, 3, 4), False) == "closed_form"
     assert backend.default_backend(gpu, positive_only=True) == "closed_form"
@@ -95,7 +95,7 @@ def test_triton_is_the_default_on_a_gpu_for_what_it_knows(gpu, monkeypatch):
     assert backend.default_backend(gpu, False) == "closed_form"
 
 
-def test_where_triton_fails_the_closed_form_is_taken_with_a_warning_that_says_why(gpu, monkeypatch):
+def test_if_triton_fails_a_warning_says_why_and_the_closed_form_is_used(gpu, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(backend, "is_plain", lambda x: isinstance(x, OnGpu))
     monkeypatch.setattr(torch, "ones", lambda *size, device, **how: torch.full(size, 1.0, **how))

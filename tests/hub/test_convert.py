@@ -1,4 +1,4 @@
-"""Checkpoints shaped like the official repository's, made from torchvision's own models, become timm folders."""
+"""Checkpoints shaped like the official repository's, made from torchvision's models, become timm folders."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from timm_moex.hub.convert import ConvertError, convert, without_common_prefix
 
 
 def official(model, **changes):
-    """What the official training scripts save: a model behind DDP, SGD, and the epoch's numbers."""
+    """A checkpoint like those of the official scripts: a model wrapped in DDP, SGD, and the numbers of the epoch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     state = OrderedDict((f"module.{key}", value) for key, value in model.state_dict().items())
     checkpoint = {"epoch": 300, "arch": "moex_resnet50", "state_dict": state, "best_prec1": 79.1}
@@ -22,7 +22,7 @@ def official(model, **changes):
 
 
 def with_lively_statistics(model):
-    """Running statistics as after training: at their start a mix-up of two BatchNorms would go unseen."""
+    """Set running statistics as if trained; with initial ones, swapping two BatchNorms would go unnoticed."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
@@ -64,13 +64,13 @@ def test_resnet50_keeps_its_logits(new_format, resnet, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module.model."])
-def test_one_common_prefix_is_taken_off(prefix, resnet, tmp_path):
+def test_one_common_prefix_is_removed(prefix, resnet, tmp_path):
     state = {prefix + key: value for key, value in resnet.state_dict().items()}
     torch.save(official(resnet, state_dict=state), tmp_path / "a.pt")
     assert_same_logits(resnet, convert(tmp_path / "a.pt", "resnet50", tmp_path / "out"))
 
 
-def test_initial_checkpoint_of_lightning_loads_and_others_are_told_in_a_line(tmp_path):
+def test_initial_checkpoint_of_lightning_loads_and_others_give_a_one_line_error(tmp_path):
     theirs = timm.create_model("test_resnet", num_classes=10)
     for prefix in ("model.", "f"):
         state = {prefix + key: value for key, value in theirs.state_dict().items()}
@@ -101,8 +101,8 @@ class Surprise:
 
 
 WRONG = {
-    "foreign_key": (lambda c: c | {"amp": {}}, "contains unexpected amp; expected only epoch, arch"),
-    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"contains a pickled \S*print; loading it would run code"),
+    "foreign_key": (lambda c: c | {"amp": {}}, "contains unexpected keys: amp; expected only epoch, arch"),
+    "pickle": (lambda c: c | {"best_prec1": Surprise()}, r"contains a pickled \S*print; unpickling it could run code"),
     "foreign_tensor": (
         lambda c: with_state(c, extra=torch.zeros(2)),
         r'does not fit resnet50: .*Unexpected key\(s\) in state_dict: "extra"\.$',
@@ -118,7 +118,7 @@ WRONG = {
     ),
     "twice": (lambda c: with_state(c, **{"bn1.bias": torch.zeros(64)}), "has 'bn1.bias' twice"),
     "nan": (lambda c: with_state(c, **{"module.bn1.bias": torch.full((64,), torch.nan)}), "bn1.bias'. is not finite"),
-    "other_arch": (lambda c: c | {"arch": "moex_densenet_265"}, "not 'moex_resnet50'; give --arch densenet265"),
+    "other_arch": (lambda c: c | {"arch": "moex_densenet_265"}, "not 'moex_resnet50'; use --arch densenet265"),
     "bare_state_dict": (lambda c: c["state_dict"], "expected 'state_dict', found module.conv1.weight,"),
     "no_dict": (lambda c: [c["state_dict"]], "expected 'state_dict', found list"),
 }
@@ -141,7 +141,7 @@ def test_anything_else_is_refused_by_name(case, resnet, tmp_path, capsys):
     assert not (tmp_path / "out").exists() and "never be called" not in capsys.readouterr().out
 
 
-def test_a_cut_file_and_wrong_arguments_are_told(resnet, tmp_path):
+def test_a_truncated_file_and_wrong_arguments_give_clear_errors(resnet, tmp_path):
     torch.save(official(resnet), tmp_path / "a.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:100_000])
     with pytest.raises(ConvertError, match="cut.pt is truncated or not a PyTorch file"):

@@ -1,4 +1,4 @@
-"""What a user reads when loading fails: real clients, a loopback Hub that fails as told, a process with no cache."""
+"""Errors that a user sees when loading fails: real clients, a loopback Hub that fails on request, an empty cache."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ def without(files, *names, **changed):
 
 
 def cached(tmp_home, repo):
-    """Files of a repo that are in the cache, whole or in part."""
+    """Files of a repo in the cache, complete or partial."""
     folder = tmp_home / "hub" / f"models--{repo.replace('/', '--')}"
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and "refs" not in path.parts)
 
@@ -66,7 +66,7 @@ def test_404_says_what_could_be_wrong(hub, child, files):
     )
 
 
-def test_gated_repos_are_told(hub, child, files):
+def test_gated_repos_give_a_clear_error(hub, child, files):
     hub.add("ORG/gated", files)
     hub.fail("ORG/gated", "gated")
     told = message(child("load", "hf-hub:ORG/gated"))
@@ -88,7 +88,7 @@ PASSING = {409, 412, 429, 500, 503}
 
 
 @pytest.mark.parametrize("status", sorted(PASSING | {400, 402, 403, 413, 451}))
-def test_the_servers_reason_is_kept_and_only_what_passes_is_tried_again(status, hub, child, files):
+def test_the_servers_reason_is_kept_and_only_temporary_errors_suggest_a_retry(status, hub, child, files):
     hub.add(f"ORG/status-{status}", files)
     hub.fail(f"ORG/status-{status}", status)
     told = message(child("load", f"hf-hub:ORG/status-{status}"))
@@ -172,7 +172,7 @@ def test_wrong_config(changed, expected, hub, child, files, tmp_path):
 def test_missing_files(hub, child, files):
     hub.add("ORG/no-config", without(files, "config.json"))
     told = message(child("load", "hf-hub:ORG/no-config"))
-    assert "ORG/no-config@main has no config.json: it is not a complete timm model" in told
+    assert "ORG/no-config@main has no config.json, so it is not a complete timm model" in told
     hub.add("ORG/no-weights", without(files, "model.safetensors"))
     assert "ORG/no-weights@main has no model.safetensors" in message(child("load", "hf-hub:ORG/no-weights"))
 
@@ -233,7 +233,7 @@ def test_only_these_messages_are_replaced():
 
 
 def save_elsewhere(folder, seeds, file_size=resource.RLIM_INFINITY):
-    """Save in another process, a fork of this one; what went wrong comes back through the pipe."""
+    """Save in a forked process, and send any error back through the pipe."""
 
     def save(pipe):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
@@ -263,7 +263,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path):
     assert files_of(folder) == old and [path.name for path in tmp_path.iterdir()] == ["hub"]
 
 
-def test_two_processes_saving_at_once_leave_one_whole_folder(tmp_path):
+def test_two_processes_saving_concurrently_leave_one_complete_folder(tmp_path):
     folder = tmp_path / "hub"
     whole = {files_of(write_folder(tmp_path / f"{seed}", seed=seed))["model.safetensors"] for seed in (0, 1)}
     savers = [save_elsewhere(folder, [seed] * 15) for seed in (0, 1)]

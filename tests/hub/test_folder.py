@@ -1,4 +1,4 @@
-"""Folders: what plain timm makes of them, and what they say."""
+"""Folders: plain timm loads them, and config, card and files say what they should."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def logits(model):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A twin of a stock architecture, with statistics unlike those of a new one, and its folder."""
+    """A twin of a stock architecture with trained-looking statistics, and its folder."""
     torch.manual_seed(0)
     settings = dict(moex_prob=0.5, moex_norm="in", drop_rate=0.1)
     model = timm.create_model("moex_resnet10t", num_classes=10, in_chans=1, **settings)
@@ -126,7 +126,7 @@ def test_half_precision_halves_the_parameters_and_leaves_the_running_moments(tmp
         save_folder(model, tmp_path / "half", CONFIG, dtype=torch.float16)
 
 
-def test_only_such_a_folder_is_replaced_and_only_whole(saved, tmp_path, monkeypatch):
+def test_only_a_saved_folder_is_replaced_and_only_as_a_whole(saved, tmp_path, monkeypatch):
     model, _ = saved
     folder = save_folder(model, tmp_path / "hub", CONFIG)
     mark = (folder / "config.json").read_text() + " "
@@ -154,7 +154,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_a_folder_with_anything_that_is_not_ours_is_left_alone(case, saved, tmp_path):
+def test_a_folder_with_unexpected_files_is_not_replaced(case, saved, tmp_path):
     for name, text in FOREIGN[case]:
         (tmp_path / name).write_text(text)
     with pytest.raises(FileExistsError, match=f"is not replaced because it contains .*{FOREIGN[case][-1][0]}"):
@@ -163,7 +163,7 @@ def test_a_folder_with_anything_that_is_not_ours_is_left_alone(case, saved, tmp_
 
 
 @pytest.mark.parametrize("name", [".git", "thesis.tex", "LICENSE"])
-def test_a_saved_folder_to_which_something_was_added_is_left_alone(name, saved, tmp_path):
+def test_a_saved_folder_with_an_added_file_is_not_replaced(name, saved, tmp_path):
     folder = save_folder(saved[0], tmp_path / "hub", CONFIG)
     if name == "thesis.tex":
         (folder / name).write_text("years of work")

@@ -64,12 +64,12 @@ def test_a_manifest_reads_back(tmp_path):
         (dict(seeds=[]), r"seeds=\[\]: expected .* at least one seed"),
     ],
 )
-def test_a_wrong_manifest_is_told(changes, message, tmp_path):
+def test_an_invalid_manifest_gives_a_clear_error(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_manifest(write_manifest(tmp_path, **changes))
 
 
-def test_a_file_that_is_no_manifest_is_refused(tmp_path):
+def test_a_file_that_is_not_a_manifest_is_rejected(tmp_path):
     (tmp_path / "manifest.json").write_text("[")
     with pytest.raises(ValueError, match="is not a manifest"):
         read_manifest(tmp_path / "manifest.json")
@@ -88,7 +88,7 @@ def test_card_compares_with_the_baseline():
     [result] = data.eval_results
     assert result.dataset_split == "test" and result.metric_value == 81.5
     assert "| with MoEx | 81.00 ± 0.50 |" in card and "| same recipe without MoEx | 80.20 ± 0.40 |" in card
-    assert "These weights: top-1 81.50, the last epoch of seed 4." in card and "lr: 0.1" in card
+    assert "These weights: top-1 81.50, from the last epoch of seed 4." in card and "lr: 0.1" in card
 
 
 def test_card_names_the_preset_it_was_trained_with():
@@ -114,7 +114,7 @@ RECIPES = {
 def test_card_says_what_is_true_of_the_training_and_of_loading(case, architecture, how):
     recipe, exchanged = RECIPES[case]
     card = model_card(CONFIG | {"architecture": architecture}, {"recipe": recipe}).text
-    assert ("Trained with [" in card) == exchanged and f"timm loads it{how}\n" in card
+    assert ("Trained with [" in card) == exchanged and f"timm can load this model{how}\n" in card
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -142,7 +142,7 @@ def test_card_names_what_is_not_known():
     unknown = model_card(CONFIG, dict(top1=TOP1, seeds=[0])).text
     assert "| these weights | 81.50 |" in unknown and "without MoEx |" not in unknown
     bare = model_card(CONFIG, {})
-    assert bare.data.eval_results is None and "MoEx does not help everywhere" in bare.text
+    assert bare.data.eval_results is None and "MoEx does not always help" in bare.text
 
 
 @pytest.mark.parametrize("architecture, needs_import", [("test_resnet", False), ("resnet20_cifar", True)])

@@ -1,4 +1,4 @@
-"""The package's checkpoints as names in timm's registry, from a package laid out as the wheel is."""
+"""The package's checkpoints as tags in timm's registry, from a package laid out like the wheel."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A Hub, and an installed package with two shipped checkpoints, three that are on the Hub, two that are nowhere."""
+    """A Hub, and an installed package with two packaged checkpoints, three on the Hub and two available nowhere."""
     site = tmp_path_factory.mktemp("site")
     shutil.copytree(Path(timm_moex.__file__).parent, site / "timm_moex", ignore=shutil.ignore_patterns("__pycache__"))
     weights = site / "timm_moex" / "_weights"
@@ -108,10 +108,10 @@ def test_weights_too_large_for_the_wheel_are_not_offered_and_the_error_says_wher
     listed = child("list_pretrained", f"moex_{STOCK}.*")["result"]
     assert {name.partition(".")[2] for name in listed} == {"pinned", "r160_in1k", "shipped"}
     verified = child("command", "verify")["result"]["out"]
-    assert f"{STOCK}.large: sound\n" in verified and f"{STOCK}.lost: \n  model.safetensors is missing\n" in verified
+    assert f"{STOCK}.large: OK\n" in verified and f"{STOCK}.lost: \n  model.safetensors is missing\n" in verified
 
 
-def test_an_architectures_default_stays_what_it_was(world):
+def test_the_default_tag_of_an_architecture_does_not_change(world):
     _, child, _, _ = world
     told = child("create", f"moex_{OURS}")
     assert "No pretrained weights exist" in told["message"]
@@ -129,7 +129,7 @@ def test_names_of_this_package_are_registered_as_the_manifest_says(name):
     assert timm.create_model(f"moex_{name}", pretrained=True).pretrained_cfg["num_classes"] == cfg.num_classes
 
 
-def test_loading_a_twin_of_ours_hashes_its_weights_once(monkeypatch):
+def test_loading_a_packaged_checkpoint_as_a_twin_hashes_its_weights_once(monkeypatch):
     hashed = []
     monkeypatch.setattr(registry, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     timm.create_model("moex_resnet20_cifar.fmnist_sample", pretrained=True)

@@ -1,6 +1,6 @@
-"""Downloads from somebody else's server: olah, a mirror for the Hub, offline, with our folder in a git repo.
+"""Downloads from a third-party server: olah, a mirror of the Hub, offline, with our folder in a git repo.
 
-olah (PyPI) may be installed beside the package, or elsewhere: TIMM_MOEX_OLAH=VENV/bin/olah-cli.
+olah (PyPI) may be installed next to the package, or elsewhere: TIMM_MOEX_OLAH=VENV/bin/olah-cli.
 """
 
 import os

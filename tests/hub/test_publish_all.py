@@ -33,7 +33,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def hub_and_child(world):
-    """An empty Hub, and a process that has a token of it."""
+    """An empty Hub, and a process that has a token for it."""
     for kept in (world[0].repos, world[0].collections, world[0].faults):
         kept.clear()
     return world
@@ -53,14 +53,14 @@ def test_all_are_published_pinned_and_gathered_and_a_second_time_changes_nothing
     assert [item["id"] for item in collection["items"]] == [f"ORG/{name}" for name in NAMES]
     assert collection["items"][0]["note"] == {"text": "Top-1 81.50 % on torch/cifar10 (test)"}
     assert collection["private"] is False
-    assert done["out"].splitlines()[-1] == f"{hub.url}/collections/{slug} contains all 2, 2 of them new"
+    assert done["out"].splitlines()[-1] == f"{hub.url}/collections/{slug} contains all 2 repos, 2 of them new"
     state = pins(root), len(hub.repos["ORG/test_resnet.v1"].commits), (root / "manifest.json").read_bytes()
     again = child("command", "publish", str(root), "--all", "--org", "ORG")["result"]["out"]
-    assert again.count("already up to date") == 2 and again.endswith("contains all 2, 0 of them new\n")
+    assert again.count("already up to date") == 2 and again.endswith("contains all 2 repos, 0 of them new\n")
     assert state == (pins(root), len(hub.repos["ORG/test_resnet.v1"].commits), (root / "manifest.json").read_bytes())
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(root, hub_and_child):
+def test_an_interrupted_publish_continues_where_it_stopped(root, hub_and_child):
     hub, child = hub_and_child
     hub.fail(rf"POST /api/models/ORG/{NAMES[1]}/commit", 500, times=50)
     first = child("publish_all", "ORG", str(root), private=True)
@@ -77,10 +77,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(root, hub_and_child):
     assert [collection["private"] for collection in hub.collections.values()] == [True]
 
 
-def test_nothing_is_sent_where_one_folder_is_wrong(root, hub_and_child):
+def test_nothing_is_uploaded_if_one_folder_is_invalid(root, hub_and_child):
     hub, child = hub_and_child
     (root / NAMES[1] / "model.safetensors").unlink()
-    assert "is not published: model.safetensors is missing" in child("publish_all", "ORG", str(root))["message"]
+    assert "cannot be published: model.safetensors is missing" in child("publish_all", "ORG", str(root))["message"]
     assert hub.repos == {} and hub.collections == {} and pins(root)[NAMES[0]] == (None, None)
 
 
@@ -121,7 +121,7 @@ def test_an_empty_manifest_is_an_error(tmp_path):
 def test_a_dry_run_lists_each_repo(root, capsys):
     assert main(["publish", str(root), "--all", "--org", "ORG", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert [f"would be one commit in ORG/{name}, tagged v1; nothing was sent" in out for name in NAMES] == [True, True]
+    assert all(f"would create one commit in ORG/{name}, tagged v1; nothing was uploaded" in out for name in NAMES)
     assert out.count("model.safetensors") == 2
 
 

@@ -1,4 +1,4 @@
-"""Before a folder appears, `save_folder` builds the model from it: what would be another model is refused by layer."""
+"""Before a folder appears, `save_folder` rebuilds the model from it and names the layer that differs, if any."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_frozen_batch_norms_are_saved_and_sound(tmp_path):
     assert verify_folder(folder) == []
 
 
-def test_saving_leaves_the_model_and_the_random_numbers_alone(tmp_path):
+def test_saving_does_not_change_the_model_or_the_random_state(tmp_path):
     model = timm.create_model("moex_test_resnet", num_classes=10).half().train()
     state, before = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
     save_folder(model, tmp_path / "hub", CONFIG)

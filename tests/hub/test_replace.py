@@ -1,4 +1,4 @@
-"""What `save_folder` does to what is there already: replaced in one step, or left alone, whenever it is stopped."""
+"""`save_folder` replaces an existing folder in one step or leaves it alone, no matter when it is interrupted."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the kills need os.fork")
 @pytest.mark.parametrize("way", ["exchange", "rename"])
-def test_a_killed_save_leaves_the_old_or_the_new_folder_whole(way):
+def test_a_killed_save_leaves_the_old_or_the_new_folder_complete(way):
     paths = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(SUPPORT / "kill_saves.py"), way],
@@ -59,7 +59,7 @@ def test_without_an_exchange_the_old_folder_comes_back_after_any_exception(error
 
 
 @pytest.mark.parametrize("way", ["exchange", "rename"])
-def test_a_file_that_appears_meanwhile_is_kept_with_the_old_folder(way, tmp_path, monkeypatch):
+def test_if_a_file_appears_meanwhile_the_old_folder_is_kept(way, tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "hub", seed=0)
     old, replace = files_of(folder), files.replace_folder
 
@@ -94,7 +94,7 @@ def test_a_link_is_followed(tmp_path):
     assert (tmp_path / "disk" / "later" / "config.json").is_file()
 
 
-def test_home_is_the_home_folder(tmp_path, monkeypatch):
+def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     folder = save_folder(timm.create_model("test_resnet", num_classes=10), "~/models/hub", CONFIG)
@@ -102,7 +102,7 @@ def test_home_is_the_home_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
-def test_a_file_is_written_whole_through_a_link_and_others_temporary_files_stay(tmp_path):
+def test_a_file_is_written_atomically_through_a_link_and_other_temporary_files_stay(tmp_path):
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to("real.txt")
     (tmp_path / "link.txt.tmp").write_text("mine")

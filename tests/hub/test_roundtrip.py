@@ -1,4 +1,4 @@
-"""From a folder to the Hub and back onto a machine that has never seen it: real clients on both sides."""
+"""From a folder to the Hub and back to a machine with an empty cache, with real clients on both sides."""
 
 import pytest
 import timm
@@ -34,7 +34,7 @@ def author(hub, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(hub, author, folders):
-    """{architecture: revision} after publishing with ours, and a repo that timm's own push made."""
+    """{architecture: revision} after publishing with this package, and a repo pushed by timm itself."""
     done = {name: author("publish", str(path), f"ORG/{name}")["result"] for name, path in folders.items()}
     assert all(result["changed"] for result in done.values())
     assert author("push", str(folders[STOCK]), "ORG/by-timm")["result"]
@@ -56,7 +56,7 @@ def test_plain_timm_loads_what_was_published(hub, published, logits, tmp_path):
         assert unknown["message"] == f"Unknown model ({OURS})"  # what the card's `import timm_moex` is for
 
 
-def test_architectures_of_ours_load_once_they_are_imported(fresh, published, logits):
+def test_architectures_of_this_package_load_after_importing_it(fresh, published, logits):
     for revision in ("", "@v1", f"@{published[OURS]}"):
         assert fresh("create", f"hf-hub:ORG/{OURS}{revision}")["result"] == logits[OURS]
         assert fresh("load", f"hf-hub:ORG/{OURS}{revision}")["result"] == logits[OURS]

@@ -1,4 +1,4 @@
-"""Folders in transformers, which builds timm's architectures through its own wrapper."""
+"""Folders load in transformers, which builds timm's architectures through its own wrapper."""
 
 import pytest
 import timm

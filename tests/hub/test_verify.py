@@ -1,4 +1,4 @@
-"""`timm-moex verify` finds what is wrong, and nothing where nothing is."""
+"""`timm-moex verify` finds every defect of a folder, and reports none if there is none."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def problems_of(folder):
 def test_a_good_folder_has_no_problems(folder, capsys):
     assert problems_of(folder) == []
     assert main(["verify", str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder}: sound\n"
+    assert capsys.readouterr().out == f"{folder}: OK\n"
 
 
 def change_config(folder, **changes):
@@ -51,7 +51,7 @@ def replace(folder, name, old, new):
 
 
 def as_type(dtype):
-    """Another type of tensor in the place of a weight."""
+    """Replace a weight with a different type of tensor."""
     return lambda f: change_weights(f, lambda w: w.update({"fc.weight": w["fc.weight"].to(dtype)}))
 
 
@@ -120,7 +120,7 @@ def test_each_thing_that_can_be_wrong_is_found(case, folder, capsys):
     assert problems[0] in capsys.readouterr().out
 
 
-def test_no_folder_is_told(tmp_path):
+def test_a_missing_folder_gives_a_clear_error(tmp_path):
     assert verify_folder(tmp_path / "nothing") == [f"{tmp_path / 'nothing'} is not a folder"]
 
 
@@ -138,4 +138,4 @@ def test_stated_top1_is_measured_again(tmp_path, capsys):
         (tmp_path / "manifest.json").write_text(json.dumps({"checkpoints": [row]}))
         assert main(words) == code
         out = capsys.readouterr().out
-        assert f"top-1 {top1:.2f}, stated {stated:.2f}" in out
+        assert f"top-1 {top1:.2f}, in the manifest {stated:.2f}" in out

@@ -1,4 +1,4 @@
-"""Compiled models draw for themselves: several in one process, and models whose graph breaks."""
+"""Compiled models draw independently: several in one process, and models with graph breaks."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_models_of_one_architecture_share_a_graph_but_no_draws():
 
 
 class Breaking(nn.Module):
-    """A net whose graph breaks after its first layer."""
+    """A network with a graph break after its first layer."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is drawn: donors by group, shares, coins of each site, and when the exchange stops."""
+"""Draws: donors by group, shares, independent decisions per site, and the end of the exchange."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_shares_are_beta_distributed():
         draw_own_share(3, 0)
 
 
-def test_each_site_tosses_its_own_coin():
+def test_each_site_decides_independently():
     torch.manual_seed(0)
     moex = find_moex(twin("resnet10t", moex_preset="mixstyle"))
     counts, together = dict.fromkeys(moex.site_names, 0), 0
@@ -137,7 +137,7 @@ def test_groups_with_more_than_half_of_the_batch_use_their_donors_evenly():
 
 
 @pytest.mark.parametrize("groups", [[0, 0, 1, 1, 2, 2], [0, 1, 2, 2, 2, 0, 1], [7, -3, 7, -3]])
-def test_donors_by_group_are_a_permutation_wherever_one_exists(groups):
+def test_donors_by_group_are_a_permutation_if_one_exists(groups):
     groups = torch.tensor(groups)
     for _ in range(50):
         donors = draw_swap_index(len(groups), groups=groups)

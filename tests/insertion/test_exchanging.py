@@ -1,4 +1,4 @@
-"""Every way through a model exchanges within `exchanging`, exactly once, or raises; outside of it training warns."""
+"""Inside `exchanging`, every path through a model exchanges exactly once or raises; outside, training warns."""
 
 import copy
 import warnings
@@ -19,7 +19,7 @@ def arch(request):
 
 
 class Wrapper(nn.Module):
-    """A module of a user's, with a twin inside."""
+    """A user's module that contains a twin."""
 
     def __init__(self, backbone, times=1):
         super().__init__()
@@ -105,11 +105,11 @@ def test_several_sites_and_bad_arguments():
         exchanged = model(x)
     assert torch.equal(exchanged, model(x, swap_index=IDX, swap_layer="stage2").detach())
     for arguments, error, message in [
-        ((model, IDX), ValueError, "give swap_layer"),
-        ((model, IDX, "stage4"), ValueError, "not among"),
+        ((model, IDX), ValueError, "pass swap_layer"),
+        ((model, IDX, "stage4"), ValueError, "swap_layer='stage4' is not one of"),
         ((model, [1, 0], "stem"), TypeError, "got list"),
         ((model, None, "stem"), ValueError, "without swap_index"),
-        ((remove_moex(copy.deepcopy(model)), IDX), ValueError, "holds no MoEx"),
+        ((remove_moex(copy.deepcopy(model)), IDX), ValueError, "has no MoEx"),
     ]:
         with pytest.raises(error, match=message), exchanging(*arguments):
             pytest.fail("the body must not be entered")
@@ -122,7 +122,7 @@ def test_find_moex_looks_everywhere_and_names_several():
     assert find_moex(nn.Sequential(nn.Identity())) is None
     with pytest.raises(ValueError, match="2 MoEx, at a, b"):
         find_moex(nn.ModuleDict({"a": model, "b": twin("resnet10t")}))
-    with pytest.raises(ValueError, match="already holds MoEx"):
+    with pytest.raises(ValueError, match="already has MoEx"):
         insert_moex(Wrapper(model), "head", channel_dim=-1)
     net = Wrapper(model)
     assert find_moex(remove_moex(net)) is None and not hasattr(model, "moex")

@@ -1,4 +1,4 @@
-"""An exchange belongs to one forward: other threads, nested calls and interrupts leave it alone."""
+"""An exchange belongs to one forward: other threads, nested calls and interrupts do not affect it."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +84,7 @@ def test_a_forward_that_waits_in_its_site_is_not_changed_by_one_in_another_threa
 
 @pytest.mark.parametrize("inner", [None, 1], ids=["plain", "exchanging"])
 @pytest.mark.parametrize("place", ["conv1", "layer2"])
-def test_a_call_from_a_hook_of_an_exchanging_one_leaves_that_alone(inner, place):
+def test_a_call_from_a_hook_does_not_affect_the_exchanging_forward_around_it(inner, place):
     model = twin().eval()
     x = images()
     inner = {} if inner is None else {"swap_index": INDEXES[inner]}
@@ -106,7 +106,7 @@ def test_a_call_from_a_hook_of_an_exchanging_one_leaves_that_alone(inner, place)
         assert torch.equal(seen[1], expected_inner)
 
 
-def test_a_call_in_a_hook_that_fails_leaves_the_outer_one_alone():
+def test_a_failing_call_in_a_hook_does_not_affect_the_outer_forward():
     model = twin().eval()
     x = images()
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_a_forward_within_backward_exchanges_as_any_other():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError, GeneratorExit])
 @pytest.mark.parametrize("place", ["conv1", "layer3"])
-def test_whatever_ends_a_forward_leaves_nothing_armed(error, place):
+def test_no_way_of_ending_a_forward_leaves_state_behind(error, place):
     model = twin().eval()
     x = images()
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_whatever_ends_a_forward_leaves_nothing_armed(error, place):
     assert not forwards._local.stack
 
 
-def test_an_interrupt_that_a_hook_catches_leaves_the_outer_forward_alone():
+def test_an_interrupt_caught_by_a_hook_does_not_affect_the_outer_forward():
     model = twin().eval()
     x, calls = images(), []
     with torch.no_grad():

@@ -107,7 +107,7 @@ def test_a_bypassed_site_raises_instead_of_training_without_exchange():
         model(torch.randn(3, 4), twice=True, swap_index=IDX)
 
 
-def test_failed_forward_leaves_nothing_armed():
+def test_failed_forward_leaves_no_state_behind():
     model = insert_moex(resnet()).eval()
     x = images("resnet10t")
     plain = logits(model, x)
@@ -117,7 +117,7 @@ def test_failed_forward_leaves_nothing_armed():
     assert torch.equal(logits(model, x), plain)
 
 
-def test_site_that_is_no_tensor_raises():
+def test_site_that_is_not_a_tensor_raises():
     class Pair(nn.Module):
         def forward(self, x):
             return x, x
@@ -139,9 +139,9 @@ def test_several_layers():
     x = images("resnet10t")
     outputs = [logits(model, x, swap_index=IDX, swap_layer=name) for name in ("stem", "stage2", "C3")]
     assert torch.equal(outputs[1], outputs[2]) and not torch.equal(outputs[0], outputs[1])
-    with pytest.raises(ValueError, match="give swap_layer, one of: stem, stage2"):
+    with pytest.raises(ValueError, match="pass swap_layer, one of: stem, stage2"):
         model(x, swap_index=IDX)
-    with pytest.raises(ValueError, match="'stage1' is not among.*stem, stage2"):
+    with pytest.raises(ValueError, match="'stage1' is not one of.*stem, stage2"):
         model(x, swap_index=IDX, swap_layer="stage1")
     with pytest.raises(ValueError, match="without swap_index"):
         model(x, swap_layer="stem")

@@ -1,4 +1,4 @@
-"""Where a module's class tells its layout, `insert_moex` needs no `channel_dim` and refuses a wrong one."""
+"""If a module's class determines its layout, `insert_moex` needs no `channel_dim` and rejects a wrong one."""
 
 import pytest
 import timm
@@ -64,7 +64,7 @@ def test_tokens_behind_a_convolution_need_a_channel_dim_which_decides():
             return self.projection(x).flatten(2).transpose(1, 2)
 
     x = torch.randn(3, 3, 16, 16)
-    with pytest.raises(ValueError, match="is not NCHW.*give channel_dim=1 or -1"):
+    with pytest.raises(ValueError, match="is not NCHW.*pass channel_dim=1 or -1"):
         insert_moex(nn.Sequential(PatchEmbeddings()), "0")(x, swap_index=IDX)
     given = insert_moex(nn.Sequential(PatchEmbeddings()), "0", channel_dim=-1, norm="pono").eval()
     torch.testing.assert_close(given(x, swap_index=IDX), moment_exchange(given(x), IDX, channel_dim=-1))
@@ -73,5 +73,5 @@ def test_tokens_behind_a_convolution_need_a_channel_dim_which_decides():
 def test_no_empty_list_of_sites_is_offered():
     with pytest.raises(ValueError, match="expected the dotted path of a module"):
         insert_moex(nn.Sequential(nn.Linear(3, 3)), "stage1")
-    with pytest.raises(ValueError, match="give channel_dim=1 or -1$"):
+    with pytest.raises(ValueError, match="pass channel_dim=1 or -1$"):
         insert_moex(nn.Sequential(nn.Linear(3, 3)), "0")

@@ -1,4 +1,4 @@
-"""What cannot hold MoEx, or cannot have these settings, is refused by name and left as it was."""
+"""Models and settings that do not support MoEx are rejected with their name, and the model is left unchanged."""
 
 import pytest
 import timm
@@ -14,7 +14,7 @@ def resnet(**kwargs):
 
 REFUSED = {
     "unknown layer": (dict(layer="stage9"), ValueError, "stem, stage1, stage2, stage3, stage4.*did you mean 'stage"),
-    "same layer twice": (dict(layer=("stage1", "C2")), ValueError, "different layers"),
+    "same layer twice": (dict(layer=("stage1", "C2")), ValueError, "one or more layers, each once"),
     "no layer": (dict(layer=()), ValueError, "one or more"),
     "norm": (dict(norm="bn"), ValueError, "shares its moments"),
     "lam": (dict(lam=1.5), ValueError, "lam=1.5"),
@@ -39,7 +39,7 @@ def test_bad_settings_are_refused_and_leave_the_model_alone(case):
 def test_wrong_models_are_refused():
     with pytest.raises(TypeError, match="got str"):
         insert_moex("resnet18")
-    with pytest.raises(ValueError, match="already holds MoEx"):
+    with pytest.raises(ValueError, match="already has MoEx"):
         insert_moex(insert_moex(resnet()))
     with pytest.raises(TypeError, match="OptimizedModule"):
         insert_moex(torch.compile(resnet()))
@@ -47,7 +47,7 @@ def test_wrong_models_are_refused():
         insert_moex(nn.DataParallel(resnet()))
     with pytest.raises(TypeError, match="TorchScript"):
         insert_moex(torch.jit.script(resnet()))
-    with pytest.raises(ValueError, match="holds no MoEx"):
+    with pytest.raises(ValueError, match="has no MoEx"):
         remove_moex(resnet())
-    with pytest.raises(ValueError, match="give layer= and channel_dim="):
+    with pytest.raises(ValueError, match="no default layer for .*; pass layer= and channel_dim="):
         insert_moex(nn.Sequential(nn.Linear(2, 2)))

@@ -1,4 +1,4 @@
-"""What `exchange_pair` computes, and the images and names that go with it."""
+"""`exchange_pair`, and the input images and class names for its picture."""
 
 import pytest
 import timm
@@ -57,9 +57,9 @@ def test_tokens_without_a_grid_are_refused():
 
 def test_models_that_cannot_be_shown_are_refused():
     images = torch.randn(2, 3, 32, 32)
-    with pytest.raises(ValueError, match="must have MoEx at one site"):
+    with pytest.raises(ValueError, match="must have MoEx at exactly one site"):
         exchange_pair(timm.create_model("test_resnet"), images)
-    with pytest.raises(ValueError, match="must have MoEx at one site"):
+    with pytest.raises(ValueError, match="must have MoEx at exactly one site"):
         exchange_pair(timm.create_model("moex_test_resnet", moex_layer=["stem", "stage1"]), images)
     with pytest.raises(ValueError, match="classifier's logits"):
         exchange_pair(timm.create_model("moex_test_resnet", num_classes=0, global_pool=""), images)
@@ -78,7 +78,7 @@ def test_sample_and_files_are_images(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["sample:1000", "sample:-1", "sample:", "sample:x", "nothing.png", "{tmp}/text.png"])
-def test_what_is_no_image_is_refused_by_name(word, tmp_path):
+def test_a_file_that_is_not_an_image_is_rejected_by_name(word, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     word = word.format(tmp=tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=f"image {word!r}"):

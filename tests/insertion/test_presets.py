@@ -1,4 +1,4 @@
-"""The family: presets set everything, several sites exchange at once, each exactly as often as asked for."""
+"""Presets define every default; with several sites, each exchanges exactly as often as requested."""
 
 import pytest
 import timm
@@ -43,7 +43,7 @@ def test_single_settings_override_the_preset():
 
 
 def at_site(model, name, x, change):
-    """The logits where `change` is applied by hand to the output of a stage of a ResNet."""
+    """The logits if `change` is applied by hand to the output of a ResNet's stage."""
     handle = model.get_submodule(f"layer{name[-1]}").register_forward_hook(lambda module, args, out: change(out))
     try:
         return model(x)
@@ -82,23 +82,23 @@ def test_a_share_for_all_sites_and_matched_distributions():
 @pytest.mark.parametrize(
     "call, error, words",
     [
-        (dict(swap_index={"stage9": IDX}), ValueError, "swap_index='stage9' is not among.*did you mean 'stage"),
+        (dict(swap_index={"stage9": IDX}), ValueError, "swap_index='stage9' is not one of.*did you mean 'stage"),
         (dict(swap_index={"stage1": IDX, "C2": IDX}), ValueError, "names the site 'stage1' twice"),
         (
             dict(swap_index={"stage1": IDX}, swap_layer="stage1"),
             ValueError,
             "the keys of swap_index already name the sites",
         ),
-        (dict(swap_index=IDX), ValueError, "several MoEx layers; give swap_layer"),
+        (dict(swap_index=IDX), ValueError, "several MoEx layers; pass swap_layer"),
         (dict(swap_index={"stage1": IDX}, own_share={"stage2": SHARE}), ValueError, "own_share names 'stage2'"),
-        (dict(swap_index=IDX, swap_layer="C2", own_share={"C2": SHARE}), TypeError, "pass both as mappings from site"),
+        (dict(swap_index=IDX, swap_layer="C2", own_share={"C2": SHARE}), TypeError, "pass both as mappings by site"),
         (dict(own_share=SHARE), ValueError, "without swap_index: nothing would be exchanged"),
         (dict(swap_index={"stage1": IDX[:2]}), ValueError, "swap_index must have shape"),
         (dict(swap_index={"stage1": [1, 2, 3, 0]}), TypeError, "swap_index must be a tensor"),
         (dict(swap_index={"stage1": IDX}, own_share=2 * SHARE), ValueError, "own_share=2.0"),
     ],
 )
-def test_wrong_calls_are_refused_and_leave_nothing_behind(call, error, words):
+def test_wrong_calls_are_rejected_and_leave_no_state_behind(call, error, words):
     model, x = mixstyle().eval(), images("resnet10t")
     before = model(x)
     with pytest.raises(error, match=words):
@@ -129,8 +129,8 @@ def test_a_site_that_is_not_reached_is_an_error():
         (dict(alpha=-1.0), "alpha=-1.0: expected a finite number"),
         (dict(alpha=True), "alpha=True: expected"),
         (dict(per_site="yes"), "per_site='yes': expected True or False"),
-        (dict(off_epoch=-1), "off_epoch=-1: expected a whole number"),
-        (dict(warmup_epochs=1.5), "warmup_epochs=1.5: expected a whole number"),
+        (dict(off_epoch=-1), "off_epoch=-1: expected an integer"),
+        (dict(warmup_epochs=1.5), "warmup_epochs=1.5: expected an integer"),
         (dict(detach="all"), "detach='all': expected one of"),
         (dict(match="values"), "match='values': expected one of"),
         (dict(match="distribution"), "match='distribution' requires norm='in'"),
@@ -152,7 +152,7 @@ def test_wrong_settings_are_refused_by_name(settings, words):
         ("swin_tiny_patch4_window7_224", "norm='freq': stem of SwinTransformer is followed by a LayerNorm"),
     ],
 )
-def test_frequencies_are_refused_where_they_cannot_show(arch, words):
+def test_norm_freq_is_rejected_at_sites_without_frequencies_or_effect(arch, words):
     with pytest.raises(ValueError, match=words):
         twin(arch, moex_preset="freq_mixstyle")
 
@@ -200,5 +200,5 @@ def test_the_old_names_of_two_settings_still_work_and_warn():
     with pytest.warns(DeprecationWarning, match="ramp_epochs is now called warmup_epochs"):
         moex = find_moex(twin("resnet10t", moex_ramp_epochs=3, moex_lam=1.0))
     assert moex.warmup_epochs == 3
-    with pytest.warns(DeprecationWarning, match="each_site"), pytest.raises(TypeError, match="give only per_site"):
+    with pytest.warns(DeprecationWarning, match="each_site"), pytest.raises(TypeError, match="pass only per_site"):
         insert_moex(timm.create_model("resnet10t"), each_site=True, per_site=False)

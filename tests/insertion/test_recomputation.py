@@ -1,4 +1,4 @@
-"""Gradient checkpointing computes a segment again with the exchange of the forward that it belongs to, or raises."""
+"""Gradient checkpointing recomputes a segment with the exchange of the forward it belongs to, or raises."""
 
 import copy
 import threading
@@ -22,7 +22,7 @@ def gradients(model):
 
 
 class Checkpointed(torch.nn.Module):
-    """A twin whose site lies in a checkpointed segment, reentrant or not."""
+    """A twin whose site is in a checkpointed segment, reentrant or not."""
 
     def __init__(self, use_reentrant):
         super().__init__()

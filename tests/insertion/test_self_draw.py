@@ -1,4 +1,4 @@
-"""A model that was made to exchange does so while it trains, on every way through it, and never otherwise."""
+"""A model with MoEx exchanges while it trains, on every path through it, and never otherwise."""
 
 import copy
 import subprocess
@@ -37,7 +37,7 @@ WAYS = {
 
 
 def keeping_twin(**kwargs):
-    """A twin in float64 whose every batch is exchanged and that has no other randomness."""
+    """A float64 twin that exchanges every batch and has no other randomness."""
     model = twin("resnet10t", **({"moex_lam": 1.0} | kwargs)).double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -102,7 +102,7 @@ def test_the_share_is_counted_since_the_last_train():
     assert moex.forwards == 3
 
 
-def test_the_generator_moves_alike_whatever_the_coin_says():
+def test_the_generator_advances_equally_whatever_the_outcome():
     states = []
     for prob in (0.1, 0.9):
         model = keeping_twin(moex_prob=prob)
@@ -113,7 +113,7 @@ def test_the_generator_moves_alike_whatever_the_coin_says():
     assert torch.equal(*states)
 
 
-def test_ranks_that_were_seeded_alike_draw_differently(monkeypatch):
+def test_ranks_with_the_same_seed_draw_differently(monkeypatch):
     drawn = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     for rank in range(4):
@@ -124,7 +124,7 @@ def test_ranks_that_were_seeded_alike_draw_differently(monkeypatch):
     assert len({tuple(c) for c in coins}) == 4
 
 
-def test_what_cannot_be_exchanged_fails_before_the_coin_says_yes():
+def test_an_invalid_site_fails_in_the_first_draw_even_without_an_exchange():
     model = twin("resnet10t", moex_preset="padain", moex_prob=1e-9).train()  # stage4 is 1x1 at 32 pixels
     with pytest.raises(ValueError, match="single element has no variance"):
         model(images("resnet10t"))
@@ -134,7 +134,7 @@ def test_what_cannot_be_exchanged_fails_before_the_coin_says_yes():
 
 
 class Everywhere(nn.Module):
-    """A twin that a segment of checkpointing contains as a whole, dropout behind it included."""
+    """A twin that is entirely inside a checkpointed segment, followed by dropout."""
 
     def __init__(self, how):
         super().__init__()
@@ -437,7 +437,7 @@ def test_a_model_that_was_compiled_in_place_is_refused():
         insert_moex(model)
 
 
-def test_remove_takes_the_hooks_of_fused_modules_along():
+def test_remove_also_removes_the_hooks_of_fused_modules():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).eval()
     insert_moex(model, "1", norm="in", lam=1.0)
     fused = torch.ao.quantization.fuse_modules(model, [["0", "1"]])

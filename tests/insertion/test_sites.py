@@ -1,4 +1,4 @@
-"""Where an exchange sits in each model class: the documented module, axis and tokens, and somewhere it is observed."""
+"""The site in each model class is the documented module, axis and tokens, and an exchange there has an effect."""
 
 import csv
 from pathlib import Path
@@ -30,13 +30,13 @@ every_class = pytest.mark.parametrize("model_class", CLASSES)
 
 
 def entries(value, items: slice | None) -> list[torch.Tensor]:
-    """Copies of the tensors of a site: some nets go on to change theirs in place."""
+    """Copy the tensors of a site, because some networks later change them in place."""
     values = list(value)[items] if items is not None and isinstance(value, (tuple, list)) else [value]
     return [x.detach().clone() for x in values]
 
 
 def watch(model: nn.Module, site, seen: list) -> torch.utils.hooks.RemovableHandle:
-    """Note what passes at a site, as the hooks registered until now have left it."""
+    """Record what passes a site, after all hooks registered so far."""
     module = called_module(model, site)
     if site.hook_on == "input":
         return module.register_forward_pre_hook(lambda module, args: seen.append(entries(args[0], site.tuple_entries)))
@@ -44,7 +44,7 @@ def watch(model: nn.Module, site, seen: list) -> torch.utils.hooks.RemovableHand
 
 
 def moments(x: torch.Tensor, layout: str, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Written anew: mean and std of (B, …) by the letters of the layout."""
+    """Independent implementation: mean and std of (B, …) by the letters of the layout."""
     channel = layout.index("C")
     dims = [channel] if norm == "pono" else [dim for dim in range(1, x.ndim) if dim != channel]
     x = x.double()
@@ -123,7 +123,7 @@ def test_channels_are_the_axis_that_does_not_grow_with_the_image(model_class):
 
 
 @every_class
-def test_no_sites_default_exchange_is_erased_by_what_follows(model_class):
+def test_the_default_exchange_of_every_site_has_an_effect(model_class):
     model = model_of(model_class)
     awaken(model)
     insert_moex(model, list(moex_sites(model)))
@@ -152,7 +152,7 @@ def test_gradients_under_checkpointing_are_those_without(model_class):
         torch.testing.assert_close(a, b)
 
 
-def test_last_patch_tokens_that_nothing_reads_are_no_site():
+def test_the_last_stage_is_not_a_site_if_its_patch_tokens_are_unused():
     token = timm.create_model("vit_tiny_patch16_224", depth=3)
     assert list(moex_sites(token)) == ["stem", "stage1", "stage2"]
     for layer in ("stage3", "blocks.2"):
@@ -207,7 +207,7 @@ def test_path_of_a_known_site_is_that_site():
 
 
 class Later(nn.Module):
-    """Stands in for a class of a later timm: not in the table, but with feature_info."""
+    """A class as a later timm could add it: not in the table, but with feature_info."""
 
     def __init__(self):
         super().__init__()
@@ -218,12 +218,12 @@ class Later(nn.Module):
         return self.body(x).mean((2, 3))
 
 
-def test_unknown_class_is_used_by_feature_info_where_the_channels_are_certain():
+def test_unknown_class_uses_feature_info_if_its_channel_axis_is_clear():
     model = insert_moex(Later())
     assert model(torch.randn(3, 3, 4, 4), swap_index=IDX).shape == (3, 8)
 
 
-def test_unknown_class_is_refused_where_the_channels_are_not_certain():
+def test_unknown_class_is_rejected_if_its_channel_axis_is_ambiguous():
     model = insert_moex(Later())
     with pytest.raises(ValueError, match="ambiguous"):
         model(torch.randn(3, 3, 8, 8), swap_index=IDX)
@@ -233,7 +233,7 @@ def test_unknown_class_is_refused_where_the_channels_are_not_certain():
         insert_moex(mislabelled)(torch.randn(3, 3, 4, 4), swap_index=IDX)
 
 
-def test_own_class_of_a_familys_name_is_not_taken_for_timms():
+def test_a_user_class_with_the_name_of_a_family_is_not_mistaken_for_timms():
     class ResNet(nn.Module):
         def __init__(self):
             super().__init__()

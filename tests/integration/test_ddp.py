@@ -1,4 +1,4 @@
-"""Two gloo processes, each with its own permutation, train as one process does on the joined batch."""
+"""Two gloo processes, each with its own permutation, train like one process on the joined batch."""
 
 import os
 import socket
@@ -35,7 +35,7 @@ dist.destroy_process_group()
 
 
 def frozen_twin(arch):
-    """In training mode but for BatchNorm and drop path, which look at more, or less, than a sample."""
+    """In training mode except BatchNorm and drop path, which are random or mix samples."""
     model = twin(arch, **({} if arch.startswith("vit") else {"drop_path_rate": 0.0})).train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -49,7 +49,7 @@ def micro_batch(arch, rank, step):
 
 
 def accumulate(task, arch, rank):
-    """Losses of two accumulated steps, the first without synchronisation, and the first weight's gradient after it."""
+    """Losses of two accumulated steps (the first without synchronisation), and then the first weight's gradient."""
     losses = []
     with task.no_sync():
         result = task(*micro_batch(arch, rank, 0))
@@ -63,7 +63,7 @@ def accumulate(task, arch, rank):
 
 
 def joined_steps(arch):
-    """The same in one process: batches joined, each rank's permutation within its own half."""
+    """The same in one process: the batches joined, each rank's permutation within its half."""
     model = frozen_twin(arch)
     drawn = []
     for rank in range(2):

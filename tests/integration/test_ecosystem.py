@@ -1,4 +1,4 @@
-"""MoEx lives with what timm's users do to their models, on one small model of each of six families."""
+"""MoEx works with the ways in which timm's users handle their models, on one small model of each of six families."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Every script of examples/ trains a few steps on packaged or generated data, and exchanges in some of them."""
+"""Every script in examples/ trains a few steps on packaged or generated data, and some of them exchange."""
 
 import importlib
 import math

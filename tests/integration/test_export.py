@@ -1,4 +1,4 @@
-"""What leaves PyTorch is the backbone: exported twins carry no trace of the exchange."""
+"""Exported twins are the plain backbone, without a trace of the exchange."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def operations(program):
 
 
 def can_export_hooks_strictly():
-    """Not in every PyTorch (2.8, say) can a module that has forward hooks, whichever, be exported with strict=True."""
+    """Some PyTorch versions, such as 2.8, cannot export a module with any forward hooks with strict=True."""
     module = torch.nn.Linear(2, 2)
     module.register_forward_pre_hook(lambda *_: None, with_kwargs=True)
     try:
@@ -60,7 +60,7 @@ def test_onnx_of_a_twin_computes_what_the_backbone_does(arch):
     torch.testing.assert_close(torch.from_numpy(output), plain(x).detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_scripting_a_model_that_holds_moex_says_what_to_do_instead():
+def test_scripting_a_model_with_moex_says_what_to_do_instead():
     plain, model = pair("resnet10t")
     with pytest.raises(TypeError, match="scriptable=True, or call remove_moex"):
         torch.jit.script(model)

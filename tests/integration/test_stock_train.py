@@ -1,4 +1,4 @@
-"""timm's own train.py, unmodified, with MoEx by `--device-modules timm_moex.plugin`.
+"""timm's own train.py, unmodified, with MoEx through `--device-modules timm_moex.plugin`.
 
 Needs a clone of timm, whose train.py is not on PyPI: `TIMM_MOEX_TIMM_CLONE=path pytest tests/test_stock_train.py`.
 """
@@ -47,7 +47,7 @@ atexit.register(lambda: print(f"EXCHANGED {len(seen)} times", flush=True))
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with 32 training and 8 validation images of noise in two classes, and a module that counts exchanges."""
+    """A folder with 32 training and 8 validation noise images in two classes, and a module that counts exchanges."""
     root = tmp_path_factory.mktemp("stock")
     generator = torch.Generator().manual_seed(0)
     for split, count in (("train", 16), ("validation", 4)):
@@ -63,7 +63,7 @@ def workplace(tmp_path_factory):
 
 
 def train(workplace, experiment, *args, model="moex_resnet10t", script=None, fails=False):
-    """Run train.py for one epoch of four steps; (what it printed, its output folder)."""
+    """Run train.py for one epoch of four steps; return (its output, its output folder)."""
     command = [sys.executable, str(script or workplace / "train.py"), str(workplace / "data"), "--model", model]
     command += "--num-classes 2 --img-size 32 -b 8 --epochs 1 --warmup-epochs 0 --lr 0.05 --log-interval 1".split()
     command += ["--device", "cpu", "-j", "1", "--output", str(workplace / "output"), "--experiment", experiment, *args]
@@ -137,7 +137,7 @@ def test_preset_exchanges_at_its_sites_and_keeps_the_labels(workplace):
     assert 0 < float(row["train_loss"]) < 20
 
 
-def test_labels_kept_need_no_plugin(workplace):
+def test_lam_1_needs_no_plugin(workplace):
     (workplace / "count_moments.py").write_text(MOMENTS)
     modules = ("--device-modules", "timm_moex", "count_moments")
     printed, _ = train(workplace, "kept", *modules, "--model-kwargs", "moex_preset=mixstyle", "moex_prob=1.0")

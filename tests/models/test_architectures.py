@@ -1,4 +1,4 @@
-"""The backbones are the papers': sizes, depths, blocks, shortcuts."""
+"""The backbones match the papers: sizes, depths, blocks, shortcuts."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""The backbones behave as timm expects of a model, each family on a small member."""
+"""The backbones behave as timm expects of a model; each family is tested on a small member."""
 
 import copy
 
@@ -55,7 +55,7 @@ def test_default_cfg_describes_the_model(name):
 
 
 @pytest.mark.parametrize("size", [28, 33, 9])
-def test_any_image_size_and_channel_number_is_taken(name, size):
+def test_any_image_size_and_channel_number_is_accepted(name, size):
     model = small(name, in_chans=1, num_classes=7)
     assert model(images(size, 1)).shape == (2, 7)
 
@@ -81,7 +81,7 @@ def test_features_only_and_forward_intermediates_agree(name):
             assert out.shape == (2, info["num_chs"], 16 // info["reduction"], 16 // info["reduction"])
 
 
-def test_features_only_takes_out_indices(name):
+def test_features_only_accepts_out_indices(name):
     net = small(name, features_only=True, out_indices=(1, -1))
     assert [f.shape[1] for f in net(images())] == net.feature_info.channels()
     assert len(net.feature_info.channels()) == 2
@@ -204,7 +204,7 @@ def test_dropout_in_the_blocks_acts_in_training_only(name):
     assert not torch.equal(model.train()(images()), plain.train()(images()))
 
 
-def test_act_and_norm_layers_are_taken_by_name(name):
+def test_act_and_norm_layers_are_accepted_by_name(name):
     model = small(name, act_layer="silu", norm_layer="groupnorm1")
     kinds = {type(m).__name__ for m in model.modules()}
     assert "SiLU" in kinds and "GroupNorm1" in kinds and not kinds & {"ReLU", "BatchNorm2d"}

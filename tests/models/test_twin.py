@@ -161,7 +161,7 @@ def test_pretrained_weights_load_from_a_file(tmp_path):
     assert other(images("resnet10t", in_chans=1)).shape == (3, 3)
 
 
-def test_register_twin_serves_a_users_own_architecture():
+def test_register_twin_supports_a_users_own_architecture():
     def my_resnet_for_test(pretrained=False, **kwargs):
         return timm.create_model("resnet10t", **{k: v for k, v in kwargs.items() if not k.startswith("pretrained")})
 
@@ -178,7 +178,7 @@ def test_register_twin_serves_a_users_own_architecture():
             models.discard(name)
 
 
-def test_register_twin_refuses_what_is_no_architecture():
+def test_register_twin_rejects_a_name_that_is_not_an_architecture():
     with pytest.raises(ValueError, match="not a registered.*did you mean"):
         register_twin("resnet51")
     with pytest.raises(ValueError, match="already a twin"):

@@ -1,4 +1,4 @@
-"""The picture of training runs. Skipped where matplotlib, an extra, is missing."""
+"""The picture of training runs. Skipped if matplotlib, an extra, is missing."""
 
 import math
 
@@ -65,12 +65,12 @@ def test_missing_value_is_a_gap(runs):
     "text, message",
     [
         (None, "no such file"),
-        ("epoch,train_loss\n", "no epoch yet"),
+        ("epoch,train_loss\n", "no finished epoch yet"),
         ("a,b\n1,2\n", "not a table"),
-        ("epoch,x\n0,1\n", "none of"),
+        ("epoch,x\n0,1\n", "expected train_loss, eval_loss or eval_top1, got epoch, x"),
     ],
 )
-def test_what_is_no_run_is_refused(text, message, tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_rejected(text, message, tmp_path, capsys):
     if text is not None:
         (tmp_path / "summary.csv").write_text(text)
     assert main(["curves", str(tmp_path), "--output", str(tmp_path / "p.png")]) == 2

@@ -1,4 +1,4 @@
-"""The picture of an exchange. Skipped where matplotlib, an extra, is missing."""
+"""The picture of an exchange. Skipped if matplotlib, an extra, is missing."""
 
 import re
 import runpy
@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were drawn instead of written."""
+    """The figures, which are collected instead of being written."""
     figures = []
     monkeypatch.setattr("timm_moex.pictures.exchange.save_figure", lambda figure, path, **_: figures.append(figure))
     return figures
@@ -65,9 +65,9 @@ def test_heading_marks_the_moments_that_are_exchanged(norm, heading, drawn):
         (("sample:0", "sample:0"), "exchanging an image with itself has no effect"),
         (("sample:0", "sample:1", "--norm", "bn"), "nothing to exchange"),
         (("sample:0", "sample:1", "--layer", "stage9"), "did you mean 'stage3'"),
-        (("sample:0", "sample:1", "--model", "resnet20_cifar"), "; with weights: resnet20_cifar.fmnist_sample, "),
-        (("sample:0", "sample:1", "--output", "x.docx"), "--output x.docx: a picture's name ends in"),
-        (("sample:0", "sample:1", "--output", "no/such/x.png"), "there is no folder"),
+        (("sample:0", "sample:1", "--model", "resnet20_cifar"), "; these have weights: resnet20_cifar.fmnist_sample, "),
+        (("sample:0", "sample:1", "--output", "x.docx"), "--output x.docx: expected a name that ends in"),
+        (("sample:0", "sample:1", "--output", "no/such/x.png"), "the folder no/such does not exist"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_and_nothing_is_written(words, message, tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Pictures. Skipped where matplotlib, an extra, is missing."""
+"""The picture of predictions. Skipped if matplotlib, an extra, is missing."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One table of small architectures drives all cross-architecture tests."""
+"""The table of small architectures that drives all cross-architecture tests."""
 
 # plain timm name → image side that keeps the test quick
 ARCHS = {

@@ -1,4 +1,4 @@
-"""Wrong command lines, each with the words of the one line that explains it."""
+"""Wrong command lines, each with words of the one-line error that explains it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ Case = tuple[str, list[str], tuple[str, ...]]  # id, words, regular expressions
 
 
 def prepare(folder: Path) -> Path:
-    """The files that the command lines name: a recipe with its data, sound and broken folders; DIR is this one."""
+    """The files named on the command lines: a recipe with its data, intact and broken folders. DIR is this folder."""
     data = write_tiny(folder / "data", train=8, test=4)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_recipe(data, batch_size=4, epochs=1).settings))
     (folder / "broken.yaml").write_bytes(b"\xff\xfe")

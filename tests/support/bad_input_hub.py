@@ -1,4 +1,4 @@
-"""Wrong folders, files and repos, each with the error it must give."""
+"""Wrong folders, files and repos, each with the expected error."""
 
 import json
 from collections.abc import Callable
@@ -203,7 +203,7 @@ ON_THE_HUB: list[tuple[str, str, str, tuple[str, ...]]] = [
 
 
 def fill(hub: LoopbackHub, folder: Path) -> None:
-    """Put the repos of `ON_THE_HUB` there."""
+    """Add the repos of `ON_THE_HUB` to it."""
     files = files_of(write_folder(folder))
     hub.add("ORG/good", files)
     hub.add("ORG/gated", files)

@@ -1,4 +1,4 @@
-"""Wrong uses of the exchange, of its insertion and of the task, each with the error it must give."""
+"""Wrong uses of the exchange, of its insertion and of the task, each with the expected error."""
 
 import math
 from collections.abc import Callable
@@ -111,12 +111,12 @@ CASES: list[Case] = [
     ("layer channel_dim", lambda tmp_path: MomentExchange(channel_dim=3), ValueError, ("channel_dim=3", "1 or -1")),
     # Insertion
     ("insert into a name", lambda tmp_path: insert_moex("resnet18"), TypeError, ("model", "nn.Module", "str")),  # type: ignore[arg-type]
-    ("insert twice", lambda tmp_path: insert_moex(_twin()), ValueError, ("already holds MoEx", "remove_moex")),
+    ("insert twice", lambda tmp_path: insert_moex(_twin()), ValueError, ("already has MoEx", "remove_moex")),
     (
         "insert around a twin",
         lambda tmp_path: insert_moex(nn.Sequential(_twin()), "0", channel_dim=1),
         ValueError,
-        ("already holds MoEx",),
+        ("already has MoEx",),
     ),
     (
         "insert into DataParallel",
@@ -131,10 +131,10 @@ CASES: list[Case] = [
         ValueError,
         ("layer=", "channel_dim="),
     ),
-    ("remove what is not there", lambda tmp_path: remove_moex(_plain()), ValueError, ("ResNet", "holds no MoEx")),
+    ("remove what is not there", lambda tmp_path: remove_moex(_plain()), ValueError, ("ResNet", "has no MoEx")),
     ("layer misspelt", _insert("stage11"), ValueError, ("layer='stage11'", "did you mean 'stage1'")),
     ("layer empty", _insert(()), ValueError, ("layer=()", "one or more")),
-    ("layer twice", _insert(("stage1", "C2")), ValueError, ("layer=('stage1', 'C2')", "different")),
+    ("layer twice", _insert(("stage1", "C2")), ValueError, ("layer=('stage1', 'C2')", "each once")),
     ("layer with another axis", _insert("layer1", channel_dim=-1), ValueError, ("channel_dim=-1", "layer1", "NCHW")),
     ("site with another axis", _insert("stem", channel_dim=-1), ValueError, ("channel_dim=-1", "stem", "NCHW")),
     ("lam above one", _insert(lam=1.5), ValueError, ("lam=1.5", "[0, 1]")),
@@ -177,7 +177,7 @@ CASES: list[Case] = [
         ("swap_layer='stage2'", "stem"),
     ),
     ("call without a layer", _call(("stem", "C2"), swap_index=IDX), ValueError, ("swap_layer", "stem, stage1")),
-    ("body without MoEx", _enter(_plain, IDX), ValueError, ("ResNet", "holds no MoEx")),
+    ("body without MoEx", _enter(_plain, IDX), ValueError, ("ResNet", "has no MoEx")),
     ("body of two", _enter(_twins, IDX), ValueError, ("2 MoEx", "student", "teacher")),
     ("body with a list", _enter(_twin, [1, 2, 0]), TypeError, ("swap_index", "int64", "list")),
     ("body of an unknown layer", _enter(_twin, IDX, "stage9"), ValueError, ("swap_layer='stage9'", "stem")),
@@ -191,12 +191,12 @@ CASES: list[Case] = [
     ("loss with a negative index", _mix(IDX - 1), IndexError, ("swap_index", "-1..1")),
     ("loss with a list", _mix([1, 2, 0]), TypeError, ("swap_index", "int64", "list")),
     ("draw of nothing", lambda tmp_path: draw_swap_index(0), ValueError, ("batch_size=0", ">= 1")),
-    ("draw of half a sample", lambda tmp_path: draw_swap_index(2.5), ValueError, ("batch_size=2.5", "whole")),  # type: ignore[arg-type]
-    ("draw of True", lambda tmp_path: draw_swap_index(True), ValueError, ("batch_size=True", "whole")),
+    ("draw of half a sample", lambda tmp_path: draw_swap_index(2.5), ValueError, ("batch_size=2.5", "integer >= 1")),  # type: ignore[arg-type]
+    ("draw of True", lambda tmp_path: draw_swap_index(True), ValueError, ("batch_size=True", "integer >= 1")),
     ("draw with prob nan", lambda tmp_path: draw_swap_index(4, math.nan), ValueError, ("prob=nan", "[0, 1]")),
     ("draw with prob a string", lambda t: draw_swap_index(4, "0.5"), ValueError, ("prob='0.5'", "[0, 1]")),  # type: ignore[arg-type]
     ("draw with a seed", lambda t: draw_swap_index(4, 1.0, 3), TypeError, ("generator", "torch.Generator", "int")),  # type: ignore[arg-type]
-    ("task without MoEx", lambda tmp_path: MoExTask(_plain()), ValueError, ("ResNet", "holds no MoEx")),
+    ("task without MoEx", lambda tmp_path: MoExTask(_plain()), ValueError, ("ResNet", "has no MoEx")),
     ("task of two", lambda tmp_path: create_task(_twins()), ValueError, ("2 MoEx", "student", "teacher")),
     ("sites of a name", lambda tmp_path: timm_moex.moex_sites("resnet18"), TypeError, ("model", "nn.Module", "str")),  # type: ignore[arg-type]
 ]

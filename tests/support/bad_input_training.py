@@ -1,4 +1,4 @@
-"""Wrong recipes, data and checkpoints, each with the error it must give."""
+"""Wrong recipes, data and checkpoints, each with the expected error."""
 
 import os
 from collections.abc import Callable
@@ -178,7 +178,7 @@ CASES: list[Case] = [
     ("recipe file of nothing", _file(""), RecipeError, ("r.yaml", "a mapping")),
     ("recipe file of a list", _file("[1, 2]"), RecipeError, ("r.yaml", "a mapping", "list")),
     ("recipe file that is no YAML", _file("lr: ["), RecipeError, ("r.yaml", "not valid YAML")),
-    ("recipe file with a key twice", _file("lr: 1\nlr: 2"), RecipeError, ("r.yaml", "lr given twice")),
+    ("recipe file with a key twice", _file("lr: 1\nlr: 2"), RecipeError, ("r.yaml", "lr: given twice")),
     ("recipe file with no date", _file("lr: 2026-13-45"), RecipeError, ("r.yaml", "month")),
     ("recipe file of nested lists", _file("lr: " + "[" * 9999), RecipeError, ("r.yaml", "not valid YAML")),
     ("recipe file of bytes", _file(bytes(range(256))), RecipeError, ("r.yaml", "UTF-8")),
@@ -225,7 +225,7 @@ CASES: list[Case] = [
         "set-up with an indivisible norm",
         _set_up(model_kwargs={"moex_norm": "gn7", "moex_prob": 0.1, "moex_warmup_epochs": 3}),
         RecipeError,
-        ("norm='gn7'", "32 channels do not divide into 7 groups"),
+        ("norm='gn7'", "32 channels cannot be divided into 7 groups"),
     ),
     (
         "set-up past its stop",

@@ -1,4 +1,4 @@
-"""Run by test_triton.py in a process of its own: the kernels against the reference.
+"""Compare the kernels with the reference; test_triton.py runs this in a separate process.
 
 With TRITON_INTERPRET=1 in Triton's interpreter, else on a GPU.
 """

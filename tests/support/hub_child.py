@@ -1,6 +1,6 @@
-"""Another process with an empty Hub cache, which does as it is told: a line of JSON in, a line of JSON out.
+"""A separate process with an empty Hub cache that executes commands: JSON lines in, JSON lines out.
 
-`Child` starts one; run as a script this file is one. Waiting between retries is cut short in it.
+`Child` starts this file as a script. Waits between retries are shortened.
 """
 
 import json
@@ -43,7 +43,7 @@ class Child:
         self.errors.close()
 
     def __call__(self, what: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Let it do one of the functions below; {"result": …}, or {"error": type, "message": …}."""
+        """Run one of the functions below; return {"result": …}, or {"error": type, "message": …}."""
         self.process.stdin.write(json.dumps([what, args, kwargs]) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
@@ -52,7 +52,7 @@ class Child:
 
 
 def logits_of(model: Any) -> dict[str, Any]:
-    """What can be compared between processes: logits of two fixed images, or the shapes of a feature net's levels."""
+    """Return values to compare between processes: logits of two fixed images, or a feature net's shapes."""
     import torch
 
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
@@ -88,7 +88,7 @@ def twin(name: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def name_classes(name: str, pictures: list[str], twin: bool = False) -> list[tuple[str, float]]:
-    """ImageNet's name for what is in each picture, and its probability."""
+    """The predicted ImageNet class of each picture, and its probability."""
     import timm
     import torch
     from PIL import Image
@@ -109,7 +109,7 @@ def name_classes(name: str, pictures: list[str], twin: bool = False) -> list[tup
 
 
 def push(folder: str, repo_id: str) -> str:
-    """timm's own way up, pickle and all."""
+    """timm's own upload, including a pickle."""
     import timm
 
     return timm.models.push_to_hf_hub(timm.create_model(f"local-dir:{folder}", pretrained=True), repo_id).oid

@@ -1,4 +1,4 @@
-"""Small folders in the Hub's layout, for the tests of what is done with them."""
+"""Small folders in the Hub's layout, for tests that process them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ TOP1 = {"value": 81.5, "mean": 81.0, "std": 0.5}
 
 
 def write_folder(path: Path, architecture: str = "test_resnet", seed: int = 0, num_classes: int = 10, **card) -> Path:
-    """A folder as training leaves it; `card` adds to, or with None takes from, the facts of its card."""
+    """Write a folder as training does; `card` adds facts to its card or, with None, removes them."""
     torch.manual_seed(seed)
     model = timm.create_model(architecture, num_classes=num_classes)
     facts = dict(dataset="torch/cifar10", split="test", license="mit", top1=TOP1, seeds=[0, 1, 2], recipe={"lr": 0.1})

@@ -1,7 +1,7 @@
-"""Kill tiny trainings with SIGKILL, resume them, and compare every file with those of an undisturbed run.
+"""Kill tiny training runs with SIGKILL, resume them, and compare every file with an undisturbed run.
 
-Run as a script of its own, on one thread, so that children can be forked from a process that has imported everything.
-Prints a line of JSON for each kill: its kind, whether it hit, what the folder held, and which files differ at the end.
+Run as a separate single-threaded script, so that children can be forked from a process that has imported everything.
+Prints a JSON line for each kill: its kind, whether it hit, the files left, and which files differ at the end.
 """
 
 import json
@@ -33,7 +33,7 @@ def training(data: Path, folder: Path, resume: bool = False) -> None:
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Start `work` in a forked process; returns its id."""
+    """Start `work` in a forked process, and return its id."""
     child = os.fork()
     if child == 0:
         try:
@@ -59,7 +59,7 @@ def count_writes(at_write: Callable[[int], None]) -> None:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Everything in the folder: checkpoints by their values, other files by their bytes."""
+    """Return everything in the folder: checkpoints as their values, other files as bytes."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".tar":

@@ -1,7 +1,7 @@
-"""Kill `save_folder` over an old folder with SIGKILL before each of its operations on files, and look at what is left.
+"""Kill `save_folder` with SIGKILL before each of its file operations on an old folder, and check what is left.
 
-Run as a script of its own, on one thread, so that children can be forked. With the word "rename", as on a system
-without the atomic exchange of two folders. Prints a line of JSON for each kill.
+Run as a separate single-threaded script, so that children can be forked. The argument "rename" simulates a system
+that cannot swap two folders atomically. Prints a JSON line for each kill.
 """
 
 import json
@@ -22,7 +22,7 @@ EVENTS = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", 
 
 
 def kill_at(number: int, folder: Path) -> None:
-    """Kill this process before its operation `number` on anything next to or inside `folder`."""
+    """Kill this process before operation number `number` on anything next to or inside `folder`."""
     count = iter(range(10**6))
 
     def hook(event: str, args: tuple) -> None:
@@ -33,7 +33,7 @@ def kill_at(number: int, folder: Path) -> None:
 
 
 def save(model: torch.nn.Module, folder: Path, number: int) -> bool:
-    """Save in a forked process that is killed at an operation; False if it came to its end before."""
+    """Save in a forked process that is killed at an operation; return False if it ended before that."""
     child = os.fork()
     if child == 0:
         if "rename" in sys.argv:

@@ -1,7 +1,7 @@
-"""A Hugging Face Hub for tests: what huggingface_hub 1.x and 2.x ask of it for model repos, on 127.0.0.1 alone.
+"""A Hugging Face Hub for tests, on 127.0.0.1: what huggingface_hub 1.x and 2.x request for model repos.
 
-Written from what the client sends and reads. Xet is not spoken: the clients run with HF_HUB_DISABLE_XET=1. Ways to
-fail are switched on with `LoopbackHub.fail`.
+Modelled on what the client sends and reads. Xet is not supported: the clients run with HF_HUB_DISABLE_XET=1.
+`LoopbackHub.fail` switches failures on.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class LoopbackHub:
         self.faults.append(Fault(pattern, kind, times))
 
     def add(self, repo_id: str, files: dict[str, bytes], private: bool = False) -> str:
-        """Put a repo there without a client; returns the commit."""
+        """Add a repo without a client, and return its commit."""
         repo = self.repos.setdefault(repo_id, Repo(private))
         blobs = {name: Blob(content, name.endswith(LFS_SUFFIXES)) for name, content in files.items()}
         return repo.commit("Add files", blobs)

@@ -1,4 +1,4 @@
-"""What the loopback Hub keeps: repos with their commits and refs, and what it was told to do wrong."""
+"""Storage of the loopback Hub: repos with their commits and refs, and the failures it has been told to produce."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ class Blob:
 
     @property
     def oid(self) -> str:
-        """What the client compares with: the sha256 of an LFS file, git's own name of a small one."""
+        """The hash that the client compares: the sha256 of an LFS file, git's hash of a small one."""
         if self.lfs:
             return hashlib.sha256(self.content).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
@@ -60,12 +60,12 @@ class Fault:
 
 
 class Faults(list[Fault]):
-    """What was told to fail, first told first."""
+    """The requested failures, in order."""
 
     lock = threading.Lock()
 
     def take(self, line: str, kinds: tuple[str, ...] | None) -> str | int | None:
-        """The first fault of these kinds (None: a status) for a request, used up by once; None if there is none."""
+        """Consume the first fault of these kinds (None: a status) for a request; return None if there is none."""
         with self.lock:
             for fault in self:
                 wanted = isinstance(fault.kind, int) if kinds is None else fault.kind in kinds
@@ -76,7 +76,7 @@ class Faults(list[Fault]):
 
 
 class Refusal(Exception):
-    """An answer with an error status, and the headers by which the client tells one from another."""
+    """A response with an error status, and the headers by which the client distinguishes errors."""
 
     def __init__(self, status: int, code: str = "", message: str = "", **headers: str) -> None:
         super().__init__(message)

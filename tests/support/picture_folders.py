@@ -1,4 +1,4 @@
-"""Small folders of one-coloured pictures, and a recipe that learns a class from its colour."""
+"""Small folders of single-colour pictures, and a recipe that learns a class from its colour."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The six families every test of the ecosystem runs on, each made small."""
+"""Small models of the six families on which every ecosystem test runs."""
 
 import timm
 import torch
@@ -21,7 +21,7 @@ IDX = torch.tensor([1, 2, 3, 0])
 
 
 def small(arch: str, **kwargs) -> torch.nn.Module:
-    """`arch`, or with `moex_` in front its twin, with weights that depend on `arch` alone."""
+    """`arch` or, with the prefix `moex_`, its twin, with weights that depend only on `arch`."""
     torch.manual_seed(1)
     return timm.create_model(arch, num_classes=10, **SMALL[arch.removeprefix("moex_")][1], **kwargs)
 

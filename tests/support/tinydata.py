@@ -22,7 +22,7 @@ def write_tiny(root: Path, train: int = 48, test: int = 20) -> Path:
 
 
 def tiny_recipe(data_dir: Path, **settings) -> Recipe:
-    """A net of 0.5 M parameters on the tiny images, with every random part of a step switched on."""
+    """A recipe for a network of 0.5 M parameters on the tiny images, with every source of randomness switched on."""
     base = dict(
         model="moex_test_resnet",
         model_kwargs={"moex_prob": 0.5},

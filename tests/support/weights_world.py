@@ -1,4 +1,4 @@
-"""Manifest entries for folders made by tests."""
+"""Manifest entries for folders that tests create."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from hub_folders import TOP1
 
 
 def manifest_row(folder: Path, **changes: Any) -> dict[str, Any]:
-    """An entry that is true of a folder named architecture.tag, as `write_folder` makes it."""
+    """A valid entry for a folder named architecture.tag, written by `write_folder`."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     hashes = {n: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)} for n, content in files.items()}
     architecture, _, tag = folder.name.partition(".")

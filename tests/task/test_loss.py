@@ -1,4 +1,4 @@
-"""`MoExLoss` mixes the labels of each draw once, and says so if a draw is lost or used twice."""
+"""`MoExLoss` mixes the labels of each draw once, and raises if a draw is lost or used twice."""
 
 import copy
 import pickle
@@ -121,7 +121,7 @@ def test_the_trainer_of_hugging_face_normalises_by_the_items_of_the_step():
 
 
 class Head(nn.Module):
-    """A model of the user's, whose output is not the twin's own."""
+    """A user's model, whose output is not the twin's."""
 
     def __init__(self, model):
         super().__init__()
@@ -166,7 +166,7 @@ def test_a_compiled_models_own_donors_reach_the_loss():
         torch.testing.assert_close(loss(output, Y), expected)
 
 
-def test_logging_the_loss_of_a_detached_output_takes_no_draw():
+def test_logging_the_loss_of_a_detached_output_does_not_consume_a_draw():
     model, loss = bound()
     output = model(X)
     torch.testing.assert_close(loss(output.detach(), Y), nn.functional.cross_entropy(output, Y))
@@ -213,7 +213,7 @@ def test_refusals():
     with pytest.raises(TypeError, match="criterion is already a MoExLoss"):
         MoExLoss(model, loss)
     assert MoExTask(model, loss, verbose=False).criterion is loss
-    with pytest.raises(ValueError, match="holds no MoEx"):
+    with pytest.raises(ValueError, match="has no MoEx"):
         MoExLoss(nn.Linear(2, 2), nn.CrossEntropyLoss())
     with pytest.raises(TypeError, match="criterion must be callable, got str"):
         MoExLoss(twin("resnet10t"), "ce")

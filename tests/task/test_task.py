@@ -1,4 +1,4 @@
-"""One coin, one permutation, two criterion calls; the same permutation for features and labels."""
+"""One decision, one permutation, two criterion calls; the same permutation for features and labels."""
 
 import pytest
 import timm
@@ -12,7 +12,7 @@ from timm_moex import MoExTask, create_task, draw_swap_index, find_moex, insert_
 
 
 class Probe(nn.Module):
-    """A network whose logits say what its features were: flatten, and a site in front."""
+    """A network whose logits reveal its features: a site, then flatten."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ def task_of(model, criterion):
     return MoExTask(model, criterion, verbose=False)
 
 
-def test_coin_and_permutation_come_from_the_given_generator():
+def test_decision_and_permutation_come_from_the_given_generator():
     a, b = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     drawn = [draw_swap_index(7, 0.5, a) for _ in range(400)]
     again = [draw_swap_index(7, 0.5, b) for _ in range(400)]
@@ -169,7 +169,7 @@ def test_create_task_chooses_by_the_model():
     assert type(create_task(model, nn.CrossEntropyLoss(), verbose=False)) is MoExTask
     plain = timm.create_model("resnet10t", num_classes=4)
     assert type(create_task(plain, nn.CrossEntropyLoss(), verbose=False)) is ClassificationTask
-    with pytest.raises(ValueError, match="ResNet holds no MoEx"):
+    with pytest.raises(ValueError, match="ResNet has no MoEx"):
         MoExTask(plain, nn.CrossEntropyLoss())
 
 

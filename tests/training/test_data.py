@@ -1,4 +1,4 @@
-"""Datasets and loaders: what they refuse, and that the in-memory set is what timm's loader yields."""
+"""Datasets and loaders: their errors, and equality of the in-memory set with timm's loader."""
 
 from collections import Counter
 from pathlib import Path
@@ -30,7 +30,7 @@ def loaders(recipe, pad):
     return create_loaders(args, config, Processes(CPU), torch.float32)
 
 
-def test_sample_is_balanced_and_opens_with_timm_alone():
+def test_sample_is_balanced_and_opens_with_plain_timm():
     for split, count in (("train", 600), ("validation", 100)):
         dataset = create_dataset("torch/fashion_mnist", root=str(sample_dir()), split=split)
         assert Counter(label for _, label in dataset) == dict.fromkeys(range(10), count)
@@ -126,7 +126,7 @@ def test_every_augmented_image_is_one_of_its_crops_or_their_mirror_images(tiny):
     assert 0.3 < sum(flips) / len(flips) < 0.7
 
 
-def test_an_epoch_takes_every_image_once_but_for_the_short_last_batch(tiny):
+def test_an_epoch_uses_every_image_once_except_the_short_last_batch(tiny):
     loader = in_memory(tiny, pad=0, hflip=0.0)
     first, second = ([x for x, _ in loader] for _ in range(2))
     assert len(first) == len(loader) == 4 and all(len(x) == 10 for x in first)
@@ -144,11 +144,11 @@ def test_in_memory_leaves_the_global_generators_alone(tiny):
 
 
 @pytest.mark.parametrize("settings", [dict(color_jitter=0.4), dict(aa="rand-m9"), dict(vflip=0.5)])
-def test_in_memory_refuses_augmentation_it_cannot_serve(settings, tiny):
+def test_in_memory_rejects_unsupported_augmentation(settings, tiny):
     with pytest.raises(DataError, match=f"--in-memory .*does not support {next(iter(settings))}="):
         loaders(tiny_recipe(tiny, **settings), 4)
 
 
-def test_in_memory_serves_no_augmentation(tiny):
+def test_in_memory_supports_no_aug(tiny):
     train_loader, _ = loaders(tiny_recipe(tiny, no_aug=True, color_jitter=0.4), 4)
     assert train_loader.pad == 0 and train_loader.hflip == 0

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun as a user starts them, on the CPU with gloo."""
+"""Several processes, started by torchrun as a user would, on the CPU with gloo."""
 
 import csv
 import os
@@ -47,7 +47,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, data):
-    """The crops and flips, too; the evaluation set is odd, so one share is filled up and must not count twice."""
+    """Crops and flips as well. The evaluation set is odd, so one share is padded, and the padding must not count."""
     child = start(tiny_recipe(data, batch_size=8, epochs=2, **PLAIN), tmp_path / "two", "--in-memory")
     out, err = child.communicate(timeout=240)
     assert child.returncode == 0, err
@@ -62,8 +62,8 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, data):
     assert one.metrics["count"] == 21
 
 
-def test_a_killed_process_ends_the_other_and_the_run_goes_on_bit_for_bit(tmp_path, data):
-    """By timm's loaders, with batch norm, dropout, EMA and an exchange drawn by each process for itself."""
+def test_a_killed_process_ends_the_other_and_the_run_resumes_bit_exactly(tmp_path, data):
+    """With timm's loaders, batch norm, dropout, EMA and an exchange that each process draws."""
     recipe = tiny_recipe(data, batch_size=8, epochs=3, model_ema=True, grad_accum_steps=2)
     whole = start(recipe, tmp_path / "whole")
     killed = start(recipe, tmp_path / "killed")
@@ -97,7 +97,7 @@ def test_error_of_all_processes_ends_them_and_leaves_no_folder(tmp_path, data):
 
 
 def start_each(recipes, folder: Path, hidden: str = "") -> list[subprocess.Popen]:
-    """A process for each recipe, started without torchrun, which would end the others after an error of one."""
+    """One process per recipe, started without torchrun, which would end the others after an error in one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -135,7 +135,7 @@ APART = {
 
 
 @pytest.mark.parametrize("what", APART)
-def test_processes_that_disagree_all_say_why_and_end(what, tmp_path, data, monkeypatch):
+def test_processes_that_disagree_all_end_with_the_reason(what, tmp_path, data, monkeypatch):
     change, message = APART[what]
     monkeypatch.chdir(tmp_path)
     write_tiny(tmp_path / "smaller", train=40, test=21)
@@ -153,7 +153,7 @@ def test_a_package_that_one_process_lacks_ends_all(tmp_path, data):
     recipe = tiny_recipe(data, batch_size=8, log_tensorboard=True)
     children = start_each([recipe, recipe], tmp_path, hidden="torch.utils.tensorboard")
     errors = errors_of(children)
-    assert "another process of this training has failed: process 1: ImportError: log_tensorboard" in errors[0]
+    assert "another process of this run has failed: process 1: ImportError: log_tensorboard" in errors[0]
     assert "pip install tensorboard" in errors[1] and [child.returncode for child in children] == [2, 2]
 
 
@@ -170,24 +170,22 @@ def test_processes_agree_or_the_error_names_keys_values_and_ranks(monkeypatch):
 @pytest.mark.parametrize(
     "variables, message",
     [
-        ({"WORLD_SIZE": "abc"}, "environment variable WORLD_SIZE='abc': expected a whole number"),
-        ({"WORLD_SIZE": "-2"}, "environment variable WORLD_SIZE='-2': expected a whole number"),
+        ({"WORLD_SIZE": "abc"}, "environment variable WORLD_SIZE='abc': expected an integer >= 0"),
+        ({"WORLD_SIZE": "-2"}, "environment variable WORLD_SIZE='-2': expected an integer >= 0"),
         ({"WORLD_SIZE": "2", "RANK": "5"}, "environment variable RANK=5: expected less than WORLD_SIZE=2"),
         (
             {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": ""},
-            "environment variable LOCAL_RANK='': expected a whole number",
+            "environment variable LOCAL_RANK='': expected an integer >= 0",
         ),
     ],
 )
-def test_an_environment_that_is_none_is_named(variables, message, monkeypatch, tmp_path, data, capsys):
+def test_invalid_environment_variables_are_named(variables, message, monkeypatch, tmp_path, data, capsys):
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_recipe(data).settings))
     assert main(["train", str(path), "--output", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == f"timm-moex: error: {message}\n".replace(
-        "expected a whole\n", "expected a whole number\n"
-    )
+    assert capsys.readouterr().err == f"timm-moex: error: {message}\n"
 
 
 def test_more_processes_than_gpus(monkeypatch):

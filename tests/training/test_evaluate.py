@@ -1,4 +1,4 @@
-"""Evaluation: exact over every sample."""
+"""Evaluation is exact over every sample."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def batches(target, size):
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 100])
-def test_figures_are_those_of_the_whole_set_whatever_the_batches(size):
+def test_metrics_do_not_depend_on_the_batch_size(size):
     torch.manual_seed(0)
     logits, target = torch.randn(23, 12), torch.randint(12, (23,))
     ranks = (logits > logits.gather(1, target[:, None])).sum(1)

@@ -1,4 +1,4 @@
-"""`timm-moex eval` on subsets of ImageNet and per class: known answers, and the number of timm's own validate.py."""
+"""`timm-moex eval` on subsets of ImageNet and per class: known answers, and the numbers of timm's validate.py."""
 
 import csv
 import os
@@ -46,7 +46,7 @@ SHADE_OF = {0: 0, 3: 150, 100: 100, 199: 200}
 
 
 class Shade(nn.Module):
-    """Says which class's shade is nearest; a class outside every subset always has a higher logit."""
+    """Predicts the class with the nearest shade; a class outside every subset always has a higher logit."""
 
     num_classes = 1000
 

@@ -1,4 +1,4 @@
-"""Fine-tuning from weights of another number of channels than 3: they decide it, where the recipe does not."""
+"""Fine-tuning from weights without 3 channels: the weights decide the channels unless the recipe does."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""What people's folders contain: hidden files, other suffixes, odd names, odd pixels, and labels that do not fit."""
+"""Folders as people have them: hidden files, other suffixes, odd names, odd pixels, and labels that do not fit."""
 
 import csv
 import os
@@ -46,7 +46,7 @@ def save_hub(folder, classes=("cat", "dog")):
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "@eaDir", "__MACOSX"])
-def test_hidden_folders_are_no_classes(folder, name):
+def test_hidden_folders_are_not_classes(folder, name):
     for place in (folder / "train", folder / "train" / "cat"):
         write_pictures(place, {f"{name}/inside": GREEN, name: GREEN})
     (folder / "train" / "cat" / "._0.png").write_bytes(b"resource fork")
@@ -56,7 +56,7 @@ def test_hidden_folders_are_no_classes(folder, name):
 
 def test_two_folders_of_one_name_are_not_merged(tmp_path):
     write_pictures(tmp_path, {"train/cat/day1": RED, "train/dog/day1": BLUE})
-    with pytest.raises(DataError, match="cat.day1 and dog.day1 would become one class, 'day1'.*group_folders: true"):
+    with pytest.raises(DataError, match="cat.day1 and dog.day1 would both become class 'day1'.*group_folders: true"):
         open_dataset("", tmp_path, "train")
 
 
@@ -81,7 +81,7 @@ def test_suffixes_that_pillow_reads_are_read_and_others_counted(folder):
         open_dataset("", folder, "train", input_key=".xyz")
 
 
-def test_files_that_are_left_out_are_told_once(folder, tmp_path, capsys):
+def test_ignored_files_are_reported_once(folder, tmp_path, capsys):
     (folder / "train" / "cat" / "old.gif").write_bytes(b"")
     recipe = picture_recipe(folder, val_fraction=0.25, batch_size=2)
     train(recipe, tmp_path / "run", log=print, progress=False)

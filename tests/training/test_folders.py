@@ -1,4 +1,4 @@
-"""Folders of images: splits, groups, and classes by their names."""
+"""Folders of images: splits, groups, and classes matched by name."""
 
 import os
 import tarfile
@@ -126,7 +126,7 @@ def test_batches_have_the_group_of_each_picture(tmp_path, pad, workers, prefetch
         assert seen == 12
 
 
-def test_a_picture_that_takes_the_place_of_an_unreadable_one_brings_its_own_group(tmp_path):
+def test_a_picture_that_replaces_an_unreadable_one_keeps_its_own_group(tmp_path):
     write_groups(tmp_path, "AB", "x", count=1)
     (tmp_path / "A" / "x" / "0.png").write_bytes(b"")
     dataset = open_dataset("", tmp_path, "", group_folders=True, unreadable="replace")
@@ -154,14 +154,15 @@ def test_what_is_wrong_with_groups_is_named(tmp_path):
         open_dataset("", tmp_path, "train", held_out_group="D", **common)
     with pytest.raises(DataError, match="held_out_group: 'A' needs group_folders"):
         open_dataset("", tmp_path, "train", val_fraction=0.2, held_out_group="A")
-    with pytest.raises(DataError, match="would become one class, 'x'.*group_folders: true"):
+    with pytest.raises(DataError, match="would both become class 'x'.*group_folders: true"):
         open_dataset("", tmp_path, "train", val_fraction=0.2)
     with pytest.raises(RecipeError, match="donors_from.*group_folders"):
         loaders(picture_recipe(tmp_path / "A", val_fraction=0.2, donors_from="other_groups"))
     write_groups(tmp_path / "two", "AB")
     one = picture_recipe(tmp_path / "two", held_out_group="A", **common)
     with pytest.raises(
-        DataError, match="donors from other groups need at least two groups, but .* has only B for training"
+        DataError,
+        match="donors from other groups need at least two groups, but .* has only B for training; set donors_from",
     ):
         loaders(one)
     assert loaders(one.override(donors_from="any"))

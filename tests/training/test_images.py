@@ -1,4 +1,4 @@
-"""Images that cannot be read: an error by name, replaced and counted, or left out and counted."""
+"""Images that cannot be read: an error with their name, or replaced and counted, or left out and counted."""
 
 import pytest
 import timm
@@ -17,7 +17,7 @@ BROKEN = ("corrupt", "truncated", "empty", "dangling")
 
 @pytest.fixture(params=BROKEN)
 def folder(request, tmp_path):
-    """Three images of each of two classes, one of them broken; returns the root and the broken file."""
+    """Write three images of each of two classes, one of them broken; return the root and the broken file."""
     for name in "ab":
         (tmp_path / "validation" / name).mkdir(parents=True)
         for i in range(3):
@@ -54,7 +54,7 @@ def test_is_left_out_and_counted(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_is_replaced_and_counted_also_by_a_worker(folder, workers):
+def test_is_replaced_and_counted_even_in_a_worker(folder, workers):
     root, broken = folder
     dataset = open_dataset("", root, "validation", unreadable="replace")
     assert unreadable_files(dataset) == []
@@ -82,7 +82,7 @@ def test_eval_names_it_or_counts_it(folder, tmp_path, capsys):
     assert "skipped 1 images that cannot be read" in out and " 5 images" in out
 
 
-def test_readable_when_dropping_and_gone_later_is_an_error(folder):
+def test_an_image_that_vanishes_after_the_check_is_an_error(folder):
     root, _ = folder
     dataset = open_dataset("", root, "validation", unreadable="drop")
     later = root / "validation" / "b" / "2.png"

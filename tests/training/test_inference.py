@@ -1,4 +1,4 @@
-"""A model and its test set opened together: what is picked for a picture, and what does not fit."""
+"""A model opened together with its test set: the images chosen for a picture, and mismatches."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, while they write included, end with the files of an undisturbed run."""
+"""Runs that are killed at any moment, even while writing a file, end with the files of an undisturbed run."""
 
 import json
 import os

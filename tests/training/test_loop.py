@@ -1,4 +1,4 @@
-"""The built-in trainer: exact resume, what it refuses, what it leaves behind."""
+"""The built-in trainer: exact resume, its errors, and the files it writes."""
 
 import csv
 
@@ -46,7 +46,7 @@ def assert_same(a, b, where=""):
 
 
 def stop_at(monkeypatch, epoch):
-    """Let the process be killed in the middle of an epoch: some of its steps are done."""
+    """Kill the process in the middle of an epoch, after some of its steps."""
     real = trainer._backward
     steps = iter(range(1000))
 
@@ -189,16 +189,16 @@ def test_failed_write_leaves_the_old_checkpoint(data, tmp_path, monkeypatch):
     [
         (dict(model="moex_test_resnt"), "model: 'moex_test_resnt' is not registered; did you mean 'moex_test_resnet'"),
         (dict(model_kwargs={"moex_probb": 1.0}), "unknown keyword 'moex_probb'"),
-        (dict(device="cuda:99"), "device: 'cuda:99' is not available here; try --device cpu"),
+        (dict(device="cuda:99"), "device: 'cuda:99' is not available on this machine; try --device cpu"),
         (dict(opt="sdg"), "opt: 'sdg': timm has no such optimizer"),
         (dict(sched="plateau"), "sched: 'plateau': the built-in trainer supports 'cosine'"),
         (dict(mixup=0.2, batch_size=15), "batch_size: 15: Mixup and CutMix need an even batch size"),
-        (dict(amp=True, model_dtype="bfloat16"), "choose one of them"),
-        (dict(bce_loss=True, smoothing=0.0), "bce_loss: true without"),
+        (dict(amp=True, model_dtype="bfloat16"), "amp: true with model_dtype: bfloat16: set only one of them"),
+        (dict(bce_loss=True, smoothing=0.0), "bce_loss: true has no effect without mixup, cutmix or smoothing"),
         (dict(batch_size=64), "batch_size=64 is larger than the training set of 48 images"),
     ],
 )
-def test_what_cannot_be_is_told_before_training(settings, message, data, tmp_path):
+def test_impossible_settings_are_rejected_before_training(settings, message, data, tmp_path):
     with pytest.raises(ValueError) as caught:
         run(tiny_recipe(data, **settings), tmp_path / "run", in_memory=True)
     assert message in str(caught.value)
@@ -247,7 +247,7 @@ def test_the_loss_on_own_labels_is_the_plain_cross_entropy_of_the_same_outputs(d
     assert "own labels" not in line and "exchanged" not in line
 
 
-def test_the_time_left_is_told_once_after_the_first_epoch(data, tmp_path):
+def test_the_time_left_is_printed_once_after_the_first_epoch(data, tmp_path):
     lines = reported(tiny_recipe(data), tmp_path / "run")
     assert [line.partition(" ")[0] for line in lines] == ["epoch", "about", "epoch", "epoch"]
     assert lines[1].endswith("left for 2 more epochs")
@@ -264,8 +264,8 @@ def test_a_log_without_a_terminal_gets_a_line_a_minute(data, tmp_path, monkeypat
     assert not [line for line in reported(recipe, tmp_path / "silent") if "step" in line]
 
 
-def test_an_ema_that_holds_on_to_the_initial_weights_is_told(data, tmp_path):
-    words = "will still hold 91% of the initial weights; set model_ema_warmup: true, or lower the decay"
+def test_an_ema_that_keeps_much_of_the_initial_weights_is_reported(data, tmp_path):
+    words = "will still contain 91% of the initial weights; set model_ema_warmup: true, or lower the decay"
     assert words in reported(tiny_recipe(data, model_ema=True, model_ema_decay=0.99), tmp_path / "slow")[0]
     for name, settings in {"warm": dict(model_ema_warmup=True), "fast": dict(model_ema_decay=0.5)}.items():
         assert not [x for x in reported(tiny_recipe(data, model_ema=True, **settings), tmp_path / name) if "ema" in x]

@@ -1,4 +1,4 @@
-"""Keys of timm 1.0.31's train.py that its 1.0.29 had not: loss, task, stop_epoch, save_epochs, resume: auto."""
+"""Keys of train.py in timm 1.0.31 that 1.0.29 lacked: loss, task, stop_epoch, save_epochs, resume: auto."""
 
 import pytest
 import timm.loss
@@ -25,7 +25,7 @@ def weights_of(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def test_stopped_run_goes_on_to_the_files_of_one_that_was_not_stopped(tmp_path, data):
+def test_a_stopped_run_resumes_to_the_files_of_an_uninterrupted_one(tmp_path, data):
     whole = train(tiny_recipe(data), tmp_path / "whole", **QUIET)
     stopped = train(tiny_recipe(data, stop_epoch=1), tmp_path / "stopped", **QUIET)
     card = (stopped.folder / "hub" / "README.md").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_milestones_of_another_run_are_not_replaced(tmp_path, data):
     assert (tmp_path / "run" / "milestone-1.pth.tar").read_text() == "mine"
 
 
-def test_resume_auto_starts_a_run_or_goes_on_with_it(tmp_path, data):
+def test_resume_auto_starts_a_run_or_continues_it(tmp_path, data):
     recipe = tiny_recipe(data, resume="auto")
     for stop in (1, 2):
         result = train(recipe.override(stop_epoch=stop), tmp_path / "run", **QUIET)
@@ -96,7 +96,7 @@ def test_loss_is_timms_of_that_name(settings, expected, data):
         (dict(task="multilabel"), "task: 'multilabel': the built-in trainer supports None, 'classification'"),
     ],
 )
-def test_what_cannot_be_served_is_named(settings, message, tmp_path, data):
+def test_unsupported_settings_are_named(settings, message, tmp_path, data):
     with pytest.raises(RecipeError, match=message):
         train(tiny_recipe(data, **settings), tmp_path / "run", **QUIET)
     assert not (tmp_path / "run").exists()

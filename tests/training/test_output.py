@@ -1,4 +1,4 @@
-"""Trainings whose lines nobody reads, or whose machine lacks something that the lines need, end with their files."""
+"""Runs finish even if nobody reads their output, or the machine lacks something that the output needs."""
 
 import io
 import os
@@ -33,7 +33,7 @@ def test_a_lost_line_does_not_end_a_training(shell, tmp_path):
         assert "num_classes: 10, the classes of the data (T-shirt/top, Trouser, Pullover, Dress, ?)" in done.stdout
 
 
-def test_a_line_that_cannot_be_encoded_or_written_is_said_as_well_as_it_can_be(monkeypatch):
+def test_a_line_that_cannot_be_encoded_or_written_does_not_stop_training(monkeypatch):
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", ascii_only)
     say("and 3 more, …")

@@ -1,4 +1,4 @@
-"""Recipes: strict reading, and the table of train.py's arguments."""
+"""Recipes: strict parsing, and the table of train.py's arguments."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from timm_moex.training.recipe import Recipe, RecipeError, load_recipe, packaged
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
-def test_packaged_recipe_serves_both_trainers(name):
+def test_packaged_recipe_works_in_both_trainers(name):
     recipe = load_recipe(name)
     args = recipe.arguments()
     assert args.model.startswith("moex_") and recipe.settings["device_modules"] == ["timm_moex.plugin"]
@@ -29,7 +29,7 @@ def test_packaged_recipe_begins_with_its_commands_and_result(name):
     assert "Result" in header and ("Time" in header or "not run" in header)
 
 
-def test_settings_keep_stock_defaults_where_the_recipe_is_silent():
+def test_keys_missing_in_the_recipe_have_stock_defaults():
     args = Recipe("x", {"model": "resnet18", "lr": 1}).arguments()
     assert (args.model, args.lr, args.opt, args.smoothing, args.scale) == ("resnet18", 1, "sgd", 0.1, [0.08, 1.0])
     assert args.weight_decay == 2e-5
@@ -58,7 +58,7 @@ def test_wrong_key_or_type_names_key_and_value(settings, message):
         Recipe("x", settings)
 
 
-def test_scientific_numbers_that_yaml_takes_for_texts_are_numbers():
+def test_scientific_numbers_that_yaml_reads_as_strings_are_numbers():
     recipe = Recipe("x", yaml.safe_load("lr: 1e-3\nweight_decay: 5E-4\nmin_lr: 1.0e3"))
     assert recipe.settings == {"lr": 1e-3, "weight_decay": 5e-4, "min_lr": 1000.0}
     assert Recipe("x", {"opt_betas": [0.9, "9.99e-1"]}).settings == {"opt_betas": [0.9, 0.999]}
@@ -78,7 +78,7 @@ def test_scientific_numbers_are_numbers_inside_mappings_and_lists_too(tmp_path):
 
 
 @pytest.mark.parametrize("text, number", [("010", 8), ("0x10", 16), ("0b11", 3), ("1_000", 1000), ("1:30", 90)])
-def test_a_number_that_yaml_reads_otherwise_than_it_looks_is_an_error(text, number, tmp_path):
+def test_a_number_that_yaml_misreads_is_an_error(text, number, tmp_path):
     path = tmp_path / "r.yaml"
     for content in (f"epochs: {text}", f"model_kwargs: {{depth: {text}}}"):
         path.write_text(content)
@@ -103,18 +103,18 @@ def test_merges_work_and_a_merged_key_may_be_overridden(tmp_path):
         "epochs": 5,
     }
     path.write_text("<<: {lr: 0.1}\nlr: 1\nlr: 2\n")
-    with pytest.raises(RecipeError, match="lr given twice"):
+    with pytest.raises(RecipeError, match="lr: given twice"):
         load_recipe(path)
 
 
 @pytest.mark.parametrize("key, value", [("kd_model_name", "resnet18"), ("naflex_loader", True), ("data", "/images")])
-def test_key_that_only_stock_serves_is_an_error_that_says_so(key, value):
+def test_a_key_that_only_train_py_supports_is_an_error_that_says_so(key, value):
     recipe = Recipe("x", {key: value})
     with pytest.raises(RecipeError, match=f"the built-in trainer does not support {key}; remove it"):
         recipe.arguments()
 
 
-def test_stock_key_at_its_default_asks_for_nothing():
+def test_a_stock_key_at_its_default_is_accepted():
     assert Recipe("x", {"kd_model_name": None, "val_interval": 1}).arguments().epochs == 300
 
 
@@ -127,7 +127,7 @@ def test_stock_key_at_its_default_asks_for_nothing():
         ({"epochs": 0}, "epochs: 0: expected at least 1"),
     ],
 )
-def test_value_that_the_trainer_cannot_serve_is_an_error(settings, message):
+def test_a_value_that_the_trainer_does_not_support_is_an_error(settings, message):
     with pytest.raises(RecipeError, match=message):
         Recipe("x", settings).arguments()
 
@@ -172,7 +172,7 @@ def test_every_number_of_the_built_in_trainer_has_a_range_and_its_default_is_in_
             assert Recipe("x", {key: row.default}).settings == {key: row.default}
 
 
-def test_values_to_which_timm_gives_a_meaning_are_accepted():
+def test_special_values_that_timm_supports_are_accepted():
     meant = dict(clip_grad=None, num_classes=None, crop_pct=1.0, hflip=0, mixup=0, warmup_epochs=0, workers=0, min_lr=0)
     meant |= dict(mean=[0.5], std=[0.1, 0.2, 0.3], lr_noise=[0.4], color_jitter=1.5, mixup_off_epoch=0, layer_decay=1)
     assert Recipe("x", meant).arguments().color_jitter == 1.5
@@ -215,7 +215,7 @@ def test_a_key_that_does_nothing_is_an_error_that_says_what_it_needs(key):
     assert key not in Recipe("x", idle).effective_settings()
 
 
-def test_every_need_names_keys_and_a_default_of_its_own_is_no_error():
+def test_every_need_names_keys_and_a_key_at_its_default_is_not_an_error():
     for key, row in stock_keys().items():
         for term in row.needs.replace(" and ", " or ").split(" or "):
             name = term.removeprefix("not ").partition("=")[0]
@@ -265,7 +265,7 @@ def test_override_reads_yaml_and_reaches_into_mappings():
 def test_loading_says_what_is_wrong_with_the_file(tmp_path):
     path = tmp_path / "r.yaml"
     for text, message in (
-        ("lr: 0.1\nlr: 0.2", "lr given twice"),
+        ("lr: 0.1\nlr: 0.2", "lr: given twice"),
         ("- lr", "expected a mapping"),
         ("lr: [", "not valid YAML"),
         ("", "expected a mapping"),
@@ -334,7 +334,7 @@ def test_a_few_lines_that_stand_for_gigabytes_give_a_short_message(tmp_path):
     assert len(str(caught.value)) < 20_000
 
 
-def test_set_that_is_no_yaml_is_named():
+def test_a_set_option_that_is_not_yaml_is_named():
     with pytest.raises(RecipeError, match=r"--set lr=\[1: not valid YAML"):
         Recipe("x", {}).override(["lr=[1"])
 

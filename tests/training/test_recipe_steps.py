@@ -1,7 +1,7 @@
-"""Every packaged recipe, those of the paper's scale too, trains for a few steps by the two commands of its header.
+"""Every packaged recipe, including the paper's large ones, trains a few steps with both commands in its header.
 
-The nets keep their depth and width and the recipes their settings, but for `tiny_settings`. Stock train.py needs a
-clone of timm, see test_stock_train.py. The heaviest run with `pytest -m zoo` only.
+The networks keep their depth and width, and the recipes their settings except `tiny_settings`. Stock train.py needs a
+clone of timm, see test_stock_train.py. The slowest tests run only with `pytest -m zoo`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ BATCH, STEPS = 2, 3
 
 
 def alternating(draw, asked):
-    """`draw_swap_index` whose coin, where it is one, falls on either side in turn; notes the probability in `asked`."""
+    """`draw_swap_index` that exchanges every other time unless `prob` is 1; records the probability in `asked`."""
 
     def draw_in_turn(batch_size, prob, generator, *, groups):
         asked.append(prob)
@@ -77,7 +77,7 @@ atexit.register(lambda: print("COUNTED", json.dumps([asked, steps]), flush=True)
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The probabilities of the coins that the built-in trainer tosses, in turn, those of its trial step left out."""
+    """The probabilities of the built-in trainer's draws, in order, without its trial step."""
     noted, trial = [], build.try_first_step
 
     def trial_unnoted(*args):
@@ -110,7 +110,7 @@ def folder(tmp_path):
 
 
 def tiny_settings(name, data, folder):
-    """What of the recipe is changed, and only that."""
+    """The only settings of the recipe that are changed."""
     settings = load_recipe(name).settings
     tiny = dict(data_dir=str(data), device="cpu", workers=0, batch_size=BATCH, epochs=1)
     if "lr" in settings:  # it belongs to the recipe's batch size
@@ -139,14 +139,14 @@ def plain_model(settings, num_classes=None):
 
 
 def header_command(name, program):
-    """The words after `program` in the recipe's header."""
+    """The arguments after `program` in the recipe's header."""
     lines = packaged_recipes()[name].read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("#  ") and program in line]
     return shlex.split(line.partition(program)[2], comments=True)
 
 
 def assert_trained(name, tiny, folder, args, asked):
-    """Every key arrived, each step tossed with the recipe's probability, it learnt something; (row, weights)."""
+    """Check the keys, the probability of the draws, and that the model learnt; return (row, weights)."""
     settings = load_recipe(name).settings
     for key, value in (settings | tiny).items():
         assert args[key] == value, key
@@ -172,7 +172,7 @@ def read_row(folder):
 
 
 def exchanges(asked):
-    """How many `alternating` makes: every batch where prob is 1, else the first, the third …"""
+    """Number of exchanges of `alternating`: every batch if prob is 1, else the first, the third …"""
     return sum(prob == 1 or n % 2 == 0 for n, prob in enumerate(asked))
 
 
@@ -195,7 +195,7 @@ def test_recipe_trains_in_the_built_in_trainer(name, data, folder, asked):
 @pytest.mark.skipif(not CLONE, reason="no train.py: TIMM_MOEX_TIMM_CLONE names no clone of timm")
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_recipe_trains_in_stock_train_py_as_in_the_built_in_trainer(name, data, folder, asked, monkeypatch):
-    """Equal to the last digit, if the built-in trainer orders and augments the images by the global generator."""
+    """Equal to the last digit if the built-in trainer orders and augments images with the global generator."""
     tiny = tiny_settings(name, data, folder)
     (folder / "alternating_coins.py").write_text(COINS)
     shutil.copy(Path(CLONE) / "train.py", folder)

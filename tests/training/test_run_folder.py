@@ -1,4 +1,4 @@
-"""A run's folder: what a new run refuses, what a resumed run mends, and which checkpoints it takes."""
+"""A run's folder: what a new run rejects, what a resumed run repairs, and which checkpoints it accepts."""
 
 import shutil
 import subprocess
@@ -89,7 +89,7 @@ def test_a_finished_run_resumed_completes_what_is_missing(damage, data, finished
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"of an earlier epoch")])
-def test_the_best_checkpoint_is_made_right_where_the_last_epoch_is_the_best(damage, data, tmp_path):
+def test_the_best_checkpoint_is_rebuilt_if_the_last_epoch_is_the_best(damage, data, tmp_path):
     recipe = tiny_recipe(data, epochs=1)
     folder = run(recipe, tmp_path / "run").folder
     best, before = folder / "model_best.pth.tar", files(folder)
@@ -115,7 +115,7 @@ BEST = {
 
 
 @pytest.mark.parametrize("what", BEST)
-def test_a_best_checkpoint_that_cannot_be_made_again_is_missed_in_a_line(what, data, tmp_path):
+def test_a_best_checkpoint_that_cannot_be_rebuilt_is_reported(what, data, tmp_path):
     damage, words = BEST[what]
     recipe = tiny_recipe(data, epochs=3, eval_metric="loss", lr=0.5, model_kwargs={"moex_prob": 0.0}, opt="momentum")
     folder = run(recipe, tmp_path / "run").folder
@@ -141,7 +141,7 @@ def on_folder(root, **settings):
     return tiny_recipe(root, dataset="", num_classes=None, epochs=2, batch_size=4, **settings)
 
 
-def test_a_resumed_run_says_in_a_line_that_there_are_other_images(tmp_path):
+def test_a_resumed_run_reports_added_or_removed_images(tmp_path):
     data, lines = images(tmp_path / "data", cat=5, dog=5), []
     folder = run(on_folder(data, stop_epoch=1), tmp_path / "run").folder
     (data / "train" / "cat" / "0.png").unlink()
@@ -180,11 +180,12 @@ def test_the_recipe_of_a_run_repeats_it(data, tmp_path):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
     assert load_recipe(first.folder / "hub" / "recipe.yaml").arguments().in_memory
     note = (first.folder / "recipe.yaml").read_text().splitlines()[1]
-    assert note == "# timm's train.py --config ignores pad, in_memory, skip_unreadable: only timm-moex train has them"
+    ignored = "pad, in_memory, skip_unreadable: only timm-moex train supports them"
+    assert note == f"# timm's train.py --config ignores {ignored}"
     assert "model_ema_warmup" not in (first.folder / "recipe.yaml").read_text()  # which does nothing here
 
 
-def test_settings_that_do_nothing_do_not_keep_a_run_from_being_resumed(data, tmp_path):
+def test_settings_without_effect_do_not_prevent_resuming(data, tmp_path):
     recipe = Recipe("mine", tiny_recipe(data, epochs=2).settings | dict(clip_mode="agc"), written=frozenset())
     folder = run(recipe, tmp_path / "run", stop_epoch=1, in_memory=False).folder
     state = torch.load(folder / "last.pth.tar", weights_only=True)
@@ -210,7 +211,7 @@ def test_the_recipe_does_not_name_the_checkpoint_it_was_resumed_from(data, folde
 
 
 def old_kind(folder):
-    """A checkpoint of the version before: without the rows of summary.csv."""
+    """A checkpoint of the previous version, without the rows of summary.csv."""
     state = torch.load(folder / "last.pth.tar", weights_only=True)
     del state["history"]
     torch.save(state, folder / "last.pth.tar")
@@ -231,7 +232,7 @@ def test_a_checkpoint_without_history_needs_a_summary(rows, data, folder):
 
 
 def flip(path, name, bit):
-    """Flip a bit of the middle of one record of the checkpoint's archive."""
+    """Flip a bit in the middle of one record of the checkpoint's archive."""
     with zipfile.ZipFile(path) as archive:
         record = next(info for info in archive.infolist() if info.filename.endswith(name))
         with archive.open(record) as opened:
@@ -259,7 +260,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_or_foreign_checkpoint_is_refused_by_name(how, data, folder, capsys):
+def test_a_broken_or_unrelated_checkpoint_is_rejected_by_name(how, data, folder, capsys):
     last = folder / "last.pth.tar"
     BROKEN[how](last)
     before = files(folder)

@@ -1,4 +1,4 @@
-"""What a recipe leaves open is filled in from the machine and the data; what it says stays."""
+"""Settings missing in a recipe come from the machine and the data; given ones do not change."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def pets(tmp_path):
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_device_is_the_cpu_where_there_is_no_gpu(gpu, monkeypatch):
+def test_device_is_the_cpu_if_there_is_no_gpu(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     recipe, notes = resolve_defaults(Recipe("mine", {"model": "moex_resnet18", "num_classes": 3}))
     assert recipe.arguments().device == find_device(recipe) == ("cuda" if gpu else "cpu")
@@ -38,7 +38,7 @@ def test_a_model_without_pretrained_weights_gets_the_classes_of_the_folder(pets)
     assert resolve_defaults(plain)[0].settings["num_classes"] == 3
 
 
-def test_classes_that_are_given_stay(pets):
+def test_a_given_number_of_classes_is_kept(pets):
     given = load_recipe("finetune").override(data_dir=str(pets), device="cpu", num_classes=5)
     assert resolve_defaults(given) == (given, [])
 

@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard get the rows of summary.csv; both packages are stand-ins here."""
+"""Weights & Biases and TensorBoard receive the rows of summary.csv; both packages are stubs here."""
 
 import csv
 import sys
@@ -20,7 +20,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A stand-in for wandb that keeps what it gets."""
+    """A stub for wandb that records its calls."""
     module = ModuleType("wandb")
     module.inits, module.rows, module.finished = [], [], []
     run = SimpleNamespace(log=module.rows.append, finish=lambda exit_code: module.finished.append(exit_code))
@@ -31,7 +31,7 @@ def wandb(monkeypatch):
 
 @pytest.fixture
 def events(monkeypatch):
-    """What a stand-in for TensorBoard's SummaryWriter gets: (folder, keywords) first, then scalars."""
+    """The calls of a stub for TensorBoard's SummaryWriter: (folder, keywords) first, then scalars."""
     got = []
 
     class SummaryWriter:
@@ -70,7 +70,7 @@ def test_trackers_get_the_rows_of_the_summary(data, wandb, events, tmp_path):
     }
 
 
-def test_resumed_run_goes_on_in_both(data, wandb, events, tmp_path, monkeypatch):
+def test_a_resumed_run_continues_in_both(data, wandb, events, tmp_path, monkeypatch):
     recipe, record = tiny_recipe(data, epochs=2), RunFolder.record
 
     def record_and_interrupt(*args):
@@ -115,6 +115,6 @@ def test_missing_package_is_an_error_and_nothing_is_written(settings, missing, m
         (dict(log_wandb=True, wandb_resume_id="abc"), "wandb_resume_id: 'abc' has no effect without resume"),
     ],
 )
-def test_settings_that_do_nothing_are_refused(settings, message, data, wandb, tmp_path):
+def test_settings_without_effect_are_rejected(settings, message, data, wandb, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(tiny_recipe(data, **settings), tmp_path / "run", **QUIET)

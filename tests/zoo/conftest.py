@@ -1,4 +1,4 @@
-"""`--shard i/n`: run every n-th test of the zoo, beginning with the i-th."""
+"""`--shard i/n` runs every n-th test of the zoo, starting with the i-th."""
 
 import sys
 from pathlib import Path

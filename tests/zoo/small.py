@@ -1,4 +1,4 @@
-"""One small model per timm model class, at the smallest images that leave every stage more than one position."""
+"""One small model per timm model class, at the smallest image size that gives every stage more than one position."""
 
 from typing import Any, NamedTuple
 

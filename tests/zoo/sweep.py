@@ -1,9 +1,9 @@
-"""Every timm architecture and every site: is there a twin, and does its exchange fire exactly once?
+"""Check for every timm architecture and site that a twin exists and its exchange fires exactly once.
 
-`python tests/zoo/sweep.py` writes a line per architecture to benchmarks/results/zoo.csv, in half an hour; with
-`--filter PATTERN` it writes those that match to output/zoo.csv. Forward passes are on the meta device, in training
+`python tests/zoo/sweep.py` writes a row per architecture to benchmarks/results/zoo.csv, in half an hour; with
+`--filter PATTERN` it writes matching ones to output/zoo.csv. Forward passes are on the meta device, in training
 mode, with a batch of 2 at the architecture's own input size, so that no model is too large; all sites of a model
-exchange in one pass. What needs values is measured once per model class, on the small model of that class in
+exchange in one pass. Checks that need values run once per model class, on the small model of that class in
 `tests/zoo/small.py`.
 """
 

@@ -1,7 +1,7 @@
 """Command line: `timm-moex` or `python -m timm_moex`.
 
 Importing `timm_moex` imports this module first. If the process is this program, `--help`, `--version` and wrong options
-end it here, before PyTorch is imported, which takes seconds. The subcommands import PyTorch only when they run.
+end it here, before it imports PyTorch, which takes seconds. The subcommands import PyTorch only when they run.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Keep output from failing: replace a closed stream by /dev/null, and unsupported characters by "?"."""
+    """Prevent output errors: replace a closed stream with /dev/null, and unsupported characters with "?"."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -88,7 +88,7 @@ def _versions() -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argparse parser that reports a wrong word in one line, like every other error."""
+    """An argparse parser that reports a wrong argument on one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"timm-moex: error: {message} (see {self.prog} --help)\n")
@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def is_command_line(argv: list[str], orig_argv: list[str]) -> bool:
-    """Whether a process with these `sys.argv` and `sys.orig_argv` is `timm-moex` or `python -m timm_moex`.
+    """Return whether a process with these `sys.argv` and `sys.orig_argv` is `timm-moex` or `python -m timm_moex`.
 
     While Python looks for the module to run, `argv` begins with "-m", and only `orig_argv` contains the module's name.
 

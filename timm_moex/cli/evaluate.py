@@ -20,9 +20,9 @@ _SAMPLE = 'resnet20_cifar.fmnist_sample --dataset torch/fashion_mnist --data-dir
     "eval",
     _MODEL,
     *DATA_OPTIONS,
-    option("--min-top1", type=_PERCENT, metavar="TOP1", help="exit with 1 if top-1 is lower"),
-    option("--subset", metavar="SET", help="imagenet-a or imagenet-r: DIR contains its 200 synset folders"),
-    *output_options("--per-class", metavar="FILE.csv", help="write the image count and top-1 of each class"),
+    option("--min-top1", type=_PERCENT, metavar="TOP1", help="exit with code 1 if top-1 is lower"),
+    option("--subset", metavar="SET", help="imagenet-a or imagenet-r, if DIR contains its 200 synset folders"),
+    *output_options("--per-class", metavar="FILE.csv", help="write image count and top-1 of each class to this file"),
     examples=[
         f"timm-moex eval {_SAMPLE}",
         "timm-moex eval output/my_run/hub --data-dir FOLDER --per-class classes.csv",
@@ -59,7 +59,7 @@ def evaluate_model(
     _MODEL,
     *DATA_OPTIONS,
     option("--count", type=positive, default=32, help="number of images, spread over the test set (default: 32)"),
-    *output_options("--output", default="predictions.png", metavar="FILE", help="default: predictions.png"),
+    *output_options("--output", default="predictions.png", metavar="FILE", help="picture (default: predictions.png)"),
     examples=[f"timm-moex predict {_SAMPLE}"],
 )
 def predict(model: str, data_dir: str | None, count: int, output: str, overwrite: bool, **options: Any) -> None:
@@ -73,7 +73,7 @@ def predict(model: str, data_dir: str | None, count: int, output: str, overwrite
 
 
 def open_model_and_data(model: str, data_dir: str | None, val_fraction: float | None, **options: Any) -> "Inference":
-    """Open a model and the data that `DATA_OPTIONS` name, and report the files that are not read."""
+    """Open a model and the data that `DATA_OPTIONS` name, and print which files are skipped."""
     from ..training.inference import open_inference
 
     opened = open_inference(model, data_dir, val_fraction=val_fraction or 0.0, **options)
@@ -85,7 +85,7 @@ def open_model_and_data(model: str, data_dir: str | None, val_fraction: float | 
 
 
 def evaluate_opened(opened: "Inference", **options: Any) -> dict[str, Any]:
-    """Evaluate the result of `open_model_and_data`; a loss that is not finite makes top-1 meaningless, so it raises."""
+    """Evaluate the result of `open_model_and_data`. Raise if the loss is not finite: top-1 is then meaningless."""
     from ..training.evaluate import evaluate
 
     metrics = evaluate(opened.model, opened.loader, opened.device, groups=opened.groups, **options)

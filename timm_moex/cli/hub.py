@@ -13,7 +13,7 @@ __all__ = ["convert", "publish", "verify"]
 
 @command(
     "verify",
-    option("model", nargs="?", metavar="FOLDER", help="default: all checkpoints in this package"),
+    option("model", nargs="?", metavar="FOLDER", help="folder to check (default: all checkpoints in this package)"),
     *DATA_OPTIONS,
     examples=["timm-moex verify", "timm-moex verify output/my_run/hub"],
 )
@@ -31,23 +31,23 @@ def verify(model: str | None, data_dir: str | None, **options: Any) -> int:
                 raise ValueError(f"{model}: cannot check top-1 without a manifest.json next to it")
             stated = entry.top1["value"]
             top1 = evaluate_opened(open_model_and_data(model, data_dir, **options))["top1"]
-            print(f"top-1 {top1:.2f}, stated {stated:.2f}")
+            print(f"top-1 {top1:.2f}, in the manifest {stated:.2f}")
             if abs(top1 - stated) > 0.051:
                 problems[model] = [f"top-1 is {top1:.2f}, but the manifest says {stated:.2f}"]
     if not problems:
         print("this package was installed without checkpoints")
     for name, lines in problems.items():
-        print(f"{name}: " + ("\n  ".join(["", *lines]).lstrip(" ") if lines else "sound"))
+        print(f"{name}: " + ("\n  ".join(["", *lines]).lstrip(" ") if lines else "OK"))
     return int(any(problems.values()))
 
 
 @command(
     "publish",
-    option("folder", nargs="?", help="…/hub of a training run; with --all: folder of a manifest.json"),
-    option("--repo-id", metavar="ORG/NAME"),
-    flag("--all", "every checkpoint in the manifest, grouped in a collection", dest="everything"),
+    option("folder", nargs="?", help="…/hub of a training run; with --all: folder with a manifest.json"),
+    option("--repo-id", metavar="ORG/NAME", help="repo for the folder, created if it does not exist"),
+    flag("--all", "publish every checkpoint in the manifest, and list them in a collection", dest="everything"),
     option("--org", help="with --all: owner of the repos and the collection (an organisation or a user)"),
-    flag("--private", "create a private repo"),
+    flag("--private", "create private repos"),
     option("--tag", default="v1", help="tag of this version of the repo (default: v1)"),
     option("--license", metavar="ID", help="SPDX identifier, if the card has no licence"),
     flag("--dry-run", "upload nothing; only have the Hub check the card"),
@@ -76,7 +76,7 @@ def publish(
             done = publish_all(org, folder, private=private, tag=tag)
             for repo in done.repos:
                 _show_published(repo)
-            print(f"{done.collection} contains all {len(done.repos)}, {len(done.added)} of them new")
+            print(f"{done.collection} contains all {len(done.repos)} repos, {len(done.added)} of them new")
     elif folder and repo_id and not org and not everything:
         if dry_run:
             _show_plans([plan(folder, repo_id, tag=tag, license=license)], tag)
@@ -98,7 +98,7 @@ def _show_plans(plans: "list[Plan]", tag: str) -> None:
         for file in planned.files:
             info = file.upload_info
             print(f"{info.size:>12,} bytes  sha256 {info.sha256.hex()}  {file.path_in_repo}")
-        print(f"would be one commit in {planned.repo_id}, tagged {tag}; nothing was sent")
+        print(f"would create one commit in {planned.repo_id}, tagged {tag}; nothing was uploaded")
 
 
 def _show_published(done: "Published") -> None:
@@ -111,9 +111,9 @@ def _show_published(done: "Published") -> None:
 
 @command(
     "convert",
-    option("file"),
-    option("--arch", required=True, help="resnet50 or densenet265"),
-    option("--output", required=True, type=path, metavar="FOLDER"),
+    option("file", help="checkpoint to convert"),
+    option("--arch", required=True, help="architecture: resnet50 or densenet265"),
+    option("--output", required=True, type=path, metavar="FOLDER", help="folder to write"),
     option("--license", metavar="ID", help="SPDX identifier of the weights' licence, for the card"),
     examples=["timm-moex convert checkpoint.pth --arch resnet50 --output FOLDER"],
 )

@@ -14,7 +14,7 @@ __all__ = ["list_models", "list_sites", "print_recipe"]
 @command(
     "list",
     option("filter", nargs="?", default="moex_*", help="wildcard for the model names (default: moex_*)"),
-    flag("--details", "show millions of parameters, input size, and tags with weights, with top-1 if known"),
+    flag("--details", "also show parameters in millions, input size, and tags with weights, with top-1 if known"),
     flag("--recipes", "list the packaged recipes instead"),
     flag("--presets", "list the augmentations for moex_preset instead"),
     examples=["timm-moex list 'moex_resnet*'", "timm-moex list 'moex_convnext_t*' --details"],
@@ -79,7 +79,7 @@ def list_sites(model: str) -> None:
     check_model_name(model)
     rows = [_site_row(facts) for facts in describe_sites(model)]
     if not rows:
-        raise ValueError(f"{model}: timm_moex has no sites for it; pass a module's dotted path to insert_moex")
+        raise ValueError(f"model: {model!r} has no named sites; pass the dotted path of a module to insert_moex")
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(f"{word:{width}}" for word, width in zip(row, widths)).rstrip())

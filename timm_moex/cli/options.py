@@ -1,4 +1,4 @@
-"""Declare subcommands and the options that several of them share, and convert the options' texts to values."""
+"""Declare subcommands and their shared options, and convert the texts of options to values."""
 
 import argparse
 import os
@@ -59,8 +59,8 @@ def number(kind: Callable[[str], float], expected: str, is_valid: Callable[[Any]
         try:
             value = kind(text)
         except ValueError as error:
-            whole = "whole " * (kind is int)
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a {whole}number, {expected}") from error
+            what = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {what}, {expected}") from error
         if not is_valid(value):
             raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
         return value
@@ -69,6 +69,7 @@ def number(kind: Callable[[str], float], expected: str, is_valid: Callable[[Any]
 
 
 positive = number(int, "at least 1", lambda value: value >= 1)
+_COUNT = number(int, "at least 0", lambda value: value >= 0)
 
 
 def path(text: str) -> str:
@@ -89,10 +90,10 @@ DATA_OPTIONS = (  # the arguments of `open_inference`
     option("--dataset", default="", help="timm's name of the dataset (default: a folder of images)"),
     option("--split", default="validation", help="part of the data (default: validation)"),
     flag("--ignore-label-names", "match classes by their order instead of their names"),
-    flag("--group-folders", "DIR contains folders GROUP/CLASS"),
+    flag("--group-folders", "DIR contains GROUP/CLASS folders"),
     VAL_FRACTION,
-    option("--batch-size", type=positive, default=256),
-    option("--workers", type=number(int, "at least 0", lambda value: value >= 0), default=0),
+    option("--batch-size", type=positive, default=256, metavar="N", help="images per batch (default: 256)"),
+    option("--workers", type=_COUNT, default=0, metavar="N", help="processes that load data (default: 0)"),
     option("--device", default="cpu", help="cpu (default), cuda, …"),
     flag("--skip-unreadable", "skip images that cannot be read"),
 )
@@ -108,8 +109,8 @@ def check_output(
 ) -> None:
     """Check, before the work starts, that writing `output` destroys nothing; `name` is the option that names it.
 
-    `inputs` are the files and folders that the command reads; words that are not paths are names of models. Files for
-    which `is_ours` is true were written by the same command, which may replace them.
+    `inputs` are the files and folders that the command reads, or names of models. Files for which `is_ours` is true
+    were written by the same command, which may replace them.
     """
     real = Path(os.path.realpath(output))
     for given in inputs:

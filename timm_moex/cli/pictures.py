@@ -12,7 +12,7 @@ _DEFAULT_MODEL = "resnet20_cifar.fmnist_sample"
 @command(
     "show",
     option("image_a", metavar="IMAGE_A", help="a file, or sample:N for a packaged Fashion-MNIST image"),
-    option("image_b", metavar="IMAGE_B", help="the same, for the image whose moments A takes on"),
+    option("image_b", metavar="IMAGE_B", help="the image whose moments A takes on, given in the same way"),
     option(
         "--model",
         default=_DEFAULT_MODEL,
@@ -20,8 +20,8 @@ _DEFAULT_MODEL = "resnet20_cifar.fmnist_sample"
         help=f"a folder that timm can load (…/hub), or a model with weights (default: {_DEFAULT_MODEL})",
     ),
     option("--layer", metavar="SITE", help="site of the exchange, see timm-moex sites (default: the model's)"),
-    option("--norm", help="which moments: pono, in, ln, gn4, … (default: the site's)"),
-    *output_options("--output", default="exchange.png", metavar="FILE", help="default: exchange.png"),
+    option("--norm", help="axes of the moments: pono, in, ln, gn4, … (default: the site's)"),
+    *output_options("--output", default="exchange.png", metavar="FILE", help="picture (default: exchange.png)"),
     examples=[
         "timm-moex show sample:0 sample:17",
         "timm-moex show cat.jpg dog.jpg --model resnet50.a1_in1k --norm in --output exchange.png",
@@ -63,7 +63,7 @@ def show(
 @command(
     "curves",
     option("runs", nargs="+", metavar="RUN", help="a run folder of timm-moex train or timm's train.py"),
-    *output_options("--output", default="curves.png", metavar="FILE", help="default: curves.png"),
+    *output_options("--output", default="curves.png", metavar="FILE", help="picture (default: curves.png)"),
     examples=["timm-moex curves output/baseline output/moex --output curves.png"],
 )
 def curves(runs: list[str], output: str, overwrite: bool) -> None:

@@ -1,1 +1,1 @@
-"""Comparisons: train one recipe many times, paired by seed, to see whether a method helps on a dataset."""
+"""Comparisons: train one recipe several times, paired by seed, to see whether a method helps on a dataset."""

@@ -22,7 +22,7 @@ from .statistics import interval
 
 __all__ = ["Comparison", "compare", "report"]
 
-_REFUSALS = ("RecipeError", "DataError", "HubError")  # errors before training starts: every other run would fail alike
+_REFUSALS = ("RecipeError", "DataError", "HubError")  # raised before training, so every run would fail alike
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Comparison:
         folder: Contains report.md, compare.csv, compare.png and the run folders.
         text: The report, in Markdown.
         figures: Maps a title ("" or a held-out domain), a method and a seed to the outcome of a run.
-        failed: Number of runs that failed.
+        failed: Number of failed runs.
     """
 
     folder: Path
@@ -83,7 +83,7 @@ def compare(
     Raises:
         RecipeError: The recipe or a method is invalid.
         DataError: The data do not match the recipe.
-        ValueError: `seeds` or `jobs` is below 1, or `output` contains a comparison of another recipe.
+        ValueError: `seeds` or `jobs` is invalid, or `output` contains a comparison of another recipe.
         FileExistsError: Another comparison is writing to `output`.
     """
     chosen = list(range(seeds) if isinstance(seeds, int) else seeds)
@@ -96,7 +96,7 @@ def compare(
     whole = whole.override(settings, data_dir=None if data_dir is None else str(data_dir), device=device)
     whole, held_out = hold_out_images(whole)
     if leave_one_out and not whole.settings.get("group_folders"):
-        raise RecipeError("leave_one_out needs groups: --set group_folders=true reads the data as GROUP/CLASS/image")
+        raise RecipeError("leave_one_out needs groups; use --set group_folders=true if DIR contains GROUP/CLASS")
     whole, notes = resolve_defaults(whole)
     for note in [*held_out, *notes]:
         log(note)

@@ -48,14 +48,14 @@ def parse_methods(recipe: Recipe, words: Iterable[str]) -> dict[str, list[str]]:
         name, colon, text = (part.strip() for part in word.partition(":"))
         changes = text.split() if colon else _changes_of(recipe, name)
         if not name or "/" in name or name.startswith("."):
-            raise RecipeError(f"method {word!r}: expected a name that is valid for a folder, then `: key=value …`")
+            raise RecipeError(f"method {word!r}: expected a name that a folder can have, then `: key=value …`")
         if colon and not changes:
             raise RecipeError(f"method {word!r}: expected key=value after the colon")
         if name in methods:
             raise RecipeError(f"method {name!r} appears twice")
         methods[name] = changes
     if BASELINE not in methods:
-        raise RecipeError(f"methods {', '.join(methods)}: {BASELINE!r} is missing, which the others are compared with")
+        raise RecipeError(f"methods {', '.join(methods)}: {BASELINE!r} is missing; the others are compared with it")
     return methods
 
 
@@ -85,13 +85,13 @@ def _changes_of(recipe: Recipe, name: str) -> list[str]:
 
 
 def _exchanges(recipe: Recipe) -> bool:
-    """Whether a recipe already exchanges."""
+    """Return whether a recipe already exchanges."""
     kwargs, model = _model_kwargs(recipe.settings), recipe.settings.get("model", "")
     return kwargs.get(f"{TWIN_PREFIX}prob", 1) > 0 and (is_twin_name(model) or any(map(is_twin_name, kwargs)))
 
 
 def apply_method(recipe: Recipe, changes: Iterable[str]) -> Recipe:
-    """Change a recipe, and replace a plain model, which cannot exchange, by its moex_ twin.
+    """Change a recipe, and replace a plain model, which cannot exchange, with its moex_ twin.
 
     Args:
         recipe: The recipe.

@@ -78,7 +78,7 @@ def values(figures: Figures, method: str, key: str) -> dict[str, float]:
 
 
 def differences(figures: Figures, method: str, key: str) -> list[float]:
-    """List a method's metric minus the baseline's, for the seeds that both have."""
+    """Return a method's metric minus the baseline's for each seed that both have."""
     return paired(values(figures, method, key), values(figures, BASELINE, key))
 
 
@@ -88,7 +88,7 @@ def verdict(method: str, errors: Sequence[float]) -> str:
         return f"{method}: no pair of runs with the baseline yet."
     mean, count = statistics.fmean(errors), len(errors)
     if count == 1:
-        return f"{method}: {mean:+.2f} points in one pair, too few for an interval; 3 pairs give a first one."
+        return f"{method}: {mean:+.2f} points in one pair, too few for an interval; train at least 3 seeds."
     low, high = interval(errors)
     if low > 0 or high < 0:
         verb, (near, far) = ("lowers", (-high, -low)) if high < 0 else ("raises", (low, high))

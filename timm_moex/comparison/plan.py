@@ -74,9 +74,9 @@ class Plan:
                     f"{' '.join(self.methods[name])!r}; choose another name"
                 )
         if self.groups != old.groups:
-            raise ValueError(f"{self.folder} holds out {', '.join(old.groups) or 'nothing'}; choose another --output")
+            raise ValueError(f"{self.folder} held out {', '.join(old.groups) or 'nothing'}; choose another --output")
         if old.test and self.test and self.test != old.test:
-            raise ValueError(f"{self.folder} tests on {old.test!r}, but now on {self.test!r}; choose another --output")
+            raise ValueError(f"{self.folder} was tested on {old.test!r}, not {self.test!r}; choose another --output")
         test, images = self.test or old.test, old.images | self.images
         seeds = sorted({*self.seeds, *old.seeds})
         return replace(self, methods=old.methods | self.methods, seeds=seeds, test=test, images=images)
@@ -105,7 +105,7 @@ def hold_out_images(recipe: Recipe) -> tuple[Recipe, list[str]]:
     split = recipe.settings.get("val_split", "validation")
     if any((Path(data_dir) / name).is_dir() for name in (split, *EVAL_SPLITS)):
         return recipe, []
-    note = f"val_fraction: {_VAL_FRACTION}, because {data_dir} has no evaluation folder; the split is always the same"
+    note = f"val_fraction: {_VAL_FRACTION}, because {data_dir} has no evaluation folder; every run uses the same split"
     return recipe.with_defaults(val_fraction=_VAL_FRACTION), [note]
 
 

@@ -16,7 +16,7 @@ _MINUTE = 60.0
 
 
 class Progress:
-    """Counts the epochs of runs that are trained `jobs` at a time; shows a bar if stderr is a terminal."""
+    """Count the epochs of runs that are trained `jobs` at a time; show a bar if stderr is a terminal."""
 
     def __init__(self, runs: Sequence[Run], jobs: int, say: Callable[[str], None], show_bar: bool):
         self.jobs = max(1, min(jobs, len(runs)))

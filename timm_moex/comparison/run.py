@@ -34,7 +34,7 @@ def check_equal(settings: Mapping[str, Any], old: Mapping[str, Any], what: str, 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A training run, finished or not, of a method of a comparison.
+    """A training run of a comparison, finished or not.
 
     Attributes:
         recipe: The complete recipe, including data_dir, device and seed.

@@ -34,14 +34,14 @@ __all__ = ["main"]
 
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)  train loss")
 _TIME_LEFT = re.compile(r"about .+ left for ")
-_WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed run hold its lock until they notice
+_WAIT_FOR_ORPHANS = 30  # seconds; loader processes of a killed run hold its lock until they exit
 
 
 def main() -> None:
     """Train the ordered runs until there are no more orders."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     lines, events = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # keep whatever a library prints out of the events
+    os.dup2(2, 1)  # whatever a library prints must not end up among the events
     # A forked loader process closes sys.stdin; if a thread is reading it, that would wait forever for the thread's lock
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     orders: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -57,7 +57,7 @@ def main() -> None:
             run = Run(recipe, Path(order["folder"]), group=order["group"], test_split=order["test_split"])
             do(run, order["threads"], say)
             say(done=True)
-        except Exception as error:  # of any kind: report this run as failed and continue with the others
+        except Exception as error:  # any type: report this run as failed and continue with the others
             traceback.print_exc()
             say(failed=f"{type(error).__name__}: {one_line(error)}")
 

@@ -3,8 +3,8 @@
 A tensor is viewed as consecutive rows of (R, K) elements, with moments over R. R is contiguous for `in` over NCHW and
 `pono` over channels_last, and strided (K > 1) for the opposite layouts. Each moment has a position p, which belongs to
 row p // K. The forward pass runs `_moments` and `_exchange`. The backward pass runs `_sums` and `_grad`, with an
-`index_add` in between that sums the gradients of each donor's moments over its receivers. If all moments count as
-constants, the backward pass runs only `_grad`, which then reads only the gradient. All offsets are 64 bits wide.
+`index_add` in between that sums the gradients of each donor's moments over its receivers. If all moments are
+constants, the backward pass runs only `_grad`, which then reads the gradient but not x. All offsets are 64 bits wide.
 """
 
 import math
@@ -23,7 +23,7 @@ from .reference import moment_exchange_ref
 
 # Triton also reads this variable at import: if set, kernels run on the CPU, in NumPy.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
-_TILE = 4096  # elements of x a program holds at a time
+_TILE = 4096  # elements of x that a program processes at a time
 
 
 @triton.jit
@@ -225,7 +225,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Return y and the moments, (2, P) float32: means, then standard deviations, in x's memory order."""
     plan = _plan(x.shape, x.stride(), tuple(dims))
-    assert plan is not None, "moment_exchange_triton refuses what is not dense"
+    assert plan is not None, "moment_exchange_triton passes only layouts that have a plan"
     y = torch.empty_like(x)
     mean_std = torch.empty(2, plan.P, dtype=torch.float32, device=x.device)
     if x.numel():

@@ -1,4 +1,4 @@
-"""Checks of an exchange's arguments, with errors that name argument and value."""
+"""Check the arguments of an exchange; every error names the argument and its value."""
 
 import math
 import re
@@ -55,7 +55,7 @@ def parse_norm(norm: str) -> tuple[str, int, bool]:
     if norm in ("bn", "batch_norm", "batchnorm"):
         raise ValueError(
             f"norm={norm!r}: batch normalisation shares its moments among all samples, so there is nothing "
-            "to exchange; use 'pono', 'in', 'ln' or a grouped norm"
+            "to exchange; use 'pono', 'in', 'ln' or a group norm such as 'gn4'"
         )
     hint = did_you_mean(str(norm).lower(), ["pono", "in", "ln", "freq", "gn4", "gn-d4", "gpono4", "gpono-d4"], 0.3)
     raise ValueError(f"norm={norm!r} is unknown; expected one of {', '.join(NORMS)}{hint}")
@@ -75,7 +75,7 @@ def check_settings(*, norm: str, eps: float, positive_only: bool, moments: str, 
 def check_tensors(
     x: Tensor, swap_index: Tensor, own_share: Tensor | None, channel_dim: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Check the tensors of an exchange; return `swap_index` and `own_share`, see their checks."""
+    """Check the tensors of an exchange; return the checked `swap_index` and `own_share`."""
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating point tensor, got {x.dtype}")
     if not 2 <= x.ndim <= 5:
@@ -90,7 +90,7 @@ def check_tensors(
 
 
 def _check_own_share(own_share: Tensor, x: Tensor) -> Tensor:
-    """Check the shares of own moments; values outside of [0, 1] that cannot be read become nan."""
+    """Check `own_share`. If its values cannot be read, those outside [0, 1] become nan."""
     if not isinstance(own_share, Tensor) or not own_share.is_floating_point():
         raise TypeError(f"own_share must be a floating point tensor, got {_kind(own_share)}")
     if own_share.shape != (x.shape[0],) or own_share.device != x.device:
@@ -99,7 +99,7 @@ def _check_own_share(own_share: Tensor, x: Tensor) -> Tensor:
             f"{own_share.device}"
         )
     if own_share.requires_grad:
-        raise ValueError("own_share requires a gradient, which is not computed; pass own_share.detach()")
+        raise ValueError("own_share requires grad, but no gradient is computed for it; pass own_share.detach()")
     inside = (own_share >= 0) & (own_share <= 1)
     if not _can_be_read(own_share):
         return own_share.where(inside, math.nan)
@@ -109,10 +109,10 @@ def _check_own_share(own_share: Tensor, x: Tensor) -> Tensor:
 
 
 def check_swap_index(swap_index: Tensor, batch_size: int, of: str) -> Tensor:
-    """Check that `swap_index` names one donor for each sample of the argument `of`.
+    """Check that `swap_index` has one donor for each sample of the argument `of`.
 
-    Values that cannot be read and are outside of [0, B) are replaced by a number so large that indexing raises:
-    indexing would wrap negative values around, and vmap would read from another batch.
+    If its values cannot be read, those outside [0, B) are replaced by a number so large that indexing raises an error.
+    Otherwise negative values would wrap around, and indexing under vmap would read from another batch.
     """
     if not isinstance(swap_index, Tensor) or swap_index.dtype != torch.int64:
         raise TypeError(f"swap_index must be a tensor of dtype torch.int64, got {_kind(swap_index)}")
@@ -135,7 +135,7 @@ def _kind(value: Any) -> Any:
 
 
 def _can_be_read(x: Tensor) -> bool:
-    """Return whether values can be read without waiting for a GPU, outside of compiled graphs and vmap."""
+    """Return whether values can be read: not in a compiled graph or under vmap, nor on a GPU, which would block."""
     return not torch.compiler.is_compiling() and x.device.type == "cpu" and is_plain(x)
 
 

@@ -1,4 +1,4 @@
-"""Backends of an exchange by name, and the choice of the default."""
+"""Look up the backends of an exchange by name, and choose the default."""
 
 import warnings
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def _triton_runs(gpu: int) -> bool:
     except Exception as error:  # from Triton, the compiler or the driver
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         warnings.warn(
-            f"Triton does not run on cuda:{gpu}; moment_exchange uses the slower closed form there. {reason}",
+            f"Triton does not run on cuda:{gpu}; moment_exchange uses the slower closed form instead. {reason}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -10,9 +10,9 @@ T = sum(grad * d) / std over the axes of the moments,
 D_mean and D_std sum the S and T of all samples that received the donor's moments (`index_add`, since a donor may be
 used twice or never). A moment that is not exchanged uses the sample's own sum instead. If a new moment mixes a share l
 of the sample's own with 1 - l of the donor's, l S goes to the sample and (1 - l) S to the donor. Terms of moments that
-count as constants are left out; if all moments do, grad_x = a * grad.
+are treated as constants are left out; if all moments are, grad_x = a * grad.
 
-The work takes three kinds of passes over the features: `_moments`, `_sums` and `_combine` (forward and backward). On a
+There are three kinds of passes over the features: `_moments`, `_sums` and `_combine` (forward and backward). On a
 CPU they run block by block, so that a block stays in the cache between operators. On other devices and under
 torch.compile they are whole-tensor operators.
 """
@@ -26,9 +26,9 @@ from torch import Tensor
 from .arguments import Formula
 from .reference import moment_exchange_ref
 
-# Devices on which Tensor.var over a strided axis costs as much as twenty copies; a sum of squares replaces it.
+# Devices on which Tensor.var over a strided axis takes as long as twenty copies; a sum of squares is used instead.
 _SLOW_VAR = {"cpu"}
-# Elements of a block per thread: a float32 block and one temporary fit into a core's level 2 cache.
+# Elements per block and thread: a float32 block and one temporary fit into a core's level 2 cache.
 _BLOCK = 2**17
 
 
@@ -37,7 +37,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor, *tensors: Tensor) -> zip:
-    """Split `x` (B, ...) and tensors of the same B into cache-sized blocks on a CPU; elsewhere yield one block."""
+    """Split `x` (B, ...) and tensors of the same batch size into cache-sized blocks on a CPU, else into one block."""
     size = max(1, x.shape[0])
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         size = max(1, _BLOCK * torch.get_num_threads() // max(1, math.prod(x.shape[1:])))

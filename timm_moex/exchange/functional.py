@@ -22,11 +22,11 @@ def _moment_dims(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, tuple[
         return x, tuple(range(1, x.ndim))
     if kind == "freq":
         if x.ndim != 4:
-            raise ValueError(f"norm='freq' needs the axes batch, channel, frequency and time, got {tuple(x.shape)}")
+            raise ValueError(f"norm='freq' requires x of shape (batch, channel, frequency, time), got {tuple(x.shape)}")
         return x, tuple(sorted((channel_dim, spatial[1])))
     if (channels := x.shape[channel_dim]) % number:
         groups = f"groups of {number} channels" if is_group_size else f"{number} groups"
-        raise ValueError(f"norm={norm!r}: {channels} channels do not divide into {groups}")
+        raise ValueError(f"norm={norm!r}: {channels} channels cannot be divided into {groups}")
     other = channels // number
     view = x.unflatten(channel_dim, (other, number) if is_group_size else (number, other))
     if kind == "gpono":
@@ -40,7 +40,7 @@ def moment_view(x: Tensor, norm: str, positive_only: bool, channel_dim: int) -> 
     count = math.prod([view.shape[dim] for dim in dims])
     if count < 2 and not positive_only:
         raise ValueError(
-            f"norm={norm!r} takes moments over {count} element(s) of x with shape {tuple(x.shape)}, but a "
+            f"norm={norm!r} computes moments over {count} element(s) of x with shape {tuple(x.shape)}, but a "
             "single element has no variance; choose another norm or another site"
         )
     return view, dims
@@ -84,10 +84,10 @@ def moment_exchange(
         eps: Added to the variance before the square root.
         positive_only: Take the moments of only the positive entries, with the biased variance; mean and variance are 0
             if no entry is positive. With a single positive entry the variance is also 0, so the other entries are
-            divided by sqrt(eps). That is rare, but can upset a following BatchNorm; a larger `eps` limits it.
+            divided by sqrt(eps). That is rare but can disturb a BatchNorm that follows; a larger `eps` helps.
         moments: Moments that come from the donor: "both", "mean" or "std".
         own_share: Share of a sample's own moments in its new ones, (B,), in [0, 1]; None means 0, a full exchange.
-        detach: Moments that count as constants for the gradient: "none", "donor" (only the donor's) or "both".
+        detach: Moments that are constants in the backward pass: "none", "donor" (only the donor's) or "both".
         channel_dim: Axis of the channels, 1 or -1 (the last).
         backend: "reference" runs the formula under autograd. "closed_form" has a closed-form backward that keeps only
             the features and their moments. "triton" does the same with Triton kernels on CUDA. None chooses "triton"
@@ -102,7 +102,7 @@ def moment_exchange(
         ValueError: `norm`, `moments`, `detach` or `backend` is unknown; `own_share` is out of range; the channels do
             not divide into the groups; the moments cover a single element, which has no unbiased variance; or shapes
             or devices do not fit.
-        ImportError: backend="triton" is not installed.
+        ImportError: Triton is not installed, and `backend="triton"`.
         IndexError: `swap_index` is out of range. If its values cannot be checked beforehand (on a GPU, in a compiled
             graph, under vmap), PyTorch's indexing raises an error and Triton gives NaN.
 

@@ -13,7 +13,7 @@ MATCH = ("moments", "distribution")
 
 
 class MomentExchange(nn.Module):
-    """Moment Exchange with fixed settings; `moment_exchange` explains them.
+    """Moment Exchange with fixed settings, which `moment_exchange` explains.
 
     Args:
         norm: `pono`, `in`, `ln`, `freq`, `gn4`, `gn-d4`, `gpono4`, `gpono-d4` (any number).

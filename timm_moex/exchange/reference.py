@@ -27,7 +27,7 @@ def moment_exchange_ref(x: Tensor, swap_index: Tensor, own_share: Tensor | None,
         positive = features > 0
         count = positive.sum(dims, keepdim=True).clamp(min=1)
         mean = features.relu().sum(dims, keepdim=True) / count
-        # Two passes: sum(relu(x)^2)/count - mean^2 cancels, and can become negative, if mean >> std.
+        # Two passes: sum(relu(x)^2)/count - mean^2 would cancel, and could become negative, if mean >> std.
         var = ((features - mean).square() * positive).sum(dims, keepdim=True) / count
     else:
         mean = features.mean(dims, keepdim=True)

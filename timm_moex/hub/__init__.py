@@ -1,4 +1,4 @@
-"""Folders in the Hub's layout, and their way to the Hub and back."""
+"""Save, load, verify and publish folders in the Hub's layout."""
 
 from .folder import load_model, load_twin, save_folder
 

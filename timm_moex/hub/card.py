@@ -33,7 +33,7 @@ _HUB_DATASETS = {
 _LIMITS = (
     "{} is active only during training. At inference this is a plain network; expect no more robustness to "
     "unfamiliar data than the numbers above show.",
-    "{} does not help everywhere; the report of this project lists trainings that it did not improve.",
+    "{} does not always help; the report of this project lists runs in which it did not.",
 )
 
 
@@ -60,7 +60,7 @@ def model_card(
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:
-    """Write a recipe as YAML, without the settings that are paths on one machine."""
+    """Write a recipe as YAML, without local paths."""
     portable = {key: value for key, value in recipe.items() if key not in _OF_THE_MACHINE}
     return yaml.safe_dump(portable, sort_keys=False)
 
@@ -103,7 +103,7 @@ def _hub_dataset(name: str | None) -> tuple[str | None, str]:
 
 
 def is_ours(architecture: str) -> bool:
-    """Return whether timm lacks an architecture, so that its weights load after `import timm_moex`."""
+    """Return whether timm lacks an architecture, so that its weights load only after `import timm_moex`."""
     return is_model(architecture) and model_entrypoint(architecture).__module__.startswith("timm_moex")
 
 
@@ -125,10 +125,10 @@ def _summary(config: Mapping[str, Any], facts: Provenance, preset: Preset) -> st
     names = config.get("label_names") or ()
     size = " x ".join(map(str, cfg["input_size"]))
     title = _hub_dataset(facts.dataset)[1] if facts.dataset else None
-    evaluated = f"(evaluated on {facts.split})" if facts.split else None
     rows = {
         "Architecture": f"`{config['architecture']}`",
-        "Data": " ".join(filter(None, [title, evaluated])),
+        "Data": title,
+        "Evaluated on": facts.split,
         "Result": facts.results,
         "Input": f"{size}, mean {tuple(cfg['mean'])}, std {tuple(cfg['std'])}",
         "Classes": ", ".join(map(str, names)) if 0 < len(names) <= 20 else config["num_classes"],
@@ -138,11 +138,11 @@ def _summary(config: Mapping[str, Any], facts: Provenance, preset: Preset) -> st
         "Code": facts.commit and f"commit {facts.commit}",
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in rows.items() if value)
-    who = facts.origin or "Saved by timm_moex."
+    loads = "timm can load this model" + " after `import timm_moex`" * is_ours(config["architecture"])
+    intro = f"{facts.origin or 'Saved by timm_moex.'} {loads}."
     if _was_exchanged(facts):
-        who = f"Trained with [{preset.title}]({preset.url}) by timm_moex. {preset.title} adds no weights:"
-    loads = "timm loads it after `import timm_moex`." if is_ours(config["architecture"]) else "timm loads it."
-    intro = f"{who} {loads}"
+        who = f"Trained with [{preset.title}]({preset.url}) by timm_moex."
+        intro = f"{who} {preset.title} adds no weights, so {loads}."
     return f"# {config['architecture']}\n\n{intro}\n\n{lines}{_comparison(facts, preset)}"
 
 
@@ -157,7 +157,7 @@ def _comparison(facts: Provenance, preset: Preset) -> str:
         unknown = f"not run, so the effect of {preset.title} is unknown"
         rows[f"same recipe without {preset.title}"] = _percent(baseline, several) if baseline else unknown
     table = "".join(f"\n| {name} | {percent} |" for name, percent in rows.items())
-    those = f"\n\nThese weights: top-1 {top1['value']:.2f}, the last epoch of seed {seeds[0]}." if several else ""
+    those = f"\n\nThese weights: top-1 {top1['value']:.2f}, from the last epoch of seed {seeds[0]}." if several else ""
     return f"\n\n| {facts.split or 'evaluation'} | {head} |\n|---|---|{table}{those}"
 
 

@@ -2,7 +2,7 @@
 
 A checkpoint is a dict with epoch, arch, state_dict, best_prec1 and optimizer. Its weights have torchvision's names with
 the `module.` prefix of distributed training. The file is read with `weights_only=True`, and anything unexpected in it
-is an error that names it.
+raises an error that names it.
 """
 
 import re
@@ -56,7 +56,7 @@ def convert(file: str | Path, arch: str, output: str | Path, *, license: str | N
     official = checkpoint.get("arch", ARCHITECTURES[arch])
     if official != ARCHITECTURES[arch]:
         known = {theirs: ours for ours, theirs in ARCHITECTURES.items()}
-        hint = f"; give --arch {known[official]}" if official in known else ""
+        hint = f"; use --arch {known[official]}" if official in known else ""
         raise ConvertError(f"{file} has arch {official!r}, not {ARCHITECTURES[arch]!r}{hint}")
     model = _load(_state_dict(checkpoint["state_dict"], file), arch, file)
     best = checkpoint.get("best_prec1")
@@ -72,7 +72,7 @@ def _read(file: Path) -> dict[str, Any]:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the type depends on the bytes
         if found := re.search(r"GLOBAL (\S+)", str(error)):
-            message = f"{file} contains a pickled {found[1]}; loading it would run code from the file"
+            message = f"{file} contains a pickled {found[1]}; unpickling it could run code from the file"
         else:
             message = f"{file} is truncated or not a PyTorch file: {str(error).partition(chr(10))[0]}"
         raise ConvertError(message) from error
@@ -85,7 +85,7 @@ def _read(file: Path) -> dict[str, Any]:
             "initial_checkpoint) and write the folder with timm_moex.save_folder"
         )
     if foreign := [key for key in checkpoint if key not in _KEYS]:
-        raise ConvertError(f"{file} contains unexpected {_first(foreign)}; expected only {', '.join(_KEYS)}")
+        raise ConvertError(f"{file} contains unexpected keys: {_first(foreign)}; expected only {', '.join(_KEYS)}")
     return dict(checkpoint)
 
 

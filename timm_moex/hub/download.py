@@ -69,7 +69,7 @@ def download_weights(
         blob.unlink(missing_ok=True)
         raise HubError(
             f"{repo_id}@{revision or 'main'}: {WEIGHTS} has sha256 {found}, expected {expected}. The file was removed "
-            "from the cache; load again, and if the error persists, tell the repo's owner"
+            "from the cache; load it again, and if the error persists, tell the repo's owner"
         )
     return path
 
@@ -120,7 +120,7 @@ def _not_cached(error: BaseException, address: Address) -> str | None:
 def _no_such_file(error: BaseException, address: Address) -> str | None:
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         weights, file = address.weights_address(), CONFIG_NAME if CONFIG_NAME in str(error) else WEIGHTS
-        return f"{weights.place}@{weights.revision or 'main'} has no {file}: it is not a complete timm model"
+        return f"{weights.place}@{weights.revision or 'main'} has no {file}, so it is not a complete timm model"
     return None
 
 
@@ -133,7 +133,7 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
         return f"the proxy in HTTPS_PROXY or HTTP_PROXY refused the connection to {endpoint()} for {what}"
     return (
         f"{endpoint()} did not answer or dropped the connection for {what}. Incomplete files are never used, so try "
-        "again; on a slow connection, raise HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
+        "again; on a slow connection, increase HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT"
     )
 
 

@@ -124,7 +124,7 @@ def _refuse_foreign(folder: Path, place: Path) -> None:
 
 
 def _put_in_place(new: Path, folder: Path, place: Path) -> None:
-    """Swap in the new folder and remove the old one, or swap back if its owner has just added a file."""
+    """Swap in the new folder and remove the old one; swap back if a file has just been added to the old one."""
     old = replace_folder(new, place)
     if old is None:
         return
@@ -146,7 +146,7 @@ def _check_finite(model: nn.Module) -> None:
 
 @contextmanager
 def _name_folder_in_errors(folder: Path) -> Iterator[None]:
-    """Add to a file system error which folder was not written and that the old one is unchanged."""
+    """Turn a file system error into one that names the folder and says that the old contents are unchanged."""
     try:
         yield
     except FileExistsError:
@@ -191,7 +191,7 @@ def _write_model(
 def unexpected_files(folder: Path) -> list[str]:
     """List the entries of `folder` that prevent its replacement: everything that `save_folder` does not write.
 
-    If config.json is missing or is not timm's, one entry is listed as well. A missing or empty folder gives an empty
+    If config.json is missing or is not timm's, the list is not empty either. A missing or empty folder gives an empty
     list.
     """
     if not folder.exists():
@@ -230,7 +230,7 @@ def load_model(source: str | Path, *, pretrained: bool = True, **kwargs: Any) ->
         10
     """
     address = parse_address(source)
-    # Only the caller sets the arguments of a registered name; otherwise config.json contributes some
+    # For a registered name, all arguments come from the caller; otherwise some come from config.json
     explain = reraise_as(HubError, f"{address.timm_name}: cannot be loaded") if address.source else nullcontext()
     with explain, translate_errors(address.timm_name):
         if address.source == "hf-hub" and pretrained:

@@ -24,7 +24,7 @@ LARGEST_IN_WHEEL = 2_000_000  # bytes of model.safetensors; pyproject.toml leave
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Provenance of a checkpoint. The card leaves out what is unknown.
+    """Provenance of a checkpoint. The card omits unknown facts.
 
     Attributes:
         dataset: The training data, as timm names it.
@@ -33,7 +33,7 @@ class Provenance:
         seeds: Seeds of all runs in `mean` and `std`; the weights come from the first one.
         baseline: `mean` and `std` of the same recipe and seeds without MoEx; None if not run.
         command: The training command, or the name of the packaged recipe.
-        recipe: Settings of the run; the card leaves out paths on one machine.
+        recipe: Settings of the run; the card omits local paths.
         commit: Commit of this project's repository.
         device: Training hardware.
         date: Training date, "2026-01-31".
@@ -122,7 +122,7 @@ class ReleasedWeights:
 
 
 def packaged_dir() -> Path:
-    """Return the folder in which a wheel installs manifest and checkpoints; it does not exist in a checkout."""
+    """Return the folder in which a wheel installs manifest and checkpoints; a checkout does not have it."""
     return Path(__file__).resolve().parents[1] / "_weights"
 
 

@@ -23,12 +23,12 @@ __all__ = ["Plan", "Published", "PublishedAll", "plan", "plan_all", "publish", "
 
 TITLE = "Moment Exchange (MoEx)"
 DESCRIPTION = "timm models trained with and without MoEx (CVPR 2021), with recipe, baseline and learning curve."
-# What git forbids in the name of a tag
+# Forbidden by git in the name of a tag
 _NO_TAG = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/[.-]|\.lock(/|$)|[./]$|^[./-]|^@?$")
 
 
 class Plan(NamedTuple):
-    """Everything that publishing a folder will do: the card has the repo (and a missing licence) filled in.
+    """Everything that publishing a folder will do. The repo, and the licence if missing, are filled in on the card.
 
     `released` is the folder's entry in the manifest next to it, if there is one.
     """
@@ -72,19 +72,19 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     with reraise_as(HubError, f"repo_id={repo_id!r}: expected ORG/NAME"):
         validate_repo_id(repo_id)
         if repo_id.count("/") != 1:
-            raise ValueError("it has no organisation or user")
+            raise ValueError("the organisation or user is missing")
     if _NO_TAG.search(tag):
         raise HubError(f"tag={tag!r}: expected the name of a git tag, such as v1")
     released = find_released(folder)
     if problems := verify_folder(folder, released):
-        raise HubError(f"{folder} is not published: {'; '.join(problems)}")
+        raise HubError(f"{folder} cannot be published: {'; '.join(problems)}")
     if not (folder / WEIGHTS).is_file():
-        raise HubError(f"{folder} is not published: it has no {WEIGHTS}; publish from a checkout, which has it")
+        raise HubError(f"{folder} cannot be published: it has no {WEIGHTS}; publish from a checkout, which has it")
     card = parse_card((folder / README).read_text(encoding="utf-8"))
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     stated = card.data.get("license") or config["pretrained_cfg"].get("license")
     if stated is None and license is None:
-        raise HubError(f"{folder / README} states no license; give --license (an SPDX identifier: apache-2.0, …)")
+        raise HubError(f"{folder / README} states no license; use --license (an SPDX identifier: apache-2.0, …)")
     if stated is not None and license not in (None, stated):
         raise HubError(f"license={license!r}, but {folder} states {stated!r}")
     card.data["license"] = stated or license

@@ -1,4 +1,4 @@
-"""Check that a newly written folder rebuilds the saved model."""
+"""Check that timm can rebuild the saved model from a newly written folder."""
 
 from pathlib import Path
 

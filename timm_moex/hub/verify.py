@@ -29,7 +29,7 @@ _FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> list[str]:
-    """Find everything that is wrong with a folder, given its entry in the manifest, if it has one.
+    """Find everything that is wrong with a folder; `entry` is its entry in the manifest, if it has one.
 
     Returns:
         One line for each problem; empty if the folder is valid.
@@ -39,7 +39,7 @@ def verify_folder(folder: str | Path, entry: ReleasedWeights | None = None) -> l
         return [f"{folder} is not a folder"]
     found = {path.name for path in folder.iterdir()}
     problems = [f"{name} does not belong here (only {', '.join(FILES)} do)" for name in sorted(found - {*FILES})]
-    problems += [f"{path.name} is a link to {os.readlink(path)}, outside of the folder" for path in _links(folder)]
+    problems += [f"{path.name} is a link to {os.readlink(path)}, outside the folder" for path in _links(folder)]
     if problems:
         return problems
     left_out = {WEIGHTS} if entry and WEIGHTS not in found and _is_left_out(folder, entry) else set()

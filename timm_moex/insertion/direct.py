@@ -1,4 +1,4 @@
-"""Find the forward that reaches a site, also if layers are called one by one, without the model's forward."""
+"""Find the forward that reaches a site, even if layers are called one by one instead of through the model."""
 
 import threading
 from typing import Any
@@ -13,10 +13,10 @@ from .traced import draw_in_graph
 __all__ = ["UNKNOWN_ORIGIN", "forward_at"]
 
 UNKNOWN_ORIGIN = (
-    "gradient checkpointing recomputes a segment, but the forward that first computed it is unknown, so the exchange "
-    "cannot be repeated; use use_reentrant=False (use_reentrant=True first runs the segment without gradients, so "
-    "nothing is drawn), preserve_rng_state=True and torch.compile(fullgraph=True), or call the "
-    "model within timm_moex.exchanging(model, swap_index)"
+    "gradient checkpointing recomputes a segment, but the forward that first computed it is unknown, so its exchange "
+    "cannot be repeated. Set use_reentrant=False (use_reentrant=True first runs the segment without gradients, so "
+    "nothing is drawn), preserve_rng_state=True and, if the model is compiled, fullgraph=True; or call the model in "
+    "the body of timm_moex.exchanging(model, swap_index)"
 )
 
 
@@ -39,12 +39,12 @@ def _traced_direct(moex: Any, name: str, module: nn.Module, x: Any, groups: Tens
     if not moex.draws(module.training):
         return None
     if len(moex.sites) > 1 and not moex.settings.per_site:
-        raise RuntimeError("layers compiled separately cannot draw one of several sites; compile the whole model")
+        raise RuntimeError("separately compiled layers cannot draw one of several sites; compile the whole model")
     return Forward(moex, {name: draw_in_graph(moex, x, groups)[name]})
 
 
 def _direct_pass(moex: Any, name: str, module: nn.Module, x: Any, groups: Tensor | None) -> Forward:
-    """Return the current pass through the layers; meeting the same site again starts a new pass."""
+    """Return the current pass through the layers; reaching the same site again starts a new pass."""
     key, node = threading.get_ident(), torch.autograd._get_sequence_nr()
     forward = moex.direct_passes.get(key)
     if forward is None or name in forward.met:

@@ -17,14 +17,14 @@ __all__ = ["exchanging"]
 class exchanging:
     """Exchange moments in the one forward that runs in the body of the `with` statement.
 
-    Use this for `forward_features`, `forward_intermediates`, your own module that holds a twin, or layers cut out of a
-    twin. If you call the twin itself, `model(x, swap_index=...)` is shorter. If the body ends without an error, the
+    Use this for `forward_features`, `forward_intermediates`, your own module that contains a twin, or layers taken
+    from a twin. To call the twin itself, `model(x, swap_index=...)` is shorter. If the body ends without an error, the
     exchange has happened exactly once. After an error, no state is left behind.
 
     Without `swap_index`, forwards in the body draw as usual, with donors from other `groups`.
 
     Args:
-        model: A model that holds MoEx, at any depth.
+        model: A model with MoEx, at any depth.
         swap_index: Donor of each sample, (B,), int64; a mapping from site to donors for several exchanges; None to
             exchange nothing.
         swap_layer: The site, if the model has several and `swap_index` is a tensor.
@@ -33,7 +33,7 @@ class exchanging:
 
     Raises:
         TypeError: `swap_index` is neither a tensor nor a mapping.
-        ValueError: The model holds no MoEx or several, `swap_layer` is not one of its sites, or both `groups` and
+        ValueError: The model has no MoEx or several, `swap_layer` is not one of its sites, or both `groups` and
             `swap_index` are given.
         RuntimeError: The body exchanged nothing or exchanged more than once, or it is in a generator or coroutine,
             which could be suspended while other code calls the model.
@@ -72,7 +72,7 @@ class exchanging:
         if frame.f_code.co_flags & suspends and not by_contextlib:
             raise RuntimeError(
                 f"exchanging cannot be used in the generator or coroutine {frame.f_code.co_name}: while it is "
-                "suspended, other calls of the model would exchange too. Pass swap_index to the model's call instead"
+                "suspended, other calls of the model would also exchange. Use model(x, swap_index=...) instead"
             )
         open_(self._forward)
 

@@ -20,7 +20,7 @@ def hooks_of(module: nn.Module) -> list[tuple[dict, int, SiteExchange]]:
 
 
 def all_moex(model: nn.Module) -> dict[MoExInsertion, str]:
-    """Return every MoEx inside a model, with the first path at which it was found."""
+    """Return every MoEx inside a model, with the first path where it was found."""
     found: dict[MoExInsertion, str] = {}
     for path, module in model.named_modules():
         own = module.__dict__.get("moex")
@@ -40,7 +40,7 @@ def find_moex(model: nn.Module) -> MoExInsertion | None:
         model: Any module.
 
     Raises:
-        ValueError: The model has several; the message gives their paths.
+        ValueError: The model has several; the message lists their paths.
 
     Example:
         >>> import timm, torch, timm_moex
@@ -52,8 +52,8 @@ def find_moex(model: nn.Module) -> MoExInsertion | None:
     found = all_moex(model)
     if len(found) > 1:
         raise ValueError(
-            f"{type(model).__name__} has {len(found)} MoEx, at {', '.join(found.values())}; pass the submodule that "
-            "holds the one you want"
+            f"{type(model).__name__} contains {len(found)} MoEx, at {', '.join(found.values())}; pass the submodule "
+            "with the one you want"
         )
     return next(iter(found), None)
 
@@ -62,5 +62,5 @@ def require_moex(model: nn.Module) -> MoExInsertion:
     """Return the `MoExInsertion` inside a model, or raise ValueError."""
     moex = find_moex(model)
     if moex is None:
-        raise ValueError(f"model {type(model).__name__} holds no MoEx; use a moex_ twin or insert_moex(model)")
+        raise ValueError(f"model {type(model).__name__} has no MoEx; use a moex_ twin or insert_moex(model)")
     return moex

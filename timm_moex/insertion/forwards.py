@@ -35,16 +35,16 @@ __all__ = [
 
 
 class _Local(threading.local):
-    """What each thread has, from its first use on: a later first assignment would make Dynamo compile again."""
+    """State of each thread, complete from its first use: an attribute added later would make Dynamo recompile."""
 
     def __init__(self) -> None:
-        self.stack: tuple[Forward, ...] = ()  # the forwards that this thread is in, outermost first
+        self.stack: tuple[Forward, ...] = ()  # the forwards running in this thread, outermost first
         self.latest: Forward | None = None
         self.mark = object()  # identifies this thread; unlike the thread id, it is never reused
 
 
 class _Traced:
-    """The forwards that Dynamo traces; it loses what a trace assigns to a `threading.local` before a graph break."""
+    """The forwards that Dynamo traces; a graph break would lose what the trace assigned to a `threading.local`."""
 
     def __init__(self) -> None:
         self.stack: tuple[Forward, ...] = ()
@@ -81,7 +81,7 @@ def _times_in_trace(trace: int, site: str) -> int:
 
 @dataclass(eq=False)
 class Forward:
-    """One forward through a model that holds MoEx, or the body of an `exchanging`."""
+    """One forward through a model with MoEx, or the body of an `exchanging`."""
 
     moex: Any
     exchanges: dict[str, Exchange]  # by site; empty for a plain forward
@@ -91,7 +91,7 @@ class Forward:
     groups: Tensor | None = None  # for the draws in that body
     seed: int | None = None  # of the draw's generator if the model drew; a recomputation uses the same seed
     first_node: int | None = None  # the first autograd node that can belong to it; None for the next node
-    is_direct: bool = False  # layers are called one by one, so that no call marks the start
+    is_direct: bool = False  # layers are called one by one, so no call marks its start
 
     def __post_init__(self) -> None:
         self.times_exchanged = dict.fromkeys(self.exchanges, 0)
@@ -130,7 +130,7 @@ class Forward:
         for name in self.times_exchanged:
             if (times := self.times_at(name)) != 1:
                 raise RuntimeError(
-                    f"site {name!r} exchanged {times} times in this forward instead of once; choose another layer"
+                    f"site {name!r} exchanged {times} times in this forward, expected once; choose another layer"
                 )
 
     def repeats(self, other: "Forward") -> bool:

@@ -33,11 +33,11 @@ def _check_model(model: nn.Module) -> None:
             "model.timm_model"
         )
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("model is a TorchScript module; hooks cannot be scripted, so MoEx cannot be inserted")
+        raise TypeError("model is a TorchScript module, which has no hooks; insert MoEx into the original nn.Module")
     if all_moex(model):
-        raise ValueError("model already holds MoEx; call remove_moex(model) first")
+        raise ValueError("model already has MoEx; call remove_moex(model) first")
     if hasattr(model, "moex"):
-        raise ValueError(f"{type(model).__name__} already has an attribute 'moex', a name that MoEx needs")
+        raise ValueError(f"{type(model).__name__} already has an attribute 'moex', which MoEx needs; rename it")
 
 
 def insert_moex(
@@ -58,11 +58,11 @@ def insert_moex(
     Args:
         model: A timm model, or any module if `layer` is a dotted path; not wrapped or compiled.
         layer: A site of the model (see `moex_sites`), a stage name from the paper (`C2` … `C5` in ResNets), or the
-            dotted path of a module whose output is exchanged. Several can be given. Default: the preset's.
+            dotted path of a module whose output is exchanged. Pass a list for several layers. Default: the preset's.
         preset: "moex", "padain", "mixstyle", "freq_mixstyle" or "efdmix", see `timm_moex.insertion.presets`. It
             sets the default of every setting.
-        channel_dim: 1 or -1. Needed only for the path of a module with an unknown layout. The layout of 2d
-            convolutions, batch norms, pools, and blocks of these is known. If given, this value is used.
+        channel_dim: 1 or -1. Needed only if `layer` is the path of a module whose layout is unknown. It is known for
+            2d convolutions, batch norms, pools, and blocks of these. If given, it is used.
         **settings: Fields of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, per_site, lam,
             prob, off_epoch, warmup_epochs.
 
@@ -72,7 +72,7 @@ def insert_moex(
     Raises:
         TypeError: `model` is not a module, or is wrapped, compiled or scripted; or a setting does not exist.
         ValueError: Unknown layer (the message lists the sites) or preset, a setting out of range, settings that
-            contradict each other, or the model already holds MoEx.
+            contradict each other, or the model already has MoEx.
 
     Example:
         >>> import timm
@@ -105,13 +105,13 @@ def plan_moex(
     layers = [layers] if isinstance(layers, str) else list(layers)
     sites = [find_site(model, name, known, channel_dim) for name in layers]
     if not sites or len({site.name for site in sites}) < len(sites):
-        raise ValueError(f"layer={layer!r}: expected one or more different layers")
+        raise ValueError(f"layer={layer!r}: expected one or more layers, each once")
     if settings.norm == "freq":
         _check_frequencies(model, sites, known)
     if settings.per_site and settings.lam < 1 and len(sites) > 1:
         raise ValueError(
             f"per_site=True with lam={settings.lam} at {len(sites)} sites: labels are mixed with one permutation, "
-            "but each site would draw its own; give lam=1 or per_site=False"
+            "but each site would draw its own; set lam=1 or per_site=False"
         )
     return MoExInsertion(sites, known.aliases, settings, preset)
 
@@ -128,7 +128,7 @@ def _check_frequencies(model: nn.Module, sites: Sequence[Site], known: KnownSite
 def _default_layers(model: nn.Module, preset: Preset, known: KnownSites) -> str | list[str]:
     if known.default_layer is None:
         name = type(model).__name__
-        raise ValueError(f"{name} has no default layer in timm_moex; give layer= and channel_dim={twin_hint(model)}")
+        raise ValueError(f"timm_moex has no default layer for {name}; pass layer= and channel_dim={twin_hint(model)}")
     names = list(known.by_name)
     if preset.layers == "default":
         return known.default_layer
@@ -153,7 +153,7 @@ def hook_moex(model: nn.Module, moex: MoExInsertion, modules: Sequence[nn.Module
         if earlier is not None:
             raise ValueError(
                 f"layers {earlier!r} and {name!r} are the same module of {type(model).__name__}, which would exchange "
-                "twice; give only one of them"
+                "twice; pass only one of them"
             )
         names[module, exchange.site.hook_on] = name
     for module, exchange in zip(modules, moex.sites):
@@ -168,8 +168,8 @@ def hook_moex(model: nn.Module, moex: MoExInsertion, modules: Sequence[nn.Module
 def insert_into_features(net: nn.Module, backbone: nn.Module, **settings: Any) -> nn.Module:
     """Insert MoEx into timm's FeatureListNet, FeatureDictNet, FeatureHookNet or FeatureGetterNet, in place.
 
-    `backbone` is the architecture that the extractor was built from, with the same arguments; it may be on the meta
-    device. A site that is not among the layers that `net` kept is a ValueError.
+    `backbone` is the model that the extractor was built from, created with the same arguments; it may be on the meta
+    device. A site whose layer `net` did not keep raises a ValueError.
     """
     moex = plan_moex(backbone, **settings)
     hook_moex(net, moex, [_module_in(net, backbone, exchange.site) for exchange in moex.sites])
@@ -186,7 +186,7 @@ def _module_in(net: nn.Module, backbone: nn.Module, site: Site) -> nn.Module:
             return modules[renamed]
     raise ValueError(
         f"layer={site.name!r}: {type(net).__name__} does not contain {path}, the module of this site; choose an "
-        "earlier layer or other out_indices"
+        "earlier layer or different out_indices"
     )
 
 
@@ -194,13 +194,13 @@ def remove_moex(model: nn.Module) -> nn.Module:
     """Remove MoEx from a model.
 
     Args:
-        model: A model that holds MoEx, at any depth; changed in place.
+        model: A model with MoEx, at any depth; changed in place.
 
     Returns:
         `model`.
 
     Raises:
-        ValueError: The model holds no MoEx.
+        ValueError: The model has no MoEx.
 
     Example:
         >>> import timm, timm_moex

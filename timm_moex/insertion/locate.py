@@ -44,17 +44,17 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
     if layout is None:
         raise ValueError(
             f"layer={layer!r}: the channel dimension of this module of {type(model).__name__} is unknown; "
-            "give channel_dim=1 or -1" + (f", or one of its sites: {', '.join(known.by_name)}" if known.by_name else "")
+            "pass channel_dim=1 or -1" + (f", or one of its sites: {', '.join(known.by_name)}" if known.by_name else "")
         )
     norm = known.by_name[known.family.layer].norm if known.family else "pono"
     return _with_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels, strict=False), channel_dim)
 
 
 def twin_hint(model: nn.Module) -> str:
-    """Return a hint on how a feature extractor gets the named sites of its architecture."""
+    """Return a hint on how to get the named sites of an architecture in a feature extractor."""
     if not isinstance(getattr(model, "feature_info", None), FeatureInfo):
         return ""
-    return "; for stem and stages create the extractor as a twin: timm.create_model('moex_…', features_only=True)"
+    return "; to use stem and stages, create the extractor as a twin: timm.create_model('moex_…', features_only=True)"
 
 
 def _site_of_inner_model(model: nn.Module, layer: str, channel_dim: int | None) -> Site | None:

@@ -1,4 +1,4 @@
-"""The `forward` of a model that holds MoEx: draw or read `swap_index`, then run the class's own `forward`."""
+"""The `forward` of a model with MoEx: draw or read `swap_index`, then run the class's own `forward`."""
 
 import inspect
 from types import CodeType
@@ -52,7 +52,7 @@ class ModelForward:
         groups: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Run the model. `exchanging` explains the keywords of the exchange."""
+        """Run the model. `exchanging` explains the keyword arguments of the exchange."""
         exchanges = requested_exchanges(self.moex, swap_index, swap_layer, own_share, groups)
         if exchanges is None:
             forward = self._without_donors(args, kwargs, groups)
@@ -120,7 +120,7 @@ class ModelForward:
         raise TypeError(f"{type(self.model).__name__} was called without a tensor, so the batch size is unknown")
 
     def _check_call(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Refuse to exchange if the batch is split or padded, or if a site's module no longer is in the model."""
+        """Refuse to exchange if the batch is split or padded, or if a site's module is no longer in the model."""
         if getattr(self.model, "_is_replica", False):
             raise RuntimeError("MoEx does not work under nn.DataParallel, which splits the batch; use DDP")
         if kwargs.get("patch_valid") is not None or args and isinstance(args[0], dict):
@@ -154,7 +154,7 @@ class ModelForward:
     def refuse_scripting(self) -> nn.Module:
         """Fail in `torch.jit.script` with a clearer message than TorchScript's own."""
         raise TypeError(
-            "TorchScript cannot script hooks, so a model that holds MoEx cannot be scripted; create the twin with "
+            "TorchScript cannot script hooks, so a model with MoEx cannot be scripted; create the twin with "
             "scriptable=True, or call remove_moex(model) first"
         )
 

@@ -1,6 +1,6 @@
 """`MoExInsertion`, which `insert_moex` adds to a model: the exchange at each site, and the draw for each forward.
 
-A model that holds MoEx exchanges during training. Its `forward` and hooks are bound to objects that are copied with the
+A model with MoEx exchanges during training. Its `forward` and hooks are bound to objects that are copied with the
 model, so a deep copy, such as an EMA model, has its own. `forwards.py` stores what each forward exchanges.
 """
 
@@ -34,7 +34,7 @@ class MoExInsertion:
         sites: One `SiteExchange` per site.
         settings: See `MoExSettings`. Each setting can be read as an attribute, and `prob` can be set.
         preset: Name of the preset that provided the defaults.
-        epoch: The epoch given to the last `set_epoch`.
+        epoch: The epoch set by the last `set_epoch`.
         forwards: Number of training forwards since the last `model.train()`.
         exchanged: Number of these forwards that exchanged.
         last_sites: The sites that exchanged in the last forward that drew.
@@ -94,7 +94,7 @@ class MoExInsertion:
         self.forwards = self.exchanged = 0
         self.last_sites: tuple[str, ...] = ()
 
-    # What a forward exchanges
+    # Draws
 
     def draws(self, training: bool) -> bool:
         """Return whether a forward draws: in training, with gradients, if lam is 1 or a loss mixes the labels."""
@@ -143,9 +143,9 @@ class MoExInsertion:
             self.last = None
             raise RuntimeError(
                 "the model was called again before MoExLoss mixed the labels of the last draw. Call the loss once for "
-                "each training forward. For a forward without a loss use model(x, swap_index=None); to repeat a draw "
-                "use model(x, swap_index=index). If the last step failed between the model and its loss, its draw is "
-                "dropped now, and the next call succeeds"
+                "each training forward. For a forward without a loss, use model(x, swap_index=None); to repeat a "
+                "draw, use model(x, swap_index=index). If the last step failed between the model and its loss, its "
+                "draw has now been discarded, and the next call will succeed"
             )
         generator = take_generator()
         exchanges = self.draw(x.shape[0], x.device, groups, generator)
@@ -155,7 +155,7 @@ class MoExInsertion:
         return forward
 
     def record(self, forward: Forward, trains: bool) -> None:
-        """Note a forward that drew or was given donors; if it trains, count it and keep it for the loss."""
+        """Record a forward that drew or was given donors; if it trains, count it and keep it for the loss."""
         exchanged = bool(forward.exchanges)
         self.ever_asked = True
         self.ever_exchanged = self.ever_exchanged or exchanged
@@ -167,7 +167,7 @@ class MoExInsertion:
     # Donors for the loss
 
     def let_loss_have(self, forward: Forward) -> None:
-        """Keep a forward for the loss bound to this MoEx; a plain one leaves a draw that the loss has yet to use."""
+        """Keep a forward for the loss bound to this MoEx. A plain one does not replace a draw that is still unused."""
         if forward.exchanges or forward.seed is not None:
             self.last = forward if self.needs_loss else None
         elif self.last is not None and self.last.consumed:
@@ -193,7 +193,7 @@ class MoExInsertion:
         return self.take(self.last)
 
     def take(self, forward: Forward, again: bool = False) -> Tensor | None:
-        """Return the donors of a forward; the loss may use them again if the caller gave them.
+        """Return the donors of a forward for its loss, once; or any number of times if `again`.
 
         Raises:
             RuntimeError: A loss has already used these donors.
@@ -216,7 +216,7 @@ class MoExInsertion:
             f"training because {reason}: with lam < 1 the labels must be mixed. Train with "
             "criterion = timm_moex.MoExLoss(model, criterion) or with MoExTask (timm's train.py: --device-modules "
             "timm_moex.plugin). To draw the donors yourself, pass swap_index=draw_swap_index(batch_size, prob) and use "
-            "mix_loss, or call the model within timm_moex.exchanging. To train without an exchange, "
+            "mix_loss, or call the model in the body of timm_moex.exchanging. To train without an exchange, "
             "pass swap_index=None or set moex_prob=0.",
             stacklevel=_stacklevel(),
         )

@@ -56,11 +56,11 @@ def exchange_pair(model: nn.Module, images: Tensor) -> ExchangedPair:
     """
     moex = find_moex(model)
     if moex is None or len(moex.sites) != 1:
-        raise ValueError(f"{type(model).__name__} must have MoEx at one site to show an exchange")
+        raise ValueError(f"{type(model).__name__} must have MoEx at exactly one site to show an exchange")
     if type(model).__name__ in _SHUFFLED_TOKENS:
         raise ValueError(f"the tokens of {type(model).__name__} are not ordered row by row, so they cannot be drawn")
     if images.ndim != 4 or len(images) != 2:
-        raise ValueError(f"images {tuple(images.shape)}: expected two, (2, channels, H, W)")
+        raise ValueError(f"images {tuple(images.shape)}: expected two images, (2, channels, H, W)")
     exchange, seen = moex.sites[0], []
     model.eval()
     plain = _logits(model(images))
@@ -69,7 +69,7 @@ def exchange_pair(model: nn.Module, images: Tensor) -> ExchangedPair:
         exchanged = _logits(model(images, swap_index=torch.tensor([1, 0], device=images.device)))
     finally:
         handle.remove()
-    before, after = (as_maps(x, exchange.site, images.shape[-2:]) for x in seen[0])  # of a tuple, the first entry
+    before, after = (as_maps(x, exchange.site, images.shape[-2:]) for x in seen[0])  # of a tuple, the first tensor
     return ExchangedPair(exchange.site, exchange.norm, before, after, plain.softmax(1), exchanged.softmax(1))
 
 

@@ -58,7 +58,7 @@ class MoExSettings:
         check_whole("warmup_epochs", self.warmup_epochs)
 
     def prob_at(self, epoch: int | None) -> float:
-        """Return the probability of an exchange in an epoch, counted from 0; a RuntimeError if it must be known."""
+        """Return the probability of an exchange in an epoch; raise RuntimeError if it depends on an unknown epoch."""
         if not self.off_epoch and not self.warmup_epochs:
             return self.prob
         if epoch is None:
@@ -90,14 +90,14 @@ class Preset(MoExSettings):
         """Return the preset's settings, replaced by the `overrides` that are not None."""
         for old in overrides.keys() & RENAMED:
             warnings.warn(
-                f"{old} is now called {RENAMED[old]}; 0.3 drops the old name", DeprecationWarning, stacklevel=3
+                f"{old} is now called {RENAMED[old]}; 0.3 removes the old name", DeprecationWarning, stacklevel=3
             )
             if overrides.setdefault(RENAMED[old], overrides[old]) != overrides.pop(old):
-                raise TypeError(f"{old} is the old name of {RENAMED[old]}; give only {RENAMED[old]}")
+                raise TypeError(f"{old} is the old name of {RENAMED[old]}; pass only {RENAMED[old]}")
         for key in overrides:
             if key not in SETTING_NAMES:
                 hint = did_you_mean(key, SETTING_NAMES, 0.4)
-                raise TypeError(f"unknown setting {key!r}: MoEx has {', '.join(SETTING_NAMES)}{hint}")
+                raise TypeError(f"unknown setting {key!r}: expected one of {', '.join(SETTING_NAMES)}{hint}")
         own = {name: getattr(self, name) for name in SETTING_NAMES}
         return MoExSettings(**own | {key: value for key, value in overrides.items() if value is not None})
 
@@ -111,14 +111,14 @@ PRESETS = {
         Preset(
             name="moex",
             title="MoEx",
-            summary="The moments of another sample and a share of its label; one coin and one site a batch.",
+            summary="Each sample gets another's moments and a share of its label; one decision and one site per batch.",
             source="Li et al., On Feature Normalization and Data Augmentation, CVPR 2021, arXiv 2002.11102",
             lam=0.9,
         ),
         Preset(
             name="padain",
             title="Permuted AdaIN",
-            summary="The moments of another sample, as constants; rarely, and at every site by its own coin.",
+            summary="Each sample gets another's moments, as constants; rarely, and decided separately at every site.",
             source="Nuriel et al., Permuted AdaIN, CVPR 2021, arXiv 2010.05785",
             layers="all",
             norm="in",
@@ -129,8 +129,8 @@ PRESETS = {
         Preset(
             name="mixstyle",
             title="MixStyle",
-            summary="A mixture of a sample's moments and another's, as constants; at the first stages, each with a "
-            "coin of its own.",
+            summary="Each sample gets a mixture of its own and another's moments, as constants; decided separately at "
+            "each of the first stages.",
             source="Zhou et al., Domain Generalization with MixStyle, ICLR 2021, arXiv 2104.02008",
             layers="first_stages",
             norm="in",
@@ -157,8 +157,8 @@ PRESETS = {
         Preset(
             name="efdmix",
             title="EFDMix",
-            summary="A mixture of a sample's values and another's, rank by rank; at the first stages, each with a coin "
-            "of its own.",
+            summary="Each sample gets a mixture of its own and another's values, rank by rank; decided separately at "
+            "each of the first stages.",
             source="Zhang et al., Exact Feature Distribution Matching, CVPR 2022, arXiv 2203.07740",
             layers="first_stages",
             norm="in",
@@ -172,7 +172,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """Look up a preset; a name that does not exist is a ValueError with the nearest one."""
+    """Look up a preset; for an unknown name, raise a ValueError that suggests the nearest one."""
     if name not in PRESETS:
         raise ValueError(f"preset={name!r}: expected one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     return PRESETS[name]

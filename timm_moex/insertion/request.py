@@ -28,14 +28,14 @@ class Exchange(NamedTuple):
 def requested_exchanges(
     moex: Any, swap_index: Any, swap_layer: str | None, own_share: Any, groups: Tensor | None
 ) -> dict[str, Exchange] | None:
-    """Return the exchange by site that the arguments of a model's call request; None if the model is to draw.
+    """Return the exchanges by site that a call of the model requests; None if the model should draw.
 
     `exchanging` explains the arguments.
 
     Raises:
         TypeError: `swap_index` is neither a tensor nor a mapping, or only `own_share` is a mapping.
-        ValueError: A site is unknown, missing, named twice or has shares but no donors; or the permutations differ
-            even though labels are mixed.
+        ValueError: A site is unknown, missing, named twice, or has shares but no donors; or the permutations differ
+            although labels are mixed.
     """
     if groups is not None and swap_index is not DRAW:
         raise ValueError("groups and swap_index cannot be combined: swap_index already sets the donors")
@@ -53,8 +53,8 @@ def requested_exchanges(
     indices, lam = list(donors.values()), moex.settings.lam
     if lam < 1 and any(index is not indices[0] for index in indices):  # `is`: Dynamo would recompile for every id()
         raise ValueError(
-            f"lam={lam} mixes labels with one permutation; give every site the same swap_index tensor, or insert MoEx "
-            "with lam=1"
+            f"lam={lam} mixes labels with one permutation; pass the same swap_index tensor for every site, or "
+            "insert MoEx with lam=1"
         )
     return {site: Exchange(index, shares.get(site)) for site, index in donors.items()}
 
@@ -72,13 +72,13 @@ def _donors(moex: Any, swap_index: Any, swap_layer: str | None, own_share: Any) 
         found = type(swap_index).__name__
         raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {found}")
     if isinstance(own_share, Mapping):
-        raise TypeError("own_share is a mapping but swap_index is not; pass both as mappings from site")
+        raise TypeError("own_share is a mapping but swap_index is not; pass both as mappings by site")
     if swap_layer is not None:
         return _by_site("swap_layer", {swap_layer: swap_index}, moex)
     if len(moex.sites) > 1:
         raise ValueError(
-            f"this model has several MoEx layers; give swap_layer, one of: {', '.join(moex.site_names)}, or a mapping "
-            "from site to swap_index"
+            f"this model has several MoEx layers; pass swap_layer, one of: {', '.join(moex.site_names)}, or a mapping "
+            "from site to donors as swap_index"
         )
     return {moex.site_names[0]: swap_index}
 
@@ -90,7 +90,7 @@ def _by_site(argument: str, values: Mapping[str, Any], moex: Any) -> dict[str, A
         site, sites = moex.aliases.get(key, key), moex.site_names
         if site not in sites:
             hint = did_you_mean(key, sites)
-            raise ValueError(f"{argument}={key!r} is not among this model's MoEx layers: {', '.join(sites)}{hint}")
+            raise ValueError(f"{argument}={key!r} is not one of this model's MoEx layers: {', '.join(sites)}{hint}")
         if site in named:
             raise ValueError(f"{argument} names the site {site!r} twice, once as {key!r}")
         named[site] = value

@@ -1,4 +1,4 @@
-"""Exchange at one site of a model, with the hook that performs it."""
+"""The exchange at one site of a model, and the hook that performs it."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ __all__ = ["SiteExchange"]
 
 
 class SiteExchange(MomentExchange):
-    """Exchange at one site, with the hook that performs it in the forwards that exchange there."""
+    """The exchange at one site, and the hook that performs it in the forwards that exchange there."""
 
     def __init__(self, moex: Any, site: Site, settings: MoExSettings) -> None:
         super().__init__(
@@ -33,11 +33,11 @@ class SiteExchange(MomentExchange):
         self.site = site
 
     def output_hook(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        """Forward hook of a site that is a module's output."""
+        """Forward hook for a site that is a module's output."""
         return self._exchange(module, output)
 
     def input_hook(self, module: nn.Module, args: tuple) -> tuple | None:
-        """Forward-pre-hook of a site that is a module's input."""
+        """Forward pre-hook for a site that is a module's input."""
         if not args:
             raise TypeError(f"site {self.site.name!r}: {self.site.module} was called without a positional argument")
         x = self._exchange(module, args[0])
@@ -87,14 +87,14 @@ class SiteExchange(MomentExchange):
         if "..." not in site.layout and x.ndim != len(site.layout):
             raise ValueError(
                 f"{where} has shape {tuple(x.shape)}, which is not {site.layout}; choose another layer"
-                + (", or give channel_dim=1 or -1" if site.channels else "")
+                + (", or pass channel_dim=1 or -1" if site.channels else "")
             )
         # A presumed layout must match the number of channels; if strict, no other axis may match it.
         fitting = [dim for dim in (1, -1) if x.shape[dim] == site.channels]
         if site.channels and (site.channel_dim not in fitting or site.strict and len(fitting) > 1):
             raise ValueError(
                 f"{where} has shape {tuple(x.shape)}, so the axis of its {site.channels} channels is "
-                f"ambiguous; give layer={site.module!r} and channel_dim=1 or -1"
+                f"ambiguous; pass layer={site.module!r} and channel_dim=1 or -1"
             )
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Named sites of a model, at which it can exchange: module, layout and prefix tokens of each.
+"""Named sites at which a model can exchange, each with its module, layout and prefix tokens.
 
 The layout of a site is listed in `families.py` and verified by the sweep over all architectures; it is never guessed
 from a shape.
@@ -57,7 +57,7 @@ class KnownSites:
     """Sites of a model, and its entry in the table."""
 
     family: Family | None  # None if the class is not in the table
-    by_name: dict[str, Site]  # in the order in which the data passes through them
+    by_name: dict[str, Site]  # in forward order
     ineffective: Site | None  # the last stage, not in `by_name`, if the logits depend only on its class token
 
     @property
@@ -95,7 +95,7 @@ def known_sites(model: nn.Module) -> KnownSites:
 
 
 def moex_sites(model: nn.Module) -> dict[str, Site]:
-    """Return the named sites of a model, in the order in which the data passes through them.
+    """Return the named sites of a model in forward order.
 
     `stem` is the input of the first stage (a ResNet: after the max-pool; a ViT: after the patch embedding), `stage1` …
     are the outputs of the stages (a ViT: of the blocks). The last stage is omitted if the logits depend only on its

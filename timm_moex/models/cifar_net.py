@@ -38,7 +38,7 @@ class Trunk(NamedTuple):
 class CifarNet(nn.Module):
     """Classifier of (B, C, H, W) images of any size, with features at strides 1, 1, 2, 4 and so on.
 
-    `make_trunk` gets all keywords that are not listed, such as `depth`, and the layers, device and dtype.
+    `make_trunk` receives all other keywords, such as `depth`, and the layers, device and dtype.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class CifarNet(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialise convolutions from a normal with variance 2 / fan-out (He et al. 2015), and fc.bias with 0."""
+        """Initialise convolutions from N(0, 2 / fan-out) (He et al. 2015), and fc.bias with 0."""
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -121,13 +121,13 @@ class CifarNet(nn.Module):
         return [getattr(self, info["module"]) for info in self.feature_info[1:]]
 
     def _take_indices(self, indices: int | list[int] | None) -> tuple[list[int], int]:
-        """Resolve `indices` (the last n, those listed, or all if None); return the positions and the largest one."""
+        """Resolve `indices` (the last n, a list, or None for all); return the positions and the largest one."""
         count = len(self.feature_info)
         indices = count if indices is None else indices
         wanted = range(-indices, 0) if isinstance(indices, int) else indices
         if not wanted or not all(-count <= i < count for i in wanted):
             raise ValueError(
-                f"indices={indices!r}: expected a count up to {count}, or a list of {-count} to {count - 1}"
+                f"indices={indices!r}: expected a count up to {count}, or indices from {-count} to {count - 1}"
             )
         taken = [i % count for i in wanted]
         return taken, max(taken)

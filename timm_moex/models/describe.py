@@ -30,7 +30,7 @@ class ModelFacts(NamedTuple):
 class SiteFacts(NamedTuple):
     """A site, whether it is the default, and the feature shapes for one image.
 
-    The shapes lack the batch axis but include prefix tokens. There is one shape for each tensor that is exchanged.
+    The shapes exclude the batch axis and include prefix tokens. There is one shape for each exchanged tensor.
     """
 
     site: Site

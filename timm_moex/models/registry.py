@@ -64,7 +64,7 @@ def resolve_verified_cfg(variant: str, pretrained_cfg: Any = None, cache_dir: st
         if not entry.is_too_large_for_the_wheel:
             raise HubError(f"{weights_dir() / entry.name} has no {WEIGHTS}; reinstall the package")
         raise HubError(
-            f"{entry.name}: the weights are too large for the wheel and not on the Hub yet. In the repository or the "
+            f"{entry.name}: the weights are too large for the wheel and not on the Hub yet. In a clone or the "
             f"sdist, use timm.create_model('local-dir:weights/{entry.name}', pretrained=True)"
         )
     ours = weights_dir() / entry.name / WEIGHTS

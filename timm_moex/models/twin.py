@@ -50,7 +50,7 @@ def take_settings(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     for name in settings:
         if twin_name(name) not in SETTINGS and name not in RENAMED:
             hint = did_you_mean(twin_name(name), SETTINGS, 0.4)
-            raise TypeError(f"unknown keyword {twin_name(name)!r}: MoEx takes {', '.join(SETTINGS)}{hint}")
+            raise TypeError(f"unknown keyword {twin_name(name)!r}: expected one of {', '.join(SETTINGS)}{hint}")
     return settings, {key: value for key, value in kwargs.items() if not key.startswith(TWIN_PREFIX)}
 
 
@@ -90,15 +90,15 @@ def _check_channels(name: str, cfg: PretrainedCfg, in_chans: int | None) -> None
     own, full = cfg.input_size[0], f"{name}.{cfg.tag or ''}".rstrip(".")
     if in_chans not in (None, 1, own) and own != 3:
         raise ValueError(
-            f"in_chans={in_chans}: the weights of {full} take {own}-channel images, which timm cannot "
-            f"convert; give in_chans={own} (timm's train.py, which passes 3 otherwise: --in-chans {own})"
+            f"in_chans={in_chans}: the weights of {full} are for images of {own} channels, and timm cannot "
+            f"convert them; pass in_chans={own} (timm's train.py, which passes 3 by default: --in-chans {own})"
         )
 
 
 def _forget_settings(model: nn.Module, prefix: str, keep_vars: bool) -> None:
-    """Take MoEx's settings out of the arguments that timm keeps for config.json.
+    """Remove MoEx's settings from the arguments that timm keeps for config.json.
 
-    timm writes them down after the entrypoint has returned; `save_for_hf` asks for the weights before it reads them.
+    timm stores them after the entrypoint returns. `save_for_hf` calls `state_dict`, so this hook, before it reads them.
     """
     kept: Any = getattr(model, "_model_args", {})
     if any(map(is_twin_name, kept)):

@@ -48,7 +48,7 @@ def read_curves(runs: Sequence[str | Path]) -> list[Curves]:
 
 def _read_columns(file: Path) -> dict[str, list[float]]:
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; a run's folder has a summary.csv after its first epoch")
+        raise FileNotFoundError(f"{file}: no such file; a run writes summary.csv after its first epoch")
     try:
         with file.open(newline="", encoding="utf-8") as opened:
             rows = {int(row["epoch"]): row for row in csv.DictReader(opened)}
@@ -56,7 +56,7 @@ def _read_columns(file: Path) -> dict[str, list[float]]:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not a table with a row of numbers for each epoch: {error!r}") from error
     if not numbers:
-        raise ValueError(f"{file} has no epoch yet")
+        raise ValueError(f"{file} contains no finished epoch yet")
     keys = list(dict.fromkeys(key for row in numbers.values() for key in row))
     return {key: [numbers[epoch].get(key, math.nan) for epoch in sorted(numbers)] for key in keys}
 
@@ -92,7 +92,7 @@ def plot_curves(runs: Sequence[Curves], path: str | Path) -> Path:
     """
     for run in runs:
         if not {"train_loss", "eval_loss", "eval_top1"} & run.columns.keys():
-            raise ValueError(f"{run.name}: none of train_loss, eval_loss, eval_top1 is among {', '.join(run.columns)}")
+            raise ValueError(f"{run.name}: expected train_loss, eval_loss or eval_top1, got {', '.join(run.columns)}")
     panels = [panel for panel in PANELS if any(column in run.columns for run in runs for column in panel[1])]
     groups = group_by_seed(runs)
     figure = new_figure(5 * len(panels), 4.2)

@@ -45,17 +45,17 @@ def check_picture_path(path: str | Path) -> None:
         >>> check_picture_path("exchange.docx")
         Traceback (most recent call last):
         ...
-        ValueError: --output exchange.docx: a picture's name ends in .png, .svg, .pdf, .jpg or .webp
+        ValueError: --output exchange.docx: expected a name that ends in .png, .svg, .pdf, .jpg or .webp
     """
     path, known = Path(path), new_figure(1, 1).canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in known:
-        raise ValueError(f"--output {path}: a picture's name ends in .png, .svg, .pdf, .jpg or .webp")
+        raise ValueError(f"--output {path}: expected a name that ends in .png, .svg, .pdf, .jpg or .webp")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"--output {path}: there is no folder {path.parent}")
+        raise FileNotFoundError(f"--output {path}: the folder {path.parent} does not exist")
 
 
 def save_figure(figure: Any, path: str | Path, dpi: float = 120, *, made_by: str | None = None) -> Path:
-    """Write a figure completely or not at all, in the format of the suffix of `path`, and return `path`.
+    """Write a figure atomically, in the format given by the suffix of `path`, and return `path`.
 
     PNG, SVG, PDF, JPEG and WebP store `made_by`, the name of a program, for `is_picture_by`.
     """
@@ -68,7 +68,7 @@ def save_figure(figure: Any, path: str | Path, dpi: float = 120, *, made_by: str
     for text in figure.findobj(Text):  # a "$" in a class or file name does not start a formula
         text.set_parse_math(False)
     mark = _mark(suffix, made_by) if made_by else {}
-    with rc_context({"text.parse_math": False}):  # tick labels are only created while the figure is drawn
+    with rc_context({"text.parse_math": False}):  # for tick labels, which are created only while the figure is drawn
         write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=suffix, **mark))
     return path
 

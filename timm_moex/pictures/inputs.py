@@ -16,7 +16,7 @@ __all__ = ["class_names", "open_image", "prepare_image", "undo_normalisation"]
 
 
 def open_image(word: str) -> Image.Image:
-    """Open an image file, or with "sample:N", image N of the packaged Fashion-MNIST sample's 1,000 test images."""
+    """Open an image file or, given "sample:N", test image N of the packaged Fashion-MNIST sample."""
     prefix, colon, number = word.partition(":")
     if prefix == "sample" and colon:
         dataset = open_dataset("torch/fashion_mnist", sample_dir(), "validation")

@@ -37,7 +37,7 @@ def prediction_grid(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
-        axis.set_anchor("S")  # what is left of the height is above the image, for a title of two lines
+        axis.set_anchor("S")  # leave free height above the image, for a title of two lines
     images = images[:, : 1 if images.shape[1] < 3 else 3]
     pictures = images.detach().float().clamp(0, 1).cpu()
     for axis, picture, label, guess in zip(axes, pictures, labels.tolist(), predictions.tolist()):

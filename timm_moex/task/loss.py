@@ -65,11 +65,11 @@ class MoExLoss(nn.Module):
     it returns the plain criterion.
 
     Args:
-        model: A model that holds MoEx, at any depth: a twin, DDP, or any module with one inside.
+        model: A model with MoEx, at any depth: a twin, DDP, or any module that contains one.
         criterion: Loss of (output, target).
 
     Raises:
-        ValueError: `model` holds no MoEx, or several.
+        ValueError: `model` has no MoEx, or several.
         TypeError: `criterion` is not callable.
 
     Example:

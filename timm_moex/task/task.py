@@ -26,12 +26,12 @@ class MoExTask(ClassificationTask):
     If the probability depends on the epoch (`off_epoch`, `warmup_epochs`), call `set_epoch` before each epoch.
 
     Args:
-        model: A model that holds MoEx: a twin, or any module with one inside.
+        model: A model with MoEx: a twin, or any module that contains one.
         *args: Positional arguments of `timm.task.ClassificationTask`: criterion, …
         **kwargs: Keyword arguments of `timm.task.ClassificationTask`.
 
     Raises:
-        ValueError: `model` holds no MoEx, or several.
+        ValueError: `model` has no MoEx, or several.
 
     Example:
         >>> import timm, timm_moex, torch
@@ -92,7 +92,7 @@ if hasattr(timm.task, "MultiLabelClassificationTask"):  # added in timm 1.0.30
 
 
 def create_task(model: nn.Module, *args: Any, **kwargs: Any) -> ClassificationTask:
-    """Create a `MoExTask` if the model holds MoEx with `prob` > 0, else timm's `ClassificationTask`.
+    """Create a `MoExTask` if the model has MoEx with `prob` > 0, else timm's `ClassificationTask`.
 
     Args:
         model: The model to train.
@@ -100,7 +100,7 @@ def create_task(model: nn.Module, *args: Any, **kwargs: Any) -> ClassificationTa
         **kwargs: Keyword arguments of `timm.task.ClassificationTask`.
 
     Raises:
-        ValueError: The model holds several MoEx.
+        ValueError: The model contains several MoEx.
 
     Example:
         >>> import timm, timm_moex, torch

@@ -1,1 +1,1 @@
-"""The task, the recipes and the built-in trainer."""
+"""Recipes, data and the built-in trainer."""

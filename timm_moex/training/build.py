@@ -74,7 +74,7 @@ class TrainingSetup:
 
     @property
     def model(self) -> nn.Module:
-        """The trained model, compiled if the recipe says so, and wrapped in DDP if there are several processes."""
+        """The trained model, compiled if the recipe says so, and wrapped in DDP if there are multiple processes."""
         model = self.task.get_trainable_module()
         assert model is not None
         return model
@@ -98,7 +98,7 @@ class TrainingSetup:
         return sum(group["lr"] for group in self.optimizer.param_groups) / len(self.optimizer.param_groups)
 
     def close(self) -> None:
-        """Remove DDP, which must be destroyed before its process group; otherwise a gloo thread may hang."""
+        """Remove DDP. It must be destroyed before its process group, or a gloo thread may hang."""
         model = self.task.get_trainable_module()
         if isinstance(model, DistributedDataParallel):
             self.task.trainable_module = model.module
@@ -156,7 +156,7 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
     random_seed(args.seed, 0)
     dtype = getattr(torch, args.model_dtype or "float32")
     if args.amp and dtype != torch.float32:
-        raise RecipeError(f"amp: true with model_dtype: {args.model_dtype}: choose one of them")
+        raise RecipeError(f"amp: true with model_dtype: {args.model_dtype}: set only one of them")
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     idle = [key for key in vars(args) if explain_idle(key, vars(args))]
     model = create_model(args)
@@ -186,7 +186,7 @@ def set_up_training(args: argparse.Namespace, processes: Processes | None = None
         for part, loader in (("training", train_loader), ("evaluation", eval_loader)):
             processes.agree({f"{part} images": len(loader.dataset), f"{part} classes": label_names(loader.dataset)})
         task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
-        random_seed(args.seed, processes.rank)  # all processes are equal so far; from here, each draws its own
+        random_seed(args.seed, processes.rank)  # so far all drew the same numbers; from here on, each draws its own
     scaler = NativeScaler() if device.type == "cuda" and amp_dtype == torch.float16 else None
     settings = {key: value for key, value in vars(args).items() if key not in ("resume", *idle)}
     return TrainingSetup(
@@ -224,7 +224,7 @@ def _create_criterion(args: argparse.Namespace, *, soft_targets: bool) -> nn.Mod
     if args.bce_loss and loss != "bce":
         raise RecipeError(f"loss: {args.loss!r} with bce_loss: true: set only one of them")
     if args.bce_loss and not (args.loss or soft_targets or args.smoothing):
-        raise RecipeError("bce_loss: true without mixup, cutmix or smoothing: train.py would use cross-entropy")
+        raise RecipeError("bce_loss: true has no effect without mixup, cutmix or smoothing; set loss: bce")
     bce = dict(bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
     own = bce if loss == "bce" else {}
     with reraise_as(RecipeError, f"loss: {loss!r} with smoothing: {args.smoothing}"):
@@ -241,7 +241,7 @@ def _import_modules(names: Sequence[str]) -> None:
 def _resolve_data_config(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Resolve timm's data config, after checking what timm only asserts."""
     if args.input_size and args.in_chans not in (None, args.input_size[0]):
-        raise RecipeError(f"in_chans: {args.in_chans} contradicts input_size: {args.input_size}")
+        raise RecipeError(f"in_chans: {args.in_chans} contradicts input_size: {args.input_size}; leave out one of them")
     size = args.input_size or model.pretrained_cfg["input_size"]
     channels = args.in_chans or size[0]
     if channels != size[0] and args.img_size is None:
@@ -278,7 +278,7 @@ def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
     if args.stop_epoch and args.stop_epoch > epochs:
         raise RecipeError(f"stop_epoch: {args.stop_epoch}: the run has only {epochs} epochs")
     if late := [epoch for epoch in args.save_epochs or () if epoch > (args.stop_epoch or epochs)]:
-        stop = f", and stop_epoch: {args.stop_epoch}" if args.stop_epoch else ""
+        stop = f" and stop_epoch: {args.stop_epoch}" if args.stop_epoch else ""
         raise RecipeError(f"save_epochs: {late}: the run has only {epochs} epochs{stop}")
 
 
@@ -288,7 +288,7 @@ def _create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim
         raise RecipeError(f"opt: {args.opt!r}: timm has no such optimizer{did_you_mean(args.opt, known)}")
     wanted = get_optimizer_info(name).num_betas
     if args.opt_betas and len(args.opt_betas) != wanted:
-        raise RecipeError(f"opt_betas: {args.opt_betas}: opt: {args.opt!r} expects {wanted} values")
+        raise RecipeError(f"opt_betas: {args.opt_betas}: optimizer {args.opt!r} expects {wanted} values")
     with reraise_as(RecipeError, f"opt: {args.opt!r} with opt_kwargs: {short_repr(args.opt_kwargs)}"):
         return create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
 

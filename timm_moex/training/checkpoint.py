@@ -45,7 +45,7 @@ def get_rng_state(generator: torch.Generator | None = None) -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
     """Restore the state from `get_rng_state`. CUDA's state is skipped if the number of GPUs differs."""
     if generator is not None and state["loader"] is None:
-        raise ValueError("the checkpoint has no state for the data loader's generator; an older version wrote it")
+        raise ValueError("the checkpoint has no state for the loader's generator: it was written by an older version")
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -18,7 +18,7 @@ from .splits import EVAL_SPLITS, TRAIN_SPLITS, find_split
 __all__ = ["DataError", "group_names", "ignored_files", "label_names", "open_dataset", "open_split", "sample_dir"]
 __all__ += ["unreadable_files"]
 
-_SINGLE_FOLDER = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")  # torch/ sets with a train and a test part
+_SINGLE_FOLDER = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")  # torch/ datasets with two parts
 
 
 def sample_dir() -> Path:
@@ -68,13 +68,13 @@ def open_dataset(
         group_folders: Whether the folder has GROUP/CLASS/image. The targets then encode class and group.
         held_out_group: A group to leave out.
         only_group: The only group to read, such as the group that training held out.
-        classes: Class names of the training set, in the order of the labels, of which the data may lack some; None uses
+        classes: Class names of the training set, in the order of the labels; the data may lack some of them. None uses
             the data's own names.
         **kwargs: Further arguments of `create_dataset`.
     """
     prefix, _, rest = name.partition("/")
     if prefix in ("hfids", "tfds", "wds"):
-        raise DataError(f"dataset={name!r}: a stream without a fixed order, which only timm's train.py supports")
+        raise DataError(f"dataset={name!r} is a stream without a fixed order, which only timm's train.py supports")
     if prefix != "hfds":
         _check_folder(root, split, rest.lower() if prefix == "torch" else "")
     if channels is not None and prefix != "torch":  # torchvision's datasets have a fixed mode
@@ -119,7 +119,7 @@ def _open_folder(
 ) -> ImageDataset:
     """Open timm's dataset for a folder, with our reader."""
     if target_key:
-        raise ValueError(f"target_key: {target_key!r} has no meaning for a folder, whose classes are its subfolders")
+        raise ValueError(f"target_key: {target_key!r} has no effect on a folder, whose classes are its subfolders")
     found = find_split(root, split, val_fraction)
     mapping = _read_class_map(class_map, (found.folder, root)) if class_map else None
     types = input_key.split(";") if input_key else ()
@@ -128,7 +128,7 @@ def _open_folder(
 
 
 def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> dict[str, int]:
-    """Read timm's class map, but skip a byte order mark and empty lines, and refuse duplicate names."""
+    """Read a class map as timm does, but skip a byte order mark and empty lines, and reject duplicate names."""
     if isinstance(given, Mapping):
         return dict(given)
     path = next((path for path in (Path(given), *(folder / given for folder in folders)) if path.is_file()), None)
@@ -145,7 +145,7 @@ def _read_class_map(given: str | Mapping[str, int], folders: Sequence[Path]) -> 
 
 
 def _check_labels(dataset: Any, name: str, root: Any) -> None:
-    """Refuse torchvision labels that are too few, too many or out of range; torchvision does not check them."""
+    """Reject torchvision labels if their number is wrong or one is out of range; torchvision does not check."""
     labels = getattr(dataset, "targets", None)
     if labels is None or not len(labels):
         return
@@ -160,12 +160,12 @@ def _check_labels(dataset: Any, name: str, root: Any) -> None:
 def _check_folder(root: str | Path | None, split: str, torch_name: str) -> None:
     if not root:
         raise DataError(
-            "data_dir is not set; give --data-dir DIR (`timm-moex sample` prints the packaged Fashion-MNIST's folder)"
+            "data_dir is not set; use --data-dir DIR (`timm-moex sample` prints the folder of the packaged sample)"
         )
     if not Path(root).exists():
         raise DataError(f"data_dir={str(root)!r} does not exist")
     if torch_name in _SINGLE_FOLDER and split not in TRAIN_SPLITS + EVAL_SPLITS:
-        raise DataError(f"split={split!r}: torch/{torch_name} has {', '.join(TRAIN_SPLITS + EVAL_SPLITS)}")
+        raise DataError(f"split={split!r}: torch/{torch_name} supports {', '.join(TRAIN_SPLITS + EVAL_SPLITS)}")
     if torch_name in ("folder", "image_folder") and Path(root).is_dir():  # other sets of torchvision find their files
         find_split(Path(root), split)
 

@@ -1,7 +1,7 @@
-"""The processes of one training, as started by torchrun: their ranks, and what they tell each other.
+"""The processes of a training run started by torchrun: their ranks, and how they communicate.
 
 DistributedDataParallel exchanges the gradients. This module does the rest: it calls timm's `init_distributed_device` at
-the start, gathers a few metrics per epoch, and reports an error if another process has ended.
+the start, gathers metrics in each epoch, and raises an error if another process has ended.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_NTASKS", "SLURM_PR
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training, seen from one of them; the first writes and reports."""
+    """The processes of a training run, seen from one of them. The first one writes files and reports."""
 
     device: torch.device
     rank: int = 0
@@ -38,7 +38,7 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: T, error: BaseException | None = None) -> list[T]:
-        """Return every process's value, which can be pickled, in the order of their ranks; all must call this.
+        """Return every process's value, which must be picklable, in the order of ranks; all processes must call this.
 
         A process that cannot continue gives its `error`; the others then raise a `ProcessError` that contains it.
         """
@@ -48,7 +48,7 @@ class Processes:
         dist.all_gather_object(told, (value, None if error is None else f"{type(error).__name__}: {one_line(error)}"))
         failed = [f"process {rank}: {why}" for rank, (_, why) in enumerate(told) if why]
         if failed and error is None:
-            raise ProcessError(f"another process of this training has failed: {'; '.join(failed)}")
+            raise ProcessError(f"another process of this run has failed: {'; '.join(failed)}")
         return [value for value, _ in told]
 
     @contextmanager
@@ -70,7 +70,7 @@ class Processes:
         found = {key: [process.get(key, "nothing") for process in told] for key in names}
         differ = [f"{key}: {_by_process(values)}" for key, values in found.items() if len(set(values)) > 1]
         if differ:
-            raise DisagreementError(f"the processes of this training disagree: {'; '.join(differ)}")
+            raise DisagreementError(f"the processes of this run disagree: {'; '.join(differ)}")
 
     def share_of(self, samples: int) -> int:
         """Count how many of `samples` this process gets if each takes every `count`-th sample, starting at its rank."""
@@ -87,15 +87,15 @@ class Processes:
 
 
 class ProcessError(ConnectionError):
-    """Another process of this training has failed, and all processes have been told."""
+    """Another process of this run has failed, and all processes have been told."""
 
 
 class DisagreementError(ProcessError, ValueError):
-    """The processes of a training have different settings or data; all of them raise this error."""
+    """The processes of a run have different settings or data; all of them raise this error."""
 
 
 def _by_process(values: list[str]) -> str:
-    """List the different values, each with the numbers of up to eight processes that have it."""
+    """List the different values, each with the ranks of up to eight processes that have it."""
     parts = []
     for value in dict.fromkeys(values):
         ranks = [str(rank) for rank, other in enumerate(values) if other == value]
@@ -105,7 +105,7 @@ def _by_process(values: list[str]) -> str:
 
 
 def is_alone() -> bool:
-    """Whether, according to the environment, this process is the only one of its training."""
+    """Return whether this process is the only one of its run, according to its environment variables."""
     try:
         _check_environment()
     except ValueError:  # `join_processes` raises it
@@ -117,20 +117,20 @@ def _check_environment() -> None:
     """Check the variables from which timm reads the rank and the number of processes."""
     for name in _RANK_VARIABLES:
         if not os.environ.get(name, "0").isdecimal():
-            raise ValueError(f"environment variable {name}={os.environ[name]!r}: expected a whole number")
+            raise ValueError(f"environment variable {name}={os.environ[name]!r}: expected an integer >= 0")
     _, rank, count = world_info_from_env()
     if is_distributed_env() and rank >= count:
         raise ValueError(f"environment variable RANK={rank}: expected less than WORLD_SIZE={count}")
 
 
 def is_first_process() -> bool:
-    """Whether, according to torchrun's or SLURM's environment variables, this process is the one that reports."""
+    """Return whether this process reports, according to the environment variables of torchrun or SLURM."""
     return is_alone() or world_info_from_env()[1] == 0
 
 
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """Join the other processes of a training if torchrun or SLURM started several, and leave them at the end.
+    """Join the other processes of a run if torchrun or SLURM started several, and leave them at the end.
 
     With several processes on GPUs, each uses the GPU of its local rank.
     """
@@ -139,7 +139,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         yield Processes(pick_device(device))
         return
     if dist.is_initialized():
-        raise RuntimeError("a process group already exists; the trainer creates its own, so call it first")
+        raise RuntimeError("a process group already exists, but the trainer creates its own; destroy it first")
     local_rank = world_info_from_env()[0]
     if torch.device(device).type == "cuda" and local_rank >= torch.cuda.device_count():
         raise ValueError(
@@ -164,6 +164,6 @@ def _explaining() -> Iterator[None]:
         words = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
         if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words):
             raise ConnectionError(
-                f"another process of this training has ended or cannot be reached: {one_line(error)}"
+                f"another process of this run has ended or cannot be reached: {one_line(error)}"
             ) from error
         raise

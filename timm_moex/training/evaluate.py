@@ -39,7 +39,7 @@ def evaluate(
         amp_dtype: Type for autocast; None disables it.
         dtype: Type of the images; None keeps the loader's type.
         channels_last: Memory format of the images.
-        columns: The logits to choose from; the labels are then positions in this list. None for all logits.
+        columns: Indices of the logits to use; the labels are then positions in this list. None for all logits.
         per_class: Whether to also count per class.
         groups: Names of the groups in the order of their numbers.
         gather: Collects the sums of all processes, each of which evaluates its share, see `Processes.gather`.
@@ -63,7 +63,7 @@ def evaluate(
         if columns is not None:
             output = output[:, columns]
         hit = output.topk(min(5, output.shape[1]), dim=1).indices == target[:, None]  # (B, 5)
-        known = target.clamp(0, output.shape[1] - 1)  # labels are checked below, because a check per batch would wait
+        known = target.clamp(0, output.shape[1] - 1)  # checked below: a check in each batch would block
         losses.append(F.cross_entropy(output.float(), known, reduction="sum"))
         hits1.append(hit[:, 0])
         hits5.append(hit.sum())
@@ -124,6 +124,6 @@ def write_per_class(path: str | Path, names: Sequence[str], metrics: Mapping[str
 
 
 def is_per_class(path: Path) -> bool:
-    """Whether a file was written by `write_per_class`."""
+    """Return whether a file was written by `write_per_class`."""
     with path.open("rb") as file:
         return file.readline().strip() == ",".join(_PER_CLASS).encode()

@@ -26,7 +26,7 @@ class FolderReader(ReaderImageFolder):
     """timm's reader of a folder, for CLASS/image or, with `group_folders`, GROUP/CLASS/image.
 
     The class is the folder that contains the image, and classes have timm's order. Unlike timm's own scan, this one
-    skips hidden files and folders, and raises an error if two folders would become one class.
+    skips hidden files and folders, and raises an error if two folders would become the same class.
 
     The target of a sample is one integer, `class + group * number of classes`, so that class and group pass together
     through timm's dataset, workers, samplers and collation, and through `InMemoryLoader`. `GroupedLoader` separates
@@ -127,7 +127,7 @@ def _raise(error: OSError) -> Any:
 
 
 def _check_links(parent: str, folders: Sequence[str]) -> None:
-    """Refuse a link to one of its own parent folders, because following it would never end."""
+    """Reject a link to one of its own parent folders, because following it would never end."""
     for path in (os.path.join(parent, name) for name in folders):
         if os.path.islink(path) and Path(path).resolve() in (*Path(parent).resolve().parents, Path(parent).resolve()):
             raise DataError(f"{path}: this link points to a folder that contains it")
@@ -147,13 +147,13 @@ def _natural(names: set[str]) -> list[str]:
 
 
 def _check_leaves(files: Sequence[_File], root: Path) -> None:
-    """Refuse two class folders with the same name."""
+    """Reject two class folders with the same name."""
     parents: dict[str, str] = {}
     for file in files:
         folder = os.path.dirname(file.path)
         if (other := parents.setdefault(file.label, folder)) != folder:
             raise DataError(
-                f"{root}: the folders {other} and {folder} would become one class, {file.label!r}; rename one of "
+                f"{root}: the folders {other} and {folder} would both become class {file.label!r}; rename one of "
                 "them, or set group_folders: true (--group-folders) if the folders above them are groups"
             )
 

@@ -27,7 +27,7 @@ def check_image_mode(channels: int, mode: str | None = None) -> str:
     """Return the Pillow mode for a model with this number of channels; `mode` is the requested one, if any."""
     if mode is None:
         if channels not in _MODE_OF:
-            raise DataError(f"the model needs images of {channels} channels, but image files have 1 to 4")
+            raise DataError(f"the model needs images of {channels} channels, but image files have 1 to 4 channels")
         return _MODE_OF[channels]
     if mode not in _MODES:
         raise DataError(

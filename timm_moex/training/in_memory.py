@@ -15,7 +15,7 @@ __all__ = ["InMemoryLoader", "check_in_memory"]
 
 
 def check_in_memory(args: argparse.Namespace) -> None:
-    """Raise a `DataError` that names the augmentation of a recipe that `InMemoryLoader` does not support."""
+    """Raise a `DataError` if a recipe uses an augmentation that `InMemoryLoader` does not support."""
     if args.no_aug:
         return
     wanted = ("vflip", "color_jitter", "grayscale_prob", "gaussian_blur_prob", "aa")

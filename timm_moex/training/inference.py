@@ -1,4 +1,4 @@
-"""Open a saved model together with the data to evaluate it on, because each must fit the other."""
+"""Open a saved model together with the data to evaluate it on, because the two must fit together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def open_inference(
         data_dir: The data folder; see `open_dataset` for `dataset` and `split`.
         skip_unreadable: Whether to skip images that cannot be read instead of raising an error.
         columns: Synset folders and their columns in ImageNet's 1,000 logits, see `imagenet_subset`.
-        val_fraction: Share of the images that makes up the split `validation`, as in training. With 0, the split's
+        val_fraction: Share of the images that forms the split `validation`, as in training. With 0, the split's
             folder is read, or the whole folder if it has no splits.
         group_folders: Whether the folders are GROUP/CLASS/image; batches then also contain the groups' numbers.
         only_group: The only group to open; use `split=""` for all its images.
@@ -122,7 +122,7 @@ def _own_names(model: Any, name: str) -> list[str] | None:
 
 
 def timm_name(model: str) -> str:
-    """Return the name by which timm loads a model, given as a name or as a folder (…/hub), if it has weights."""
+    """Return the name by which timm loads a model, given as a name or a folder (…/hub). It must have weights."""
     folder = Path(model)
     if not folder.is_dir():
         check_model_name(model)
@@ -138,7 +138,7 @@ def _check_has_weights(name: str) -> None:
     cfg = timm.get_pretrained_cfg(name) if ":" not in name else None
     if cfg is not None and not cfg.has_weights:
         there = [full for full, other in get_arch_pretrained_cfgs(name.partition(".")[0]).items() if other.has_weights]
-        hint = f"; with weights: {', '.join(there)}" if there else ""
+        hint = f"; these have weights: {', '.join(there)}" if there else ""
         raise ValueError(f"model: {name!r} has no weights{hint}")
 
 

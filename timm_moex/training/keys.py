@@ -46,7 +46,7 @@ class Range:
     ascending: bool = False  # equal neighbours are allowed
 
     def holds(self, value: Any) -> bool:
-        """Whether a number, or each number in a list, is in the range; nan never is."""
+        """Return whether a number, or each number in a list, is in the range; nan never is."""
         if not isinstance(value, (list, tuple)):
             above = self.low <= value if self.low_included else self.low < value
             below = value <= self.high if self.high_included else value < self.high
@@ -145,14 +145,14 @@ def _scalar(key: str, kind: str, value: Any) -> Any:
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
         raise RecipeError(f"{key}: {short_repr(value)}: expected {words}, got {type(value).__name__}")
     if kind in ("int", "float") and isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
-        raise RecipeError(f"{key}: {short_repr(value)}: this integer does not fit into 64 bits")
+        raise RecipeError(f"{key}: {short_repr(value)}: expected an integer that fits into 64 bits")
     if kind == "float" and _LARGEST_FLOAT < abs(value) < math.inf:
-        raise RecipeError(f"{key}: {value}: too large for a 32-bit float")
+        raise RecipeError(f"{key}: {value}: expected a number that fits into a 32-bit float")
     return value
 
 
 def explain_idle(key: str, settings: Mapping[str, Any]) -> str:
-    """Explain why a key has no effect with the other settings (missing ones have their defaults); "" if it has one."""
+    """Explain why a key has no effect with the other settings, or defaults if missing; "" if it has an effect."""
     for part in filter(None, stock_keys()[key].needs.split(" and ")):
         terms = part.split(" or ")
         if not any(_is_met(term, settings) for term in terms):
@@ -166,7 +166,7 @@ def explain_idle(key: str, settings: Mapping[str, Any]) -> str:
 
 
 def _is_met(term: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a term in a key's `needs` holds: `key`, `not key`, `key=value`, or a property of timm's optimizer."""
+    """Return whether a term in `needs` holds: `key`, `not key`, `key=value`, or a property of timm's optimizer."""
     if term.startswith("opt."):
         name = _value("opt", settings).lower().removeprefix("lookahead_")
         return name not in list_optimizers() or bool(getattr(get_optimizer_info(name), term.removeprefix("opt.")))

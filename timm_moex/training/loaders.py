@@ -47,9 +47,9 @@ class GroupedLoader(_Wrapper):
 class SeededLoader(_Wrapper):
     """A loader that augments with its own states of Python's, NumPy's and torch's CPU generators.
 
-    Random erasing, and without workers all transforms, run in this process. They would share the generators with
-    exchanges, dropout and Mixup, so that two methods with the same seed would see different crops. In each epoch the
-    states are seeded from the loader's own generator, which is read but not advanced.
+    Random erasing, and without workers all transforms, run in this process. If they shared the generators with
+    exchanges, dropout and Mixup, two methods with the same seed would see different crops. In each epoch, the states
+    are seeded from the loader's own generator, which is read but not advanced.
     """
 
     def __iter__(self) -> Iterator[Any]:
@@ -134,7 +134,7 @@ def _check_sets(args: argparse.Namespace, train_set: Any, eval_set: Any, process
     if args.group_folders and args.donors_from != "any" and len(groups) < 2:
         raise DataError(
             f"donors from other groups need at least two groups, but {args.data_dir} has only {', '.join(groups)} for "
-            "training. Set donors_from: any"
+            "training; set donors_from: any"
         )
     if len(train_set) < args.batch_size * processes:
         in_each = f" in each of {processes} processes" if processes > 1 else ""
@@ -178,7 +178,7 @@ def _augmenting_loader(dataset: Any, args: argparse.Namespace, data_config: Mapp
 
 
 def _with_own_generator(loader: Any, seed: int) -> Any:
-    """Make a loader draw its order and workers' seeds from its own generator, added as an attribute.
+    """Make a loader draw its order and its workers' seeds from its own generator, `loader.generator`.
 
     With torch's global generator, which exchanges also use, the order of the images would depend on the exchanges.
     """

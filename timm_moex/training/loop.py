@@ -66,9 +66,9 @@ def train(
     on the CPU; with "auto", only if that file exists. Resuming a finished run writes any files that are missing.
 
     Args:
-        recipe: The recipe to train, see `load_recipe`. Open settings are filled in, see `resolve_defaults`.
+        recipe: The recipe to train, see `load_recipe`. Missing settings are filled in, see `resolve_defaults`.
         folder: Output folder; default: `output`/`experiment` of the recipe, otherwise output/<recipe's name>.
-        log: Called with what was filled in, one line per epoch, and after the first epoch an estimate of the time left.
+        log: Called with each line: settings filled in, one per epoch, and the time left as estimated after one epoch.
         progress: Show a progress bar if stderr is a terminal; otherwise log a line every minute.
         **settings: Keys of the recipe to replace, such as `in_memory=True`, see `Recipe.override`.
     """
@@ -114,7 +114,7 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
 
 def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
     folder.clear_damaged_hub()
-    chosen = {"global_pool": run.args.gp, "bn_eps": run.args.bn_eps}  # without which the model would compute otherwise
+    chosen = {"global_pool": run.args.gp, "bn_eps": run.args.bn_eps}  # needed to rebuild the model
     model_args = run.args.model_kwargs | {key: value for key, value in chosen.items() if value is not None}
     save_folder(
         unwrap_model(run.eval_model),
@@ -189,7 +189,7 @@ def _backward(run: TrainingSetup, loss: Tensor, update: bool) -> None:
 
 
 class _Losses:
-    """The losses of an epoch, read from the device only now and then, because each read waits for the device."""
+    """The losses of an epoch, read from the device only occasionally, because each read waits for the device."""
 
     def __init__(self, epoch: int):
         self.epoch, self.totals, self.count = epoch, (0.0, 0.0), 0
@@ -249,7 +249,7 @@ def _card(recipe: Recipe, run: TrainingSetup, state: Progress) -> dict[str, Any]
         "dataset": recipe.settings.get("dataset", ""),
         "split": run.args.val_split,
         "recipe": recipe.effective_settings(),
-        "origin": None if isinstance(run.task, MoExTask) else "Trained by timm_moex, without an exchange of moments.",
+        "origin": None if isinstance(run.task, MoExTask) else "Trained by timm_moex without exchanging moments.",
         "top1": {"value": round(metrics["top1"], 2)},
         "seeds": [run.args.seed],
         "device": str(run.device) if run.processes.count == 1 else f"{run.processes.count} x {run.device.type}",

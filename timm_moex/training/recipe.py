@@ -27,8 +27,8 @@ class _StrictLoader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            where = f"the mapping that starts in line {node.start_mark.line + 1}"
-            raise RecipeError(f"{', '.join(twice)} given twice in {where}")
+            where = f"the mapping that starts on line {node.start_mark.line + 1}"
+            raise RecipeError(f"{', '.join(twice)}: given twice in {where}")
         return node
 
     def construct_decimal(self, node: yaml.ScalarNode) -> float:
@@ -115,8 +115,8 @@ class Recipe:
         only_stock = [k for k, v in self.settings.items() if table[k].trainer == "stock" and v != table[k].default]
         if only_stock:
             raise RecipeError(
-                f"recipe {self.name}: the built-in trainer does not support {', '.join(only_stock)}; remove it, or run "
-                "timm's train.py --config with --device-modules timm_moex.plugin"
+                f"recipe {self.name}: the built-in trainer does not support {', '.join(only_stock)}; remove it, or use "
+                "timm's train.py --config RECIPE --device-modules timm_moex.plugin"
             )
         values = {key: row.default for key, row in table.items() if row.trainer != "stock"} | self.settings
         for key, row in table.items():

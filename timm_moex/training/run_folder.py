@@ -98,7 +98,7 @@ class RunFolder:
             yield
 
     def check(self, resume: str | None) -> None:
-        """Refuse a folder whose files would be lost, and a checkpoint `resume` from another folder."""
+        """Reject a folder whose files would be lost, and a checkpoint `resume` from another folder."""
         # A resumed run's own files are written again if they are damaged or missing
         foreign = [name for name in unexpected_files(self.hub) if not (resume and name in FILES)]
         if foreign:
@@ -144,7 +144,7 @@ class RunFolder:
         note = f"{_NOTE}, {how}timm {timm.__version__}, torch {torch.__version__}\n"
         settings = {key: value for key, value in recipe.effective_settings().items() if key != "resume"}
         if ours := [key for key in settings if stock_keys()[key].trainer == "built-in"]:
-            note += f"# timm's train.py --config ignores {', '.join(ours)}: only timm-moex train has them\n"
+            note += f"# timm's train.py --config ignores {', '.join(ours)}: only timm-moex train supports them\n"
         text = note + yaml.safe_dump(settings, sort_keys=False)
         write_atomically(self.recipe, lambda file: file.write(text.encode()))
 
@@ -168,7 +168,7 @@ class RunFolder:
         self._write_from_last(progress, run.args.save_epochs)
 
     def hub_is_complete(self, model: nn.Module) -> bool:
-        """Whether hub/ is complete, contains the weights of `model`, and was written after summary.csv's last epoch."""
+        """Return whether hub/ is complete and contains the weights of `model` and the current summary.csv."""
         try:
             json.loads((self.hub / "config.json").read_text(encoding="utf-8"))
             weights = load_file(self.hub / "model.safetensors")
@@ -180,7 +180,7 @@ class RunFolder:
         return equal and is_of_last and (self.hub / README).is_file()
 
     def clear_damaged_hub(self) -> None:
-        """Remove the rest of a damaged hub/, which `save_folder` would refuse to replace."""
+        """Remove a damaged hub/, which `save_folder` would refuse to replace."""
         foreign = unexpected_files(self.hub)
         if foreign and set(foreign) <= set(FILES):
             shutil.rmtree(self.hub)
@@ -209,7 +209,7 @@ class RunFolder:
             why = "belongs to another epoch"
         except ValueError:
             why = "is damaged" if self.best.exists() else "is missing"
-        return [f"{self.best} {why} and cannot be rebuilt: the best epoch so far, {epoch} (from 0), was not the last"]
+        return [f"{self.best} {why} and cannot be rebuilt: the best epoch, {epoch} (counted from 0), is not the last"]
 
     def _write_from_last(self, progress: Progress, save_epochs: Sequence[int] | None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -239,7 +239,7 @@ def _compare_data(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list
         new = [name for name in now["classes"] if name not in was["classes"]]
         parts = [f"{what} {', '.join(names[:10])}" for what, names in (("removed", gone), ("added", new)) if names]
         raise ValueError(
-            f"the classes have changed since this run began: {' and '.join(parts) or 'they are in another order'}; "
+            f"the classes have changed since this run began: {' and '.join(parts) or 'their order is different'}; "
             "restore the folders, or start a new run"
         )
     return [
@@ -262,7 +262,7 @@ def _read_summary(path: Path, epoch: int) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read, and the checkpoint does not contain its rows") from error
     if [row["epoch"] for row in history] != list(range(epoch + 1)):
-        raise ValueError(f"{path} lacks epochs before {epoch}, and the checkpoint does not contain them")
+        raise ValueError(f"{path} lacks epochs up to {epoch}, and the checkpoint does not contain them")
     return history
 
 

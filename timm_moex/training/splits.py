@@ -25,13 +25,13 @@ class Split(NamedTuple):
 
 
 def is_flat(root: str | Path) -> bool:
-    """Whether a folder has class folders (or group folders) and no split folders."""
+    """Return whether a folder has class folders (or group folders) and no split folders."""
     root = Path(root)
     return bool(_folders(root)) and not _first_folder(root, TRAIN_SPLITS + EVAL_SPLITS + _OTHER_SPLITS)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name belongs to a file or folder of the operating system, an editor or version control."""
+    """Return whether a name belongs to a file or folder of the operating system, an editor or version control."""
     return name.startswith(".") or name in _OF_SYSTEMS
 
 

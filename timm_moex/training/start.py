@@ -23,7 +23,7 @@ _LARGEST_INITIAL_SHARE = 0.05
 
 
 def find_device(recipe: Recipe) -> str:
-    """Return the recipe's device, or by default the GPU if there is one; train.py would require a GPU."""
+    """Return the recipe's device; by default a GPU if there is one, whereas train.py would require a GPU."""
     return recipe.settings.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -39,7 +39,7 @@ def resolve_defaults(recipe: Recipe) -> tuple[Recipe, list[str]]:
         found["device"] = "cpu"
         notes.append("device: cpu, because no CUDA device was found")
         if args.amp:
-            notes.append("amp: true is slow on a CPU without half-precision arithmetic; turn it off by --set amp=false")
+            notes.append("amp: true is slow on a CPU without half precision; turn it off with --set amp=false")
     if args.num_classes is None:
         names = label_names(open_split(args, args.train_split, unreadable="replace"))
         if names:
@@ -82,7 +82,7 @@ def start_run(
     if run.initial_share > _LARGEST_INITIAL_SHARE:
         log(
             f"model_ema_decay: {args.model_ema_decay}: at the end, the EMA, which is evaluated and saved, will still "
-            f"hold {run.initial_share:.0%} of the initial weights; set model_ema_warmup: true, or lower the decay"
+            f"contain {run.initial_share:.0%} of the initial weights; set model_ema_warmup: true, or lower the decay"
         )
     return recipe, place, run, state, track
 

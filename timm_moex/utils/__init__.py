@@ -1,1 +1,1 @@
-"""Small functions that several packages use."""
+"""Small functions shared by several subpackages."""

@@ -1,4 +1,4 @@
-"""Checks of arguments that several modules take."""
+"""Argument checks shared by several modules."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["check_finite", "check_fraction", "check_model", "check_whole"]
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Raise a ValueError unless the argument `name` is a number in [0, 1], which nan and bools are not.
+    """Raise a ValueError unless the argument `name` is a number in [0, 1]; nan and bools are rejected.
 
     Example:
         >>> check_fraction("prob", 1.5)
@@ -22,7 +22,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def check_finite(name: str, value: float) -> None:
-    """Raise ValueError unless a value is a finite number >= 0.
+    """Raise a ValueError unless the argument `name` is a finite number >= 0.
 
     Example:
         >>> check_finite("eps", 1e-5)
@@ -32,16 +32,16 @@ def check_finite(name: str, value: float) -> None:
 
 
 def check_whole(name: str, value: int, least: int = 0) -> None:
-    """Raise ValueError unless a value is an integer, and at least `least`.
+    """Raise a ValueError unless the argument `name` is an integer >= `least`.
 
     Example:
         >>> check_whole("epoch", 3)
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+        raise ValueError(f"{name}={value!r}: expected an integer >= {least}")
 
 
 def check_model(model: Any) -> None:
-    """Raise a TypeError unless `model` is a module; a model's name is not."""
+    """Raise a TypeError unless `model` is a module; the name of a model is rejected."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")

@@ -1,4 +1,4 @@
-"""Choice of a device by name."""
+"""Choose a device by its name."""
 
 import torch
 
@@ -16,5 +16,5 @@ def pick_device(name: str) -> torch.device:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"device: {name!r} is not available here; try --device cpu ({reason})") from error
+        raise ValueError(f"device: {name!r} is not available on this machine; try --device cpu ({reason})") from error
     return device

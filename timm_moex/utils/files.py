@@ -1,4 +1,4 @@
-"""Write files and folders completely or not at all, and lock them against other processes."""
+"""Write files and folders atomically, and lock them against other processes."""
 
 import ctypes
 import errno
@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # from Linux's fcntl.h and fs.h
-_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the kernel or the file system does not support the exchange
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # the kernel or the file system does not support the swap
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that `path`, or the target of this link, is always either the old file or the complete new one.
+    """Write a file atomically: `path` is always either the old file or the complete new one. A link is followed.
 
     `write` is called with an open temporary file in the same folder.
     """
@@ -46,12 +46,12 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a unique new name next to `path`."""
+    """Return a unique path for a temporary file or folder next to `path`."""
     return path.with_name(f".{path.name}.timm_moex-{secrets.token_hex(8)}")
 
 
 def remove_leftovers(path: Path, names: Iterable[str] = ()) -> None:
-    """Remove what a killed process left under a `temporary_name` of `path`. Call it only while `path` is locked.
+    """Remove files that a killed process left at a `temporary_name` of `path`. Call this only while `path` is locked.
 
     A temporary folder that contains files other than `names` is kept, with those files.
     """
@@ -75,8 +75,8 @@ def remove_folder(folder: Path, names: Iterable[str]) -> None:
 def replace_folder(new: Path, target: Path) -> Path | None:
     """Replace the folder `target`, which need not exist, with the folder `new` next to it.
 
-    On Linux both are swapped in one step. Elsewhere the old folder first moves to TARGET.old-…, a name its owner can
-    find, and moves back after any exception. Return the new path of the old folder, or None if there was none.
+    On Linux, the two are swapped atomically. Elsewhere, the old folder is first renamed to TARGET.old-…, where the user
+    can find it, and is renamed back if that fails. Return the new path of the old folder, or None if there was none.
     """
     if not target.exists():
         os.rename(new, target)
@@ -120,8 +120,8 @@ def sha256_of(path: str | Path) -> str:
 def lock_of(path: Path, timeout: float = -1) -> Iterator[None]:
     """Lock a file or folder against other processes; the operating system releases the lock if the process dies.
 
-    The lock file is next to the path, visible to everyone who can see the path, and is removed at the end. The path has
-    no symbolic links. `timeout` is the time in seconds before `filelock.Timeout` is raised; -1 waits forever.
+    The lock file is next to the path, visible to everyone who can see the path, and is removed at the end. `path` must
+    not contain symbolic links. `timeout` is the time in seconds before `filelock.Timeout` is raised; -1 waits forever.
     """
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file, timeout=timeout)

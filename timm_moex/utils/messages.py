@@ -1,4 +1,4 @@
-"""Build parts of messages, and print them without interrupting the work."""
+"""Build parts of messages, and print messages in a way that cannot fail."""
 
 import difflib
 import os
@@ -13,13 +13,13 @@ __all__ = ["did_you_mean", "in_words", "machine_trouble", "one_line", "say", "sh
 
 # Errors caused by the machine or the data although their type suggests a bug, each with advice
 _TROUBLE = {
-    r"MemoryError|DefaultCPUAllocator": "out of memory: a smaller batch may fit",
-    r"DataLoader worker .* is killed by signal: (Killed|Bus error)": "memory may have run out: fewer workers may fit",
-    r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "another process may have ended it",
+    r"MemoryError|DefaultCPUAllocator": "out of memory: try a smaller batch size",
+    r"DataLoader worker .* is killed by signal: (Killed|Bus error)": "memory may have run out: try fewer workers",
+    r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "another process may have killed it",
     r"shared memory|unable to (open|write|mmap|resize).*(/torch_|shm)": (
-        "workers need more shared memory to pass on images: increase it (docker: --shm-size) or set workers=0"
+        "the workers need more shared memory for images: increase it (docker: --shm-size) or set workers=0"
     ),
-    r"exceeds limit of \d+ pixels, could be decompression bomb": "make the image smaller",
+    r"exceeds limit of \d+ pixels, could be decompression bomb": "resize or remove the image",
 }
 
 _SHORT = reprlib.Repr()
@@ -76,12 +76,12 @@ def in_words(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line and flush. Characters that stdout cannot encode become "?", and a closed stdout drops the line."""
+    """Print a line and flush. Characters that stdout cannot encode become "?"; if stdout is closed, nothing happens."""
     try:
         print(line, flush=True)
     except UnicodeEncodeError as error:
         print(line.encode(error.encoding, "replace").decode(error.encoding), flush=True)
-    except (OSError, ValueError):  # a reader that has gone, a full disk, a closed file
+    except (OSError, ValueError):  # a closed pipe, a full disk, a closed file
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -91,7 +91,7 @@ def machine_trouble(error: BaseException) -> str | None:
 
     Example:
         >>> machine_trouble(RuntimeError("DataLoader worker (pid 7) exited unexpectedly"))
-        'DataLoader worker (pid 7) exited unexpectedly; another process may have ended it'
+        'DataLoader worker (pid 7) exited unexpectedly; another process may have killed it'
         >>> machine_trouble(RuntimeError("shapes differ")) is None
         True
     """

@@ -16,9 +16,9 @@ _PACKAGE = str(Path(__file__).parents[1])
 def reraise_as(kind: type[Exception], what: str) -> Iterator[None]:
     """Raise any error of a library as `kind`, with a message that begins with the user's value, `what`.
 
-    timm and torch check few of their arguments: a wrong value ends as an AssertionError, KeyError or TypeError
-    somewhere inside. Errors raised by this package's own code keep their type, because they may be bugs. The exceptions
-    are TypeError and ValueError, which reject an argument.
+    timm and torch check few of their arguments: a wrong value surfaces as an AssertionError, KeyError or
+    TypeError deep inside them. Errors raised by this package's own code keep their type, because they may be bugs,
+    except TypeError and ValueError, which reject an argument.
 
     Example:
         >>> import json
