@@ -45,9 +45,7 @@ def link_images(source: Path, labels: int, folder: Path) -> Path:
     for split, (origin, first, last) in (parts | {"test": ("test", 0, 1000)}).items():
         classes = sorted(path for path in (source / origin).iterdir() if path.is_dir())
         if len(classes) != 10:
-            raise ValueError(
-                f"{source / origin} has {len(classes)} folders: expected the 10 classes of CIFAR-10"
-            )
+            raise ValueError(f"{source / origin} has {len(classes)} folders: expected the 10 classes of CIFAR-10")
         for images in classes:
             (folder / split / images.name).mkdir(parents=True, exist_ok=True)
             for path in sorted(images.iterdir())[first:last]:

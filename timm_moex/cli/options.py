@@ -34,7 +34,8 @@ def command(name: str, *options: Option, examples: Sequence[str]) -> Callable[[C
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             for names, settings in options:
-                parser.add_argument(*names, **settings)
+                default_type = {} if names[0].startswith("-") else {"type": path}  # a name of a model passes unchanged
+                parser.add_argument(*names, **default_type | settings)
             parser.set_defaults(run=run)
 
         return add

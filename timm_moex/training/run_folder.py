@@ -144,7 +144,7 @@ class RunFolder:
         note = f"{_NOTE}, {how}timm {timm.__version__}, torch {torch.__version__}\n"
         settings = {key: value for key, value in recipe.effective_settings().items() if key != "resume"}
         if ours := [key for key in settings if stock_keys()[key].trainer == "built-in"]:
-            note += f"# timm's train.py --config ignores {', '.join(ours)}: only timm-moex train supports them\n"
+            note += f"# Read only by timm-moex train, and ignored by timm's train.py --config: {', '.join(ours)}\n"
         text = note + yaml.safe_dump(settings, sort_keys=False)
         write_atomically(self.recipe, lambda file: file.write(text.encode()))
 
