@@ -180,8 +180,8 @@ def test_the_recipe_of_a_run_repeats_it(data, tmp_path):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
     assert load_recipe(first.folder / "hub" / "recipe.yaml").arguments().in_memory
     note = (first.folder / "recipe.yaml").read_text().splitlines()[1]
-    ignored = "pad, in_memory, skip_unreadable: only timm-moex train supports them"
-    assert note == f"# timm's train.py --config ignores {ignored}"
+    ignored = "pad, in_memory, skip_unreadable"
+    assert note == f"# Read only by timm-moex train, and ignored by timm's train.py --config: {ignored}"
     assert "model_ema_warmup" not in (first.folder / "recipe.yaml").read_text()  # which does nothing here
 
 
