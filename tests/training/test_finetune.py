@@ -44,5 +44,5 @@ def test_channels_and_normalisation_come_from_the_weights(source, tmp_path):
 def test_channels_that_timm_cannot_make_of_the_weights_are_refused(tmp_path):
     source = {"model": "moex_resnet20_cifar.fmnist_sample", "in_chans": 3, "input_size": [3, 28, 28]}
     recipe = tiny_recipe(write_tiny(tmp_path / "data"), pretrained=True, **source | {"mean": None, "std": None})
-    with pytest.raises(RecipeError, match="in_chans=3: the weights of .*fmnist_sample take 1-channel"):
+    with pytest.raises(RecipeError, match="in_chans=3: the weights of .*fmnist_sample are for 1-channel images"):
         set_up_training(recipe.arguments())

@@ -88,7 +88,7 @@ def test_loss_is_timms_of_that_name(settings, expected, data):
     [
         (dict(stop_epoch=4), "stop_epoch: 4: the run has only 3 epochs"),
         (dict(save_epochs=[2, 9]), r"save_epochs: \[9\]: the run has only 3 epochs"),
-        (dict(save_epochs=[1, 3], stop_epoch=2), r"save_epochs: \[3\]: the run has only 3 epochs, and stop_epoch: 2"),
+        (dict(save_epochs=[1, 3], stop_epoch=2), r"save_epochs: \[3\]: the run has only 3 epochs and stop_epoch: 2"),
         (dict(loss="asl", bce_loss=True), "loss: 'asl' with bce_loss: true"),
         (dict(loss="poly", bce_pos_weight=2.0), "bce_pos_weight: 2.0 has no effect without bce_loss or loss: bce"),
         (dict(loss="asl", cutmix=1.0), "loss: 'asl' with smoothing"),

@@ -90,7 +90,7 @@ def _check_channels(name: str, cfg: PretrainedCfg, in_chans: int | None) -> None
     own, full = cfg.input_size[0], f"{name}.{cfg.tag or ''}".rstrip(".")
     if in_chans not in (None, 1, own) and own != 3:
         raise ValueError(
-            f"in_chans={in_chans}: the weights of {full} are for images of {own} channels, and timm cannot "
+            f"in_chans={in_chans}: the weights of {full} are for {own}-channel images, and timm cannot "
             f"convert them; pass in_chans={own} (timm's train.py, which passes 3 by default: --in-chans {own})"
         )
 
