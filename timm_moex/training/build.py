@@ -261,16 +261,9 @@ def _create_mixup(args: argparse.Namespace) -> Mixup | None:
         return None
     if args.batch_size % 2:
         raise RecipeError(f"batch_size: {args.batch_size}: Mixup and CutMix need an even batch size")
-    return Mixup(
-        args.mixup,
-        args.cutmix,
-        args.cutmix_minmax,
-        args.mixup_prob,
-        args.mixup_switch_prob,
-        args.mixup_mode,
-        label_smoothing=args.smoothing,
-        num_classes=args.num_classes,
-    )
+    names = ("mixup", "cutmix", "cutmix_minmax", "mixup_prob", "mixup_switch_prob", "mixup_mode")
+    smoothing = dict(label_smoothing=args.smoothing, num_classes=args.num_classes)
+    return Mixup(*(getattr(args, name) for name in names), **smoothing)
 
 
 def _check_epochs(args: argparse.Namespace, epochs: int) -> None:
