@@ -6,6 +6,7 @@ The module is named `twin` because timm groups models by module name and already
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -141,10 +142,26 @@ def register_twin(arch: str) -> str:
     return twin_name(arch)
 
 
+def _default_cfg(arch: str) -> DefaultCfg:
+    """Return the pretrained cfgs of `arch` by tag, default first, each with its full Hub repo.
+
+    They come from timm's model modules, because `get_arch_pretrained_cfgs` would deep-copy all 1,800 at every import.
+    """
+    theirs = getattr(sys.modules[model_entrypoint(arch).__module__], "default_cfgs", {}).get(arch)
+    if not isinstance(theirs, DefaultCfg):
+        cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
+        return DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
+    ours = DefaultCfg(tags=theirs.tags, cfgs=dict(theirs.cfgs))
+    for tag, cfg in theirs.cfgs.items():
+        if cfg.hf_hub_id == "timm/":  # timm's shorthand for its repo with the model's name; a twin has a different name
+            ours.cfgs[tag] = copy(cfg)
+            ours.cfgs[tag].hf_hub_id = f"timm/{arch}.{tag}" if tag else f"timm/{arch}"
+    return ours
+
+
 def _register(arch: str) -> None:
     name = twin_name(arch)
-    cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(arch).items()}
-    default_cfg = DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
+    default_cfg = _default_cfg(arch)
     add_released_tags({arch: default_cfg})
     if default_cfg.tags:
         default_cfg.is_pretrained = any(cfg.has_weights for cfg in default_cfg.cfgs.values())
