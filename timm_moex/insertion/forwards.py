@@ -92,10 +92,11 @@ class Forward:
     seed: int | None = None  # of the draw's generator if the model drew; a recomputation uses the same seed
     first_node: int | None = None  # the first autograd node that can belong to it; None for the next node
     is_direct: bool = False  # layers are called one by one, so no call marks its start
+    traced: bool | None = None  # by Dynamo; if None, torch is asked, which is wrong within an operator
 
     def __post_init__(self) -> None:
         self.times_exchanged = dict.fromkeys(self.exchanges, 0)
-        self.traced = torch.compiler.is_compiling()
+        self.traced = torch.compiler.is_compiling() if self.traced is None else self.traced
         if self.traced:
             self.trace = _new_trace()
         else:

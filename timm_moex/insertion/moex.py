@@ -149,7 +149,7 @@ class MoExInsertion:
             )
         generator = take_generator()
         exchanges = self.draw(x.shape[0], x.device, groups, generator)
-        forward = Forward(self, exchanges, seed=generator.initial_seed(), **where)
+        forward = Forward(self, exchanges, seed=generator.initial_seed(), traced=False, **where)
         self.last_sites = tuple(exchanges)
         self.record(forward, trains=True)
         return forward

@@ -51,7 +51,7 @@ def _(x: Tensor, groups: Tensor | None, token: Tensor, sites: int) -> tuple[Tens
 
 def draw_in_graph(moex: Any, x: Tensor, groups: Tensor | None) -> dict[str, Exchange]:
     """Draw for a training forward that `torch.compile` traces; every site has an exchange."""
-    if torch.compiler.is_exporting():
+    if torch.compiler._is_exporting_flag:  # Dynamo of torch 2.8 takes is_exporting() for True
         raise RuntimeError(
             "torch.export cannot export the random draw of a training forward; call model.eval() first, or export the "
             "call with swap_index=None"
@@ -82,7 +82,7 @@ def donors_in_graph(moex: Any, output: Tensor) -> Tensor:
 def _own(swap_index: Tensor, token: Tensor) -> Tensor:
     index = swap_index.clone()
     moex = _by_token[int(token)]
-    moex.record(Forward(moex, {"": Exchange(index, None)}), trains=True)
+    moex.record(Forward(moex, {"": Exchange(index, None)}, traced=False), trains=True)
     return index
 
 
