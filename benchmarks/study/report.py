@@ -109,15 +109,15 @@ def robustness() -> str:
 
 
 def totals() -> str:
-    """Count the runs, seeds and hours behind the tables."""
+    """Count the runs, seeds and hours behind the tables; hours are of processor time if it was measured."""
     lines = []
-    for name in ("study", "ablation", "domain_shift"):
+    for name in ("study", "ablation", "domain_shift", "digits", "pacs"):
         for (device, processor), rows in grouped(read_rows(name), "device", "processor").items():
-            seconds = [float(row["seconds"]) for row in rows if row["seconds"]]
+            seconds = [float(row.get("cpu_seconds") or row["seconds"]) for row in rows if row["seconds"]]
             hours = f"{sum(seconds) / 3600:.1f}" + ("" if len(seconds) == len(rows) else " + interrupted runs")
             seeds = len({row["seed"] for row in rows})
             lines.append([f"`{name}.csv`", str(len(rows)), str(seeds), hours, f"{processor} ({device})"])
-    return table(["", "runs", "seeds", "hours", "device"], lines) if lines else NONE
+    return table(["", "runs", "seeds", "hours (processor time if measured)", "device"], lines) if lines else NONE
 
 
 def summary() -> str:
