@@ -99,8 +99,9 @@ def robustness() -> dict[str, Figure]:
                 axes.plot(list(points), means, "o-", color=COLOURS[name], markersize=3, label=METHODS[name])
             axes.set_title(kind, fontsize=9)
             axes.grid(alpha=0.3)
-        figure.axes[0].legend(fontsize=7)
-        figure.supxlabel("severity")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+        for axes in figure.axes[-columns:]:
+            axes.set_xlabel("severity")
         figure.supylabel("error, %")
         figure.suptitle(f"Error on corrupted images, lower is better: {model}, preset {preset}")
         figures[f"robustness_{preset}_{model}"] = figure
