@@ -7,7 +7,7 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -172,12 +172,16 @@ def run_jobs(jobs: Sequence[Job], run: Callable[[Job], dict[str, Any]], file: Pa
     done = [{key: row[key] for key in jobs[0]} for row in read_rows(file.stem, file.parent)]
     waiting = [job for job in jobs if {key: str(value) for key, value in job.items()} not in done]
     print(f"{len(done)} runs are in {file}, {len(waiting)} to do", flush=True)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(parallel, mp_context=spawn, max_tasks_per_child=1) as pool:
-        futures = {pool.submit(_line, run, job): job for job in waiting}
+    with ThreadPoolExecutor(parallel) as pool:
+        futures = {pool.submit(_line_from_process, run, job): job for job in waiting}
         for future in as_completed(futures):
             append_rows(file, [future.result()])
             print(f"{futures[future]}: {future.result()['cpu_seconds']} s of one core", flush=True)
+
+
+def _line_from_process(run: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_line, run, job).result()
 
 
 def _line(run: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils import get_session, hf_raise_for_status
 from timm.data import resolve_data_config
 from timm.models import is_model, model_entrypoint
 
@@ -206,11 +207,13 @@ def check_front_matter(text: str) -> None:
         HubError: The Hub rejects it, for example because of its licence, or cannot be reached.
     """
     data = parse_card(text).data
+    card = {"repoType": "model", "content": f"---\n{data.to_yaml()}\n---\n"}
     with translate_errors("hf-hub:api/validate-yaml"):
-        try:
-            ModelCard(f"---\n{data.to_yaml()}\n---\n").validate()
+        try:  # before huggingface_hub 1.0, ModelCard.validate ignores HF_ENDPOINT
+            response = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=card)
         except OfflineModeIsEnabled as error:
             raise Unreachable("HF_HUB_OFFLINE is set, so the Hub cannot check the card") from error
-        except ValueError as error:
-            reason = one_line(error)
-            raise HubError(f"README.md: the Hub rejects the card (license: {data.get('license')}): {reason}") from error
+        if response.status_code == 400:
+            reason = one_line(Exception(response.text))
+            raise HubError(f"README.md: the Hub rejects the card (license: {data.get('license')}): {reason}")
+        hf_raise_for_status(response)

@@ -18,7 +18,6 @@ from huggingface_hub import constants, get_token, hf_hub_download, try_to_load_f
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as WEIGHTS
 from huggingface_hub.errors import (
-    BadRequestError,
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -138,10 +137,12 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
 
 
 def _bare_status(error: BaseException, address: Address) -> str | None:
-    response: Any = getattr(error, "response", None)  # an httpx response; before huggingface_hub 1.0 a requests one
-    if type(error) not in (HfHubHTTPError, BadRequestError) or response is None:
+    # From httpx; before huggingface_hub 1.0 from requests, whose HTTPError is passed on while the Hub is down
+    response: Any = getattr(error, "response", None)
+    if type(error).__name__ not in ("HfHubHTTPError", "BadRequestError", "HTTPError") or response is None:
         return None
-    status, said = response.status_code, getattr(error, "server_message", None) or str(error)
+    status = response.status_code
+    said = getattr(error, "server_message", None) or response.headers.get("X-Error-Message") or str(error)
     remedy = "; try again later" if status in _PASSING or status >= 500 else ""
     remedy = "; log in (`hf auth login`, or HF_TOKEN) or unset HF_TOKEN" if status == 401 else remedy
     return f"{endpoint()} answered {status} for {address.weights_address().place}: {one_line(Exception(said))}{remedy}"
