@@ -79,7 +79,8 @@ def main() -> None:
     code = environment(torch.device("cpu"), "timm_moex", "benchmarks/study")
     for row in read_rows("compare", place / "runs"):
         if (str(args.labels), row["method"], row["seed"]) not in done:
-            append_rows(RESULTS / "cifar10.csv", [{"labels": args.labels} | row | code])
+            seconds = {"seconds": f"{float(row['seconds_per_epoch']) * int(row['epochs']):.0f}"}
+            append_rows(RESULTS / "cifar10.csv", [{"labels": args.labels} | row | seconds | code])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from ._rows import (
     validation_top1,
 )
 from .report_deep import DEEP, deep, growth
-from .report_shift import digits, domain_shift, pacs, style
+from .report_shift import cifar10, digits, domain_shift, pacs, style
 
 README, REPORT = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
 NOT_ON_FRONT_PAGE = ("cutmix_moex_lam05", "smoothing")
@@ -111,7 +111,7 @@ def robustness() -> str:
 def totals() -> str:
     """Count the runs, seeds and hours behind the tables; hours are of processor time if it was measured."""
     lines = []
-    for name in ("study", "ablation", "domain_shift", "digits", "pacs"):
+    for name in ("study", "ablation", "domain_shift", "digits", "pacs", "cifar10"):
         for (device, processor), rows in grouped(read_rows(name), "device", "processor").items():
             seconds = [float(row.get("cpu_seconds") or row["seconds"]) for row in rows if row["seconds"]]
             hours = f"{sum(seconds) / 3600:.1f}" + ("" if len(seconds) == len(rows) else " + interrupted runs")
@@ -186,6 +186,7 @@ MADE = (
     style,
     digits,
     pacs,
+    cifar10,
     study,
     learning_curves,
     ablation,

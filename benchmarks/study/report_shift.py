@@ -1,4 +1,4 @@
-"""Tables of digits.csv, pacs.csv and domain_shift.csv.
+"""Tables of cifar10.csv, digits.csv, pacs.csv and domain_shift.csv.
 
 domain_shift.csv has two tables: all methods, and MixStyle by the analysis that domain_shift.py states.
 
@@ -15,7 +15,7 @@ from .._results import grouped, read_rows
 from . import digits as digits_study
 from . import pacs as pacs_study
 from ._held_out import plan, summary
-from ._rows import METHODS, NONE, by_seed, cost, source
+from ._rows import METHODS, NONE, by_seed, cost, source, test_error, test_loss
 
 PARTS = {
     "unseen_emoji_seen_styles": "unseen emoji, seen styles",
@@ -89,8 +89,33 @@ def pacs() -> str:
 
 
 def left_out(name: str, seeds: Sequence[int], groups: Sequence[str], methods: Sequence[str]) -> str:
-    """Format a study that leaves one group out, as `summary` does; until all its runs have finished, their number."""
-    rows, runs = read_rows(name), len(plan(seeds, groups, methods))
-    if len(rows) < runs:
-        return f"{len(rows)} of {runs} runs have finished. The methods are compared once all have.\n"
-    return f"{summary(rows, methods, groups)}\n{source(rows)}"
+    """Format a study that leaves one group out, as `summary` does, from the seeds whose runs have all finished."""
+    rows, each = read_rows(name), len(plan(seeds[:1], groups, methods))
+    whole = [row for own in grouped(rows, "seed").values() if len(own) == each for row in own]
+    parts = []
+    if len(rows) < each * len(seeds):
+        parts.append(
+            f"{len(rows)} of {each * len(seeds)} runs have finished. The table has the seeds with all {each}.\n"
+        )
+    if whole:
+        parts.append(f"{summary(whole, methods, groups)}\n{source(whole)}")
+    return "\n".join(parts)
+
+
+def cifar10() -> str:
+    """Format cifar10.csv: test error and loss by number of labels and method, and their differences from the baseline.
+
+    The differences have exact 95 % intervals over the seeds.
+    """
+    runs, lines = grouped(read_rows("cifar10"), "labels", "method"), []
+    for (labels, method), own in runs.items():
+        baseline, cells = runs.get((labels, "baseline"), []), []
+        for value, places in ((test_error, 2), (test_loss, 3)):
+            values = by_seed(own, value)
+            difference = format_interval(paired(values, by_seed(baseline, value)), places)
+            cells += [format_mean(list(values.values()), places), "" if method == "baseline" else difference]
+        lines.append([f"{int(labels):,}", METHODS[method.replace("+", "_")], *cells, str(len(own))])
+    if not lines:
+        return NONE
+    head = ["labels", "", "test error, %", "minus baseline", "test loss", "minus baseline", "seeds"]
+    return f"{table(head, lines, left=2)}\n{source(read_rows('cifar10'))}"

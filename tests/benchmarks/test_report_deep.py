@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.study import _rows, report, report_deep
+from benchmarks.study import _rows, pacs, report, report_deep, report_shift
 
 FACTS = dict(model="m", device="cpu", processor="P", threads="1", torch="2", timm="1", commit="c", date="d")
 
@@ -135,3 +135,29 @@ def test_growth_is_drawn_with_and_without_intervals(lines, monkeypatch):
     figure = plots.growth()["growth"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["250", "500"]
     assert len(figure.axes) == 2 and all(axes.has_data() for axes in figure.axes)
+
+
+def test_a_study_that_leaves_domains_out_shows_whole_seeds_only(monkeypatch):
+    columns = ("seed", "held_out", "method", "top1")
+    runs = [(s, d, m, 60 + 2 * (m != "baseline") + s) for s in (20, 21) for d in pacs.DOMAINS for m in pacs.METHODS]
+    rows = [FACTS | dict(zip(columns, map(str, run)), monitored_top1="90") for run in runs]
+    monkeypatch.setattr(report_shift, "read_rows", lambda name: rows)
+    assert cells(report_shift.pacs())[1][5:] == ["+2.00 [+2.00, +2.00]", "+0.00 [+0.00, +0.00]", "2"]
+    del rows[-1]
+    told = report_shift.pacs()
+    assert told.startswith("23 of 60 runs have finished") and cells(told)[1][5:] == ["+2.00", "+0.00", "1"]
+    del rows[11:]
+    assert cells(report_shift.pacs()) == []
+
+
+def test_cifar10_pairs_seeds_within_a_number_of_labels(monkeypatch):
+    runs = [("4000", m, s, t) for s, m, t in [("40", "baseline", 70), ("40", "moex", 72), ("41", "moex", 99)]]
+    runs += [("4000", "baseline", "42", 71), ("4000", "moex", "42", 71), ("1000", "baseline", "40", 50)]
+    rows = [FACTS | dict(zip(("labels", "method", "seed", "test_top1"), run), test_loss="1") for run in runs]
+    monkeypatch.setattr(report_shift, "read_rows", lambda name: rows)
+    lines = cells(report_shift.cifar10())
+    assert [line[:2] + line[3:4] for line in lines] == [
+        ["4,000", "baseline", ""],
+        ["4,000", "MoEx", "-1.00 [-13.71, +11.71]"],
+        ["1,000", "baseline", ""],
+    ]
