@@ -94,9 +94,8 @@ def left_out(name: str, seeds: Sequence[int], groups: Sequence[str], methods: Se
     whole = [row for own in grouped(rows, "seed").values() if len(own) == each for row in own]
     parts = []
     if len(rows) < each * len(seeds):
-        parts.append(
-            f"{len(rows)} of {each * len(seeds)} runs have finished. The table has the seeds with all {each}.\n"
-        )
+        only = f" The table has only the seeds whose {each} runs have all finished." if whole else ""
+        parts.append(f"{len(rows)} of {each * len(seeds)} runs have finished.{only}\n")
     if whole:
         parts.append(f"{summary(whole, methods, groups)}\n{source(whole)}")
     return "\n".join(parts)
