@@ -119,6 +119,7 @@ class Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)
+                warnings.filterwarnings("ignore", module=r"torch\.optim")  # torch 2.8's LBFGS warns about every loss
                 exec(compile(as_run(block.code), f"{block.page.name}, block {block.number}", "exec"), {})
         finally:
             os.chdir(before)

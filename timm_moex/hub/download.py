@@ -18,6 +18,7 @@ from huggingface_hub import constants, get_token, hf_hub_download, try_to_load_f
 from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE as WEIGHTS
 from huggingface_hub.errors import (
+    BadRequestError,
     EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -137,12 +138,13 @@ def _no_connection(error: BaseException, address: Address) -> str | None:
 
 
 def _bare_status(error: BaseException, address: Address) -> str | None:
-    # From httpx; before huggingface_hub 1.0 from requests, whose HTTPError is passed on while the Hub is down
-    response: Any = getattr(error, "response", None)
-    if type(error).__name__ not in ("HfHubHTTPError", "BadRequestError", "HTTPError") or response is None:
+    # huggingface_hub reports a Hub that is down as a missing file, with its answer as the cause
+    answer = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    response: Any = getattr(answer, "response", None)  # from httpx; before huggingface_hub 1.0 from requests
+    if response is None or answer is error and type(error) not in (HfHubHTTPError, BadRequestError):
         return None
     status = response.status_code
-    said = getattr(error, "server_message", None) or response.headers.get("X-Error-Message") or str(error)
+    said = getattr(answer, "server_message", None) or response.headers.get("X-Error-Message") or str(answer)
     remedy = "; try again later" if status in _PASSING or status >= 500 else ""
     remedy = "; log in (`hf auth login`, or HF_TOKEN) or unset HF_TOKEN" if status == 401 else remedy
     return f"{endpoint()} answered {status} for {address.weights_address().place}: {one_line(Exception(said))}{remedy}"
