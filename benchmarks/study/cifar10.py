@@ -12,7 +12,7 @@ Written down before the first run:
   epochs. Nothing is selected: probabilities and lambdas are the paper's for CIFAR (MoEx 0.25 and 0.5, CutMix 0.5) and
   for CutMix + MoEx (0.25 and 0.9), as in the study on Fashion-MNIST. Learning rate and weight decay are the usual ones.
 - Seeds 40 to 44. Runs with the same seed share their initial weights, crops, flips and the order of the images.
-- Primary outcome: test error of MoEx minus baseline, mean of the pairs, exact 95 % interval (Student's t).
+- Primary outcome: test error of MoEx minus baseline, mean of the pairs, 95 % interval (Student's t).
 - Prediction: -1 point for MoEx, -3 for CutMix, and less than 0.5 points between CutMix with and without MoEx. Reason:
   on 2,000 images of Fashion-MNIST, which this net also overfits, they were -0.67, -1.60 and 0.
 - The curve by size: baseline and MoEx on 1,000 and 20,000 labels, seeds 40 and 41, as many steps as with 4,000

@@ -24,7 +24,7 @@ after that trial.
 `--mixstyle` compares only the unchanged preset mixstyle with the baseline; no setting is selected. The plan was written
 before any of its runs: 20 new seeds with noto's pair held out, 10 with each other designer's, in the same recipe
 (`MIXSTYLE_SEEDS`). Primary outcome: the difference in top-1 of unseen emoji in the unseen style, on noto, as a mean of
-20 seeds with its exact 95 % interval. Check: seen emoji in the unseen style, with the same analysis. Confirmation: the
+20 seeds with its 95 % interval. Check: seen emoji in the unseen style, with the same analysis. Confirmation: the
 mean of the four designers' differences with an interval of 3 degrees of freedom, since the seeds of one designer share
 its style. A pilot had found about one point, which 20 seeds can just resolve; an interval around 0 is also a result.
 

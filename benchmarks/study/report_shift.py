@@ -14,7 +14,7 @@ from .._markdown import table
 from .._results import grouped, read_rows
 from . import digits as digits_study
 from . import pacs as pacs_study
-from ._held_out import plan, summary
+from ._held_out import summary
 from ._rows import METHODS, NONE, by_seed, cost, source, test_error, test_loss
 
 PARTS = {
@@ -90,9 +90,8 @@ def pacs() -> str:
 
 def left_out(name: str, seeds: Sequence[int], groups: Sequence[str], methods: Sequence[str]) -> str:
     """Format a study that leaves one group out, as `summary` does, from the seeds whose runs have all finished."""
-    rows, each = read_rows(name), len(plan(seeds[:1], groups, methods))
-    whole = [row for own in grouped(rows, "seed").values() if len(own) == each for row in own]
-    parts = []
+    rows, each = read_rows(name), len(groups) * len(methods)
+    whole, parts = whole_seeds(rows, groups, methods), []
     if len(rows) < each * len(seeds):
         only = f" The table has only the seeds whose {each} runs have all finished." if whole else ""
         parts.append(f"{len(rows)} of {each * len(seeds)} runs have finished.{only}\n")
@@ -101,10 +100,15 @@ def left_out(name: str, seeds: Sequence[int], groups: Sequence[str], methods: Se
     return "\n".join(parts)
 
 
+def whole_seeds(rows: Sequence[dict], groups: Sequence[str], methods: Sequence[str]) -> list[dict]:
+    """Select the rows of the seeds that have all groups and methods."""
+    return [r for own in grouped(rows, "seed").values() if len(own) == len(groups) * len(methods) for r in own]
+
+
 def cifar10() -> str:
     """Format cifar10.csv: test error and loss by number of labels and method, and their differences from the baseline.
 
-    The differences have exact 95 % intervals over the seeds.
+    The differences have 95 % intervals over the seeds.
     """
     runs, lines = grouped(read_rows("cifar10"), "labels", "method"), []
     for (labels, method), own in runs.items():

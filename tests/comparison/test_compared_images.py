@@ -47,13 +47,13 @@ def test_each_group_is_held_out_in_turn(tmp_path):
     recipe = picture_recipe(data, group_folders=True, model_kwargs={"moex_preset": "mixstyle"}, donors_from="any")
     how = dict(methods=["baseline", "mixstyle"], seeds=1, output=tmp_path / "out", leave_one_out=True, log=quiet)
     result = timm_moex.compare(recipe, **how)
-    assert list(result.figures) == ["A", "B", "mean over the domains"]
+    assert list(result.figures) == ["A", "B", "mean over the groups"]
     for group in "AB":
         run = tmp_path / "out" / "mixstyle" / group / "0"
         found = json.loads((run / "result.json").read_text())
         assert found["test"]["count"] == 20 and f"held_out_group: {group}" in (run / "recipe.yaml").read_text()
         assert found["metrics"]["count"] == 4  # a fifth of the other group
-    mean = result.figures["mean over the domains"]["mixstyle"]["0"].error
+    mean = result.figures["mean over the groups"]["mixstyle"]["0"].error
     assert mean == sum(result.figures[group]["mixstyle"]["0"].error for group in "AB") / 2
     assert "all images of the held-out group (A 20, B 20)" in result.text and "**B**" in result.text
 

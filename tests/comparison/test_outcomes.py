@@ -17,13 +17,13 @@ from timm_moex.comparison.statistics import pairs_needed
         ([0.6, 0.8, 0.7], "moex raises the error by 0.70 points (0.45 to 0.95, 3 pairs)."),
         (
             [0.5, -0.6, 0.1],
-            "moex: no measurable difference; 3 pairs rule out 1.38 points or more (+0.00, from -1.38 to +1.38). "
-            "It would take more than 100 pairs to tell a difference this small from 0.",
+            "moex: no measurable difference; 3 pairs rule out a change of 1.38 points or more "
+            "(+0.00, from -1.38 to +1.38). It would take more than 100 pairs to tell a difference this small from 0.",
         ),
         (
             [-0.4, 0.0, -0.2, 0.1],
-            "moex: no measurable difference; 4 pairs rule out 0.48 points or more (-0.12, from -0.48 to +0.23). "
-            "It would take about 15 pairs to tell 0.12 points from 0.",
+            "moex: no measurable difference; 4 pairs rule out a change of 0.48 points or more "
+            "(-0.12, from -0.48 to +0.23). It would take about 15 pairs to tell 0.12 points from 0.",
         ),
         ([0.0, 0.0], "moex: the errors are equal in all 2 pairs."),
     ],

@@ -95,7 +95,7 @@ def test_card_names_the_preset_it_was_trained_with():
     facts = dict(top1=TOP1, baseline=TOP1, seeds=[4, 5], recipe={"model_kwargs": {"moex_preset": "mixstyle"}})
     card = model_card(CONFIG, facts).text
     assert "Trained with [MixStyle](https://arxiv.org/abs/2104.02008) by timm_moex." in card and "MoEx" not in card
-    assert "| same recipe without MixStyle |" in card and 'preset="mixstyle")' in card
+    assert "| same recipe without MixStyle |" in card and "MixStyle does not always help" in card
     with pytest.raises(ValueError, match="preset='mixtyle': expected one of"):
         model_card(CONFIG, {"recipe": {"model_kwargs": {"moex_preset": "mixtyle"}}})
 
@@ -115,6 +115,16 @@ def test_card_says_what_is_true_of_the_training_and_of_loading(case, architectur
     recipe, exchanged = RECIPES[case]
     card = model_card(CONFIG | {"architecture": architecture}, {"recipe": recipe}).text
     assert ("Trained with [" in card) == exchanged and f"timm can load this model{how}\n" in card
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_card_continues_with_the_settings_of_the_training(exchanged):
+    settings = {"moex_preset": "mixstyle", "moex_prob": 0.25 * exchanged, "moex_per_site": True, "drop_rate": 0.1}
+    card = model_card(CONFIG, {"recipe": {"model": "moex_resnet18", "model_kwargs": settings}}, source="X").text
+    further = ("To train these weights further, with", 'load_twin("X", prob=0.5)')
+    same = ("To continue training with", 'load_twin("X", preset="mixstyle", prob=0.25, per_site=True)')
+    assert all(text in card for text in (same if exchanged else further))
+    assert ("active only during training" in card) == ("does not always help" in card) == exchanged
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)

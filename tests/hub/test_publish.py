@@ -71,7 +71,7 @@ def test_a_license_is_stated_once(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"].pop("license", None)
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(HubError, match="states no license; use --license"):
+    with pytest.raises(HubError, match="states no licence; use --license"):
         plan(folder, "ORG/NAME")
     assert parse_card(plan(folder, "ORG/NAME", license="mit").card).data.license == "mit"
     assert parse_card((folder / "README.md").read_text()).data.license is None

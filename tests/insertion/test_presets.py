@@ -92,7 +92,7 @@ def test_a_share_for_all_sites_and_matched_distributions():
         (dict(swap_index=IDX), ValueError, "several MoEx layers; pass swap_layer"),
         (dict(swap_index={"stage1": IDX}, own_share={"stage2": SHARE}), ValueError, "own_share names 'stage2'"),
         (dict(swap_index=IDX, swap_layer="C2", own_share={"C2": SHARE}), TypeError, "pass both as mappings by site"),
-        (dict(own_share=SHARE), ValueError, "without swap_index: nothing would be exchanged"),
+        (dict(own_share=SHARE), ValueError, "has no effect without swap_index; pass swap_index as well"),
         (dict(swap_index={"stage1": IDX[:2]}), ValueError, "swap_index must have shape"),
         (dict(swap_index={"stage1": [1, 2, 3, 0]}), TypeError, "swap_index must be a tensor"),
         (dict(swap_index={"stage1": IDX}, own_share=2 * SHARE), ValueError, "own_share=2.0"),

@@ -69,7 +69,7 @@ def test_channels_last_goes_through_the_exchange_and_changes_nothing(arch):
         assert after.is_contiguous(memory_format=torch.channels_last)
 
 
-# resnet and vit: tests/test_insertion.py
+# resnet and vit: tests/insertion
 @pytest.mark.parametrize("arch", [name for name in SMALL if not name.startswith(("resnet", "vit"))], indirect=True)
 def test_compiled_full_graph_has_two_graphs_and_never_recompiles(arch):
     from torch._dynamo.testing import CompileCounter

@@ -1,6 +1,7 @@
 """timm's own train.py, unmodified, with MoEx through `--device-modules timm_moex.plugin`.
 
-Needs a clone of timm, whose train.py is not on PyPI: `TIMM_MOEX_TIMM_CLONE=path pytest tests/test_stock_train.py`.
+Needs a clone of timm, whose train.py is not on PyPI:
+`TIMM_MOEX_TIMM_CLONE=path pytest tests/integration/test_stock_train.py`.
 """
 
 import argparse

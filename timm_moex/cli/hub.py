@@ -18,7 +18,7 @@ __all__ = ["convert", "publish", "verify"]
     examples=["timm-moex verify", "timm-moex verify output/my_run/hub"],
 )
 def verify(model: str | None, data_dir: str | None, **options: Any) -> int:
-    """Check that folders are intact: hashes, tensors, card, top-1."""
+    """Check that folders are intact: tensors, config, card; hashes if a manifest lists them; top-1 with --data-dir."""
     from ..hub.verify import find_released, verify_all, verify_folder
 
     if model is None:
@@ -28,7 +28,7 @@ def verify(model: str | None, data_dir: str | None, **options: Any) -> int:
         problems = {model: verify_folder(model, entry)}
         if data_dir and not problems[model]:
             if not entry:
-                raise ValueError(f"{model}: cannot check top-1 without a manifest.json next to it")
+                raise ValueError(f"{model}: cannot check top-1, because no manifest.json next to it lists this folder")
             stated = entry.top1["value"]
             top1 = evaluate_opened(open_model_and_data(model, data_dir, **options))["top1"]
             print(f"top-1 {top1:.2f}, in the manifest {stated:.2f}")
@@ -50,7 +50,7 @@ def verify(model: str | None, data_dir: str | None, **options: Any) -> int:
     flag("--private", "create private repos"),
     option("--tag", default="v1", help="tag of this version of the repo (default: v1)"),
     option("--license", metavar="ID", help="SPDX identifier, if the card has no licence"),
-    flag("--dry-run", "upload nothing; only have the Hub check the card"),
+    flag("--dry-run", "upload nothing; list the files and have the Hub check the card"),
     examples=[
         "timm-moex publish output/my_run/hub --repo-id ORG/NAME --license apache-2.0 --dry-run",
         "timm-moex publish --all --org ORG --dry-run",
@@ -105,7 +105,7 @@ def _show_published(done: "Published") -> None:
     there = "" if done.changed else ": already up to date"
     print(f"{done.repo_id}@{done.revision}, tag {done.tag}{there}")
     print(f"timm.create_model('hf-hub:{done.repo_id}@{done.revision}', pretrained=True)")
-    missing = "not pinned, because no manifest was found next to the folder"
+    missing = "not pinned, because no manifest next to the folder lists it"
     print(f"pinned in {done.manifest}" if done.manifest else missing)
 
 

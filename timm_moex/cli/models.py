@@ -20,7 +20,7 @@ __all__ = ["list_models", "list_sites", "print_recipe"]
     examples=["timm-moex list 'moex_resnet*'", "timm-moex list 'moex_convnext_t*' --details"],
 )
 def list_models(filter: str, details: bool, recipes: bool, presets: bool) -> None:
-    """List models, or the packaged recipes."""
+    """List models, packaged recipes or presets."""
     import timm
 
     from ..insertion.presets import PRESETS
@@ -68,7 +68,7 @@ def print_recipe(name: str) -> None:
 
 @command("sites", option("model", help="name of a model"), examples=["timm-moex sites resnet50"])
 def list_sites(model: str) -> None:
-    """List the sites at which a model can exchange features.
+    """List the sites at which a model can exchange moments.
 
     The columns are the site's name for moex_layer, its module, the layout and shape of its features (B images), and
     its default norm.

@@ -39,7 +39,7 @@ def sample() -> None:
         "--resume",
         type=path,
         metavar="PATH",
-        help="last.pth.tar of the run to resume, in its folder; auto: the one in --output if it exists",
+        help="last.pth.tar in the folder of the run to resume; auto: the one in the output folder if it exists",
     ),
     option("--output", type=path, metavar="DIR", help="output folder (default: output/NAME)"),
     _recipe_flag("--in-memory", "in_memory", "keep the dataset on the device, and crop and flip there"),
@@ -50,7 +50,11 @@ def sample() -> None:
         help="with --in-memory: padding of the random crop in pixels (same as --set pad=N; default: 4)",
     ),
     _recipe_flag("--tensorboard", "log_tensorboard", "write TensorBoard event files"),
-    _recipe_flag("--skip-unreadable", "skip_unreadable", "skip images that cannot be read"),
+    _recipe_flag(
+        "--skip-unreadable",
+        "skip_unreadable",
+        "skip evaluation images that cannot be read (in training, another image always replaces them)",
+    ),
     examples=[
         'timm-moex train quickstart --in-memory --data-dir "$(timm-moex sample)"',
         "timm-moex train finetune --data-dir FOLDER --set epochs=5",
@@ -85,7 +89,8 @@ def train(recipe: str, settings: list[str], output: str | None, resume: str | No
         nargs="+",
         metavar="NAME",
         help="baseline, moex, moex_lam1, another preset (timm-moex list --presets), cutmix, mixup, smoothing, or "
-        "several joined by + (default: baseline, the recipe's own exchange, cutmix)",
+        "several joined by + (default: baseline; the recipe's own exchange, or moex with prob 0.5 if it has none; and "
+        "cutmix, unless the recipe mixes images)",
     ),
     option(
         "--method",

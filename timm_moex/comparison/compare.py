@@ -32,7 +32,7 @@ class Comparison:
     Attributes:
         folder: Contains report.md, compare.csv, compare.png and the run folders.
         text: The report, in Markdown.
-        figures: Maps a title ("" or a held-out domain), a method and a seed to the outcome of a run.
+        figures: Maps a title ("" or a held-out group), a method and a seed to the outcome of a run.
         failed: Number of failed runs.
     """
 
@@ -68,12 +68,13 @@ def compare(
         recipe: The recipe to train, see `load_recipe`.
         data_dir: The data folder; default: the recipe's.
         methods: Names such as "baseline", "moex", "mixstyle", "cutmix" or "cutmix+moex", or "mine: moex_lam=0.5"; see
-            `parse_methods`. Default: the baseline, the recipe's own exchange, and CutMix.
+            `parse_methods`. Default: the baseline; the recipe's own exchange, or MoEx with a probability of
+            0.5 if it has none; and CutMix, unless the recipe mixes images.
         add_methods: Methods to add to `methods` or to the default.
         seeds: Number of seeds, counted from 0, or a list of seeds.
         settings: Changes to the recipe for all methods, `key=value` each.
         output: The output folder; default: output/compare-NAME.
-        jobs: Number of runs to train in parallel; they share this process's number of threads.
+        jobs: Number of runs to train in parallel; this process's threads are divided among them.
         device: Device to train on; default: the recipe's, otherwise a GPU if one is available.
         test_split: A split to test each finished run on, once. The report then compares the test results.
         leave_one_out: Hold out each group of a recipe with `group_folders` in turn, and compare results on that group.

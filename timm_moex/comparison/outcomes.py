@@ -19,10 +19,10 @@ _MANY_PAIRS = 100
 
 
 class Outcome(NamedTuple):
-    """Metrics of a run after its last epoch, or their mean over domains.
+    """Metrics of a run after its last epoch, or their mean over the groups.
 
     Attributes:
-        error: In percent, on the test split or the held-out domain if there is one, otherwise on the evaluation split.
+        error: In percent, on the test split or the held-out group if there is one, otherwise on the evaluation split.
         loss: Cross-entropy on the same images.
         train_loss: Loss on the samples' own labels if the run recorded it, otherwise the loss that was minimised.
         seconds: Time per epoch; on a CPU, processor time, because other jobs may be running.
@@ -43,7 +43,7 @@ Figures = dict[str, dict[str, Outcome]]  # method → seed → outcome
 
 
 def read_outcomes(plan: Plan) -> dict[str, Figures]:
-    """Read the finished runs as group → method → seed → outcome; the group is "" unless domains are held out."""
+    """Read the finished runs as group → method → seed → outcome; the group is "" unless groups are held out."""
     metric = "top5" if plan.settings.get("eval_metric") == "top5" else "top1"
     found: dict[str, Figures] = {group: {m: {} for m in plan.methods} for group in plan.groups or ("",)}
     for run in plan.runs():
@@ -61,7 +61,7 @@ def _outcome(run: Run, metric: str) -> Outcome:
 
 
 def mean_over_groups(by_group: Mapping[str, Figures]) -> Figures:
-    """Average over the domains, for each method and seed that is finished in all of them."""
+    """Average over the groups, for each method and seed that is finished in all of them."""
     means: Figures = {method: {} for method in next(iter(by_group.values()))}
     for method in means:
         first, *others = (figures[method] for figures in by_group.values())
@@ -97,7 +97,7 @@ def verdict(method: str, errors: Sequence[float]) -> str:
     if bound == 0:
         return f"{method}: the errors are equal in all {count} pairs."
     start = (
-        f"{method}: no measurable difference; {count} pairs rule out {bound:.2f} points or more "
+        f"{method}: no measurable difference; {count} pairs rule out a change of {bound:.2f} points or more "
         f"({mean:+.2f}, from {low:+.2f} to {high:+.2f})"
     )
     needed = pairs_needed(mean, statistics.stdev(errors), limit=_MANY_PAIRS)
@@ -116,6 +116,7 @@ def gap_in_words(gaps: Sequence[float]) -> str:
     extreme = "small" if not below else "large" if not above else ""
     beyond = f" The study has no gap this {extreme}." if extreme else ""
     return (
-        f"The baseline's loss is {abs(gap):.2f} {position} its training loss. In our study MoEx changed the error by "
-        f"{' and by '.join(found)} (ResNet-20, parts of Fashion-MNIST); other data may behave differently.{beyond}"
+        f"The baseline's loss on unseen images is {abs(gap):.2f} {position} its training loss. In our study MoEx "
+        f"changed the error by {' and by '.join(found)} (ResNet-20, parts of Fashion-MNIST); other data may behave "
+        f"differently.{beyond}"
     )

@@ -134,7 +134,7 @@ def describe_images(recipe: Recipe, test: str | None, by_group: bool) -> tuple[d
     if groups:
         whole: dict[str, Any] = dict(unreadable="replace", val_fraction=0.0)
         counts = {group: len(open_split(args, "", only_group=group, **whole)) for group in groups}
-        images["training"] = f"all groups but one ({images['training']} with it)"
+        images["training"] = f"all groups except the held-out one ({images['training']}, including that group)"
         described = ", ".join(f"{group} {count:,}" for group, count in counts.items())
         images["held out"] = f"all images of the held-out group ({described})"
     return images, groups

@@ -14,7 +14,7 @@ from .statistics import format_interval, format_mean
 __all__ = ["MEAN", "failures", "figures_by_title", "format_table", "report_text", "table", "write_report"]
 
 FAILED = "failed.txt"
-MEAN = "mean over the domains"
+MEAN = "mean over the groups"
 
 
 def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -29,13 +29,13 @@ def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def figures_by_title(plan: Plan) -> dict[str, Figures]:
-    """Read the outcomes to report: "" for an ordinary comparison, otherwise each held-out domain and their mean."""
+    """Read the outcomes to report: "" for an ordinary comparison, otherwise each held-out group and their mean."""
     found = read_outcomes(plan)
     return found | {MEAN: mean_over_groups(found)} if plan.groups else found
 
 
 def table(figures: Figures) -> str:
-    """Format a row for each method: its means, and its paired differences with exact 95 % intervals."""
+    """Format a row for each method: its means, and its paired differences with 95 % intervals."""
     lines = []
     for method, by_seed in figures.items():
         cells = [method, str(len(by_seed))]
@@ -63,7 +63,7 @@ def failures(plan: Plan) -> list[str]:
 
 
 def report_text(plan: Plan) -> str:
-    """Write the report in Markdown: the set-up, a table for each domain, and a sentence for each method."""
+    """Write the report in Markdown: the set-up, a table for each group, and a sentence for each method."""
     titled, failed = figures_by_title(plan), failures(plan)
     decisive = list(titled.values())[-1]
     parts = [_what(plan)]

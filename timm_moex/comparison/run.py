@@ -40,7 +40,7 @@ class Run:
         recipe: The complete recipe, including data_dir, device and seed.
         folder: Output folder.
         method: Name of the method.
-        group: The domain that the recipe holds out, on which the run is evaluated once, after the last epoch; or "".
+        group: The group that the recipe holds out, on which the run is evaluated once, after the last epoch; or "".
         test_split: Name of a split to evaluate once, after the last epoch; "" to skip.
     """
 

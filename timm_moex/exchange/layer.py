@@ -16,7 +16,7 @@ class MomentExchange(nn.Module):
     """Moment Exchange with fixed settings, which `moment_exchange` explains.
 
     Args:
-        norm: `pono`, `in`, `ln`, `freq`, `gn4`, `gn-d4`, `gpono4`, `gpono-d4` (any number).
+        norm: `pono`, `in`, `ln`, `freq`, `gn4`, `gn-d4`, `gpono4`, `gpono-d4` (with any number in place of 4).
         eps: Added to the variance.
         positive_only: Take the moments of only the positive entries.
         moments: "both", "mean" or "std".

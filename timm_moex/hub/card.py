@@ -12,7 +12,7 @@ from timm.models import is_model, model_entrypoint
 
 from ..insertion.presets import Preset, find_preset
 from ..utils.messages import one_line
-from ..utils.names import is_twin_name
+from ..utils.names import is_twin_name, stock_name
 from ..utils.reraise import reraise_as
 from .download import HubError, Unreachable, translate_errors
 from .manifest import Provenance
@@ -31,11 +31,9 @@ _HUB_DATASETS = {
     "cifar100": ("uoft-cs/cifar100", "CIFAR-100"),
     "imagenet-1k": ("ILSVRC/imagenet-1k", "ImageNet-1k"),
 }
-_LIMITS = (
-    "{} is active only during training. At inference this is a plain network; expect no more robustness to "
-    "unfamiliar data than the numbers above show.",
-    "{} does not always help; the report of this project lists runs in which it did not.",
-)
+_PLAIN = "Expect no more robustness to unfamiliar data than the numbers above show."
+_ONLY_IN_TRAINING = "{} is active only during training. At inference this is a plain network."
+_MAY_NOT_HELP = "{} does not always help; benchmarks/README.md of timm_moex lists runs in which it did not."
 
 
 def model_card(
@@ -50,11 +48,13 @@ def model_card(
     """
     facts = Provenance.of(facts)
     preset = find_preset(_settings(facts).get("moex_preset") or "moex")
-    parts = [_summary(config, facts, preset), _usage(config["architecture"], source, preset)]
+    parts = [_summary(config, facts, preset), _usage(config["architecture"], source, facts, preset)]
     if facts.recipe:
         parts.append(f"## Recipe\n\n```yaml\n{recipe_text(facts.recipe)}```")
     given = [facts.limits] if isinstance(facts.limits, str) else facts.limits or []
-    limits = [*given, *(text.format(preset.title) for text in _LIMITS)]
+    limits = [*given, _PLAIN]
+    if _was_exchanged(facts):
+        limits = [*given, f"{_ONLY_IN_TRAINING} {_PLAIN}".format(preset.title), _MAY_NOT_HELP.format(preset.title)]
     parts.append("## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in limits))
     matter = _card_data(config, facts).to_yaml().strip()
     return ModelCard(f"---\n{matter}\n---\n\n" + "\n\n".join(parts) + "\n")
@@ -166,8 +166,12 @@ def _percent(top1: Mapping[str, float], several: bool) -> str:
     return f"{top1['mean']:.2f} ± {top1['std']:.2f}" if several else f"{top1.get('value', top1.get('mean')):.2f}"
 
 
-def _usage(architecture: str, source: str, preset: Preset) -> str:
-    settings = "prob=0.5" if preset.name == "moex" else f'preset="{preset.name}"'
+def _usage(architecture: str, source: str, facts: Provenance, preset: Preset) -> str:
+    more, given = "To train these weights further, with", {"prob": 0.5}
+    if _was_exchanged(facts):
+        more = "To continue training with"
+        given = {stock_name(key): value for key, value in _settings(facts).items() if is_twin_name(key)}
+    arguments = ", ".join([f'"{source}"', *(f"{key}={value!r}".replace("'", '"') for key, value in given.items())])
     extra = "\nimport timm_moex  # registers the architecture" if is_ours(architecture) else ""
     return f"""## Use
 
@@ -178,12 +182,12 @@ model = timm.create_model("{source}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```
 
-To continue training with {preset.title}:
+{more} {preset.title}:
 
 ```python
 from timm_moex.hub import load_twin
 
-model = load_twin("{source}", {settings})
+model = load_twin({arguments})
 ```"""
 
 

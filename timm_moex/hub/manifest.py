@@ -1,7 +1,7 @@
 """This package's checkpoints as described in `weights/manifest.json`; `models/` adds them to timm's registry.
 
 A checkpoint is a folder in the Hub's layout next to the manifest. If its weights are too large for the wheel, the
-installed folder has no model.safetensors. Once they are published, the manifest names the repo and commit that have it.
+installed folder has no model.safetensors. Once they are published, the manifest names the repo and commit.
 An entry names a repo only after its owner has published it: anyone can claim an unused name and upload other weights.
 """
 
@@ -39,7 +39,7 @@ class Provenance:
         date: Training date, "2026-01-31".
         license: SPDX identifier of the weights' licence.
         base_model: Hub id of the model whose weights the training started from.
-        origin: A sentence on the source of the weights, if timm_moex did not train them.
+        origin: A sentence on the source of the weights, if timm_moex did not train them with an exchange.
         results: The result as a sentence.
         limits: One or more sentences on what the weights are not suitable for.
     """

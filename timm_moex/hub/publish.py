@@ -84,7 +84,7 @@ def plan(folder: str | Path, repo_id: str, *, tag: str = "v1", license: str | No
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     stated = card.data.get("license") or config["pretrained_cfg"].get("license")
     if stated is None and license is None:
-        raise HubError(f"{folder / README} states no license; use --license (an SPDX identifier: apache-2.0, …)")
+        raise HubError(f"{folder / README} states no licence; use --license (an SPDX identifier: apache-2.0, …)")
     if stated is not None and license not in (None, stated):
         raise HubError(f"license={license!r}, but {folder} states {stated!r}")
     card.data["license"] = stated or license

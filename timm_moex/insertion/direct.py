@@ -54,7 +54,7 @@ def _direct_pass(moex: Any, name: str, module: nn.Module, x: Any, groups: Tensor
         if moex.draws(module.training):
             forward = moex.draw_forward(x, groups, first_node=first_node, is_direct=True)
         else:
-            moex.warn_if_unused(module.training, "its layers are called directly (forward_features, …)")
+            moex.warn_if_unused(module.training, "it has no MoExLoss")
             forward = Forward(moex, {}, first_node=first_node, is_direct=True)
         moex.direct_passes[key] = forward
     forward.met.append(name)

@@ -52,8 +52,8 @@ def find_moex(model: nn.Module) -> MoExInsertion | None:
     found = all_moex(model)
     if len(found) > 1:
         raise ValueError(
-            f"{type(model).__name__} contains {len(found)} MoEx, at {', '.join(found.values())}; pass the submodule "
-            "with the one you want"
+            f"{type(model).__name__} contains {len(found)} MoEx insertions, at {', '.join(found.values())}; pass "
+            "the submodule with the one you want"
         )
     return next(iter(found), None)
 

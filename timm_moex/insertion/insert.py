@@ -61,8 +61,9 @@ def insert_moex(
             dotted path of a module whose output is exchanged. Pass a list for several layers. Default: the preset's.
         preset: "moex", "padain", "mixstyle", "freq_mixstyle" or "efdmix", see `timm_moex.insertion.presets`. It
             sets the default of every setting.
-        channel_dim: 1 or -1. Needed only if `layer` is the path of a module whose layout is unknown. It is known for
-            2d convolutions, batch norms, pools, and blocks of these. If given, it is used.
+        channel_dim: 1 or -1. Needed only if `layer` is the path of a module whose layout is unknown. The
+            layout is known for 2d convolutions, batch norms and pools, where another value is an error. It is presumed
+            for blocks of these; `channel_dim` then takes precedence.
         **settings: Fields of `MoExSettings`: norm, eps, positive_only, moments, detach, match, alpha, per_site, lam,
             prob, off_epoch, warmup_epochs.
 

@@ -49,7 +49,7 @@ class MoExInsertion:
         self._start()
 
     def _start(self) -> None:
-        """Initialize the state that a copy does not share with its original."""
+        """Initialise the state that a copy does not share with its original."""
         self.token = new_token(self)
         self.mixes_labels = False  # a MoExLoss is bound to it
         self.last: Forward | None = None  # the last training forward that drew or exchanged

@@ -42,7 +42,7 @@ def requested_exchanges(
     if swap_index is None or swap_index is DRAW:
         for name, value in (("swap_layer", swap_layer), ("own_share", own_share)):
             if value is not None:
-                raise ValueError(f"{name}={value!r} without swap_index: nothing would be exchanged")
+                raise ValueError(f"{name}={value!r} has no effect without swap_index; pass swap_index as well")
         return None if swap_index is DRAW else {}
     donors = _donors(moex, swap_index, swap_layer, own_share)
     shares = dict.fromkeys(donors, own_share)
@@ -70,7 +70,7 @@ def _donors(moex: Any, swap_index: Any, swap_layer: str | None, own_share: Any) 
         return {site: index for site, index in donors.items() if index is not None}
     if not isinstance(swap_index, Tensor):
         found = type(swap_index).__name__
-        raise TypeError(f"swap_index must be a tensor of dtype torch.int64 or None, got {found}")
+        raise TypeError(f"swap_index must be an int64 tensor, a mapping from site to donors, or None, got {found}")
     if isinstance(own_share, Mapping):
         raise TypeError("own_share is a mapping but swap_index is not; pass both as mappings by site")
     if swap_layer is not None:

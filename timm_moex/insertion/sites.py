@@ -21,7 +21,7 @@ CHANNEL_DIM = {"NCHW": 1, "NHWC": -1, "NLC": -1, "NC...": 1, "N...C": -1}
 
 @dataclass(frozen=True)
 class Site:
-    """One place in a model where features can be exchanged.
+    """One place in a model where moments can be exchanged.
 
     Args:
         name: `stem`, `stage1`, … or the dotted path of the module.

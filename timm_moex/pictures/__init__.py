@@ -1,1 +1,1 @@
-"""Pictures of predictions, exchanges and training curves. matplotlib is an extra: `timm-moex[plots]`."""
+"""Pictures of predictions, exchanges and training curves. Matplotlib is optional: the extra `plots` installs it."""

@@ -1,4 +1,4 @@
-"""Create and save matplotlib figures. matplotlib is an extra: `pip install timm-moex[plots]`."""
+"""Create and save Matplotlib figures. Matplotlib is optional: the extra `plots` installs it."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install timm-moex[plots]") from error
+        raise ImportError("pictures need Matplotlib: pip install matplotlib") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

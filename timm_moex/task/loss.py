@@ -69,7 +69,7 @@ class MoExLoss(nn.Module):
         criterion: Loss of (output, target).
 
     Raises:
-        ValueError: `model` has no MoEx, or several.
+        ValueError: `model` has no MoEx insertion, or more than one.
         TypeError: `criterion` is not callable.
 
     Example:

@@ -31,7 +31,7 @@ class MoExTask(ClassificationTask):
         **kwargs: Keyword arguments of `timm.task.ClassificationTask`.
 
     Raises:
-        ValueError: `model` has no MoEx, or several.
+        ValueError: `model` has no MoEx insertion, or more than one.
 
     Example:
         >>> import timm, timm_moex, torch

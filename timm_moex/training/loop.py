@@ -107,9 +107,10 @@ def _log_epoch(run: TrainingSetup, state: Progress, seconds: float, log: Callabl
         + (f"  exchanged {train['exchanged']:.0%}" if "exchanged" in train else "")
         + f"  lr {row['lr']:.3g}  {seconds:.1f} s"
     )
-    for part, loader in (("training", run.train_loader), ("evaluation", run.eval_loader)):
+    parts = (("training", run.train_loader, "replaced by others"), ("evaluation", run.eval_loader, "left out"))
+    for part, loader, instead in parts:
         if unreadable := sorted(set().union(*run.processes.gather(unreadable_files(loader.dataset)))):
-            log(f"{len(unreadable)} {part} images could not be read and were left out, such as {unreadable[0]}")
+            log(f"{len(unreadable)} {part} images could not be read and were {instead}, such as {unreadable[0]}")
 
 
 def _write_hub(folder: RunFolder, recipe: Recipe, run: TrainingSetup, state: Progress) -> None:
