@@ -1,4 +1,4 @@
-"""Help, the version and wrong options are answered without PyTorch, whose import takes seconds."""
+"""Help, the version, recipes and wrong options are answered without PyTorch, whose import takes seconds."""
 
 import os
 import re
@@ -45,6 +45,12 @@ def test_version_needs_no_torch(program):
     assert program("--version").stdout.startswith(f"timm-moex {timm_moex.__version__}, timm ")
 
 
+@pytest.mark.parametrize("words, line", [(["recipe", "quickstart"], "model: "), (["list", "--recipes"], "quickstart")])
+def test_recipes_need_no_torch(program, words, line):
+    done = program(*words)
+    assert done.returncode == 0 and f"\n{line}" in done.stdout and not done.stderr
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -53,6 +59,14 @@ def test_version_needs_no_torch(program):
         (["train"], "required: recipe"),
         (["list", "--bla"], "unrecognized arguments: --bla"),
         (["eval", "resnet18", "--batch-size", "0"], "argument --batch-size: 0: expected at least 1"),
+        (["train", "quikstart"], "expected the path of a .yaml file or one of"),
+        (["train", "quickstart", "--set", "lrr=1"], "unknown key 'lrr'"),
+        (["compare"], "expected either a recipe to compare or --report DIR"),
+        (["compare", "quickstart", "--set", "lr"], "--set lr: expected key=value"),
+        (["publish", "FOLDER"], "expected `publish FOLDER --repo-id ORG/NAME`"),
+        (["recipe", "quikstart"], "'quikstart': expected one of"),
+        (["list", "--recipes", "--presets"], "--recipes and --presets cannot be combined"),
+        (["list", "moex_*", "--recipes"], "FILTER and --recipes cannot be combined"),
     ],
 )
 def test_a_wrong_option_needs_no_torch(program, words, message):

@@ -1,7 +1,7 @@
 """Command line: `timm-moex` or `python -m timm_moex`.
 
-Importing `timm_moex` imports this module first. If the process is this program, `--help`, `--version` and wrong options
-end it here, before it imports PyTorch, which takes seconds. The subcommands import PyTorch only when they run.
+Importing `timm_moex` imports this module first. If the process is this program, `--help`, `--version`, wrong options
+and commands that do not need PyTorch end it here, before it imports PyTorch, which takes seconds.
 """
 
 import argparse
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     try:
         args = vars(make_parser().parse_args(argv))
-        code = args.pop("run")(**args) or 0
+        run, early = args.pop("run"), args.pop("early")
+        early(**args)
+        code = run(**args) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader has closed the pipe, as in `timm-moex list | head`
@@ -84,7 +86,7 @@ def _explain(error: Exception) -> int:
 
 
 def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("timm", "torch"))
+    return ", ".join(f"{name} {version(name)}" for name in ("timm", "torch", "huggingface_hub"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,5 +128,18 @@ def is_command_line(argv: list[str], orig_argv: list[str]) -> bool:
     return bool(argv) and Path(argv[0]).name.removesuffix(".exe") in ("timm-moex", "timm-moex-script.py")
 
 
+def _answer_early() -> None:
+    """End the process if its arguments are wrong, or if it can run without PyTorch."""
+    args = vars(make_parser().parse_args())
+    del args["run"]
+    try:
+        is_complete = args.pop("early")(**args)
+    except (ValueError, OSError) as error:
+        print(f"timm-moex: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    if is_complete:
+        sys.exit(main())
+
+
 if is_command_line(sys.argv, sys.orig_argv):
-    make_parser().parse_args()
+    _answer_early()

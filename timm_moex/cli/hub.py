@@ -41,6 +41,13 @@ def verify(model: str | None, data_dir: str | None, **options: Any) -> int:
     return int(any(problems.values()))
 
 
+def _publish_early(
+    folder: str | None, repo_id: str | None, everything: bool, org: str | None, license: str | None, **options: Any
+) -> None:
+    if not (org and not repo_id and not license if everything else folder and repo_id and not org):
+        raise ValueError("expected `publish FOLDER --repo-id ORG/NAME`, or `publish --all --org ORG` without --license")
+
+
 @command(
     "publish",
     option("folder", nargs="?", help="…/hub of a training run; with --all: folder with a manifest.json"),
@@ -55,12 +62,13 @@ def verify(model: str | None, data_dir: str | None, **options: Any) -> int:
         "timm-moex publish output/my_run/hub --repo-id ORG/NAME --license apache-2.0 --dry-run",
         "timm-moex publish --all --org ORG --dry-run",
     ],
+    early=_publish_early,
 )
 def publish(
-    folder: str | None,
-    repo_id: str | None,
+    folder: str,
+    repo_id: str,
     everything: bool,
-    org: str | None,
+    org: str,
     private: bool,
     tag: str,
     license: str | None,
@@ -69,21 +77,16 @@ def publish(
     """Upload a folder, or every checkpoint, to the Hub."""
     from ..hub.publish import plan, plan_all, publish, publish_all
 
-    if everything and org and not repo_id and not license:
-        if dry_run:
-            _show_plans(plan_all(org, folder, tag=tag), tag)
-        else:
-            done = publish_all(org, folder, private=private, tag=tag)
-            for repo in done.repos:
-                _show_published(repo)
-            print(f"{done.collection} contains all {len(done.repos)} repos, {len(done.added)} of them new")
-    elif folder and repo_id and not org and not everything:
-        if dry_run:
-            _show_plans([plan(folder, repo_id, tag=tag, license=license)], tag)
-        else:
-            _show_published(publish(folder, repo_id, private=private, tag=tag, license=license))
+    if dry_run:
+        plans = plan_all(org, folder, tag=tag) if everything else [plan(folder, repo_id, tag=tag, license=license)]
+        _show_plans(plans, tag)
+    elif everything:
+        done = publish_all(org, folder, private=private, tag=tag)
+        for repo in done.repos:
+            _show_published(repo)
+        print(f"{done.collection} contains all {len(done.repos)} repos, {len(done.added)} of them new")
     else:
-        raise ValueError("expected `publish FOLDER --repo-id ORG/NAME`, or `publish --all --org ORG` without --license")
+        _show_published(publish(folder, repo_id, private=private, tag=tag, license=license))
 
 
 def _show_plans(plans: "list[Plan]", tag: str) -> None:

@@ -11,20 +11,25 @@ if TYPE_CHECKING:
 __all__ = ["list_models", "list_sites", "print_recipe"]
 
 
+def _list_early(filter: str | None, details: bool, recipes: bool, presets: bool) -> bool:
+    given = {"FILTER": filter, "--details": details, "--recipes": recipes, "--presets": presets}
+    names = [name for name, value in given.items() if value]
+    if (recipes or presets) and len(names) > 1:
+        raise ValueError(f"{' and '.join(names)} cannot be combined")
+    return recipes
+
+
 @command(
     "list",
-    option("filter", nargs="?", default="moex_*", help="wildcard for the model names (default: moex_*)"),
+    option("filter", nargs="?", help="wildcard for the model names (default: moex_*)"),
     flag("--details", "also show parameters in millions, input size, and tags with weights, with top-1 if known"),
     flag("--recipes", "list the packaged recipes instead"),
     flag("--presets", "list the augmentations for moex_preset instead"),
     examples=["timm-moex list 'moex_resnet*'", "timm-moex list 'moex_convnext_t*' --details"],
+    early=_list_early,
 )
-def list_models(filter: str, details: bool, recipes: bool, presets: bool) -> None:
+def list_models(filter: str | None, details: bool, recipes: bool, presets: bool) -> None:
     """List models, packaged recipes or presets."""
-    import timm
-
-    from ..insertion.presets import PRESETS
-    from ..models.describe import describe_model
     from ..training.recipe import packaged_recipes
 
     if recipes:
@@ -33,12 +38,18 @@ def list_models(filter: str, details: bool, recipes: bool, presets: bool) -> Non
             title = file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
             print(f"{name:{width}}  {title}")
         return
+
+    import timm
+
+    from ..insertion.presets import PRESETS
+    from ..models.describe import describe_model
+
     if presets:
         print("\n\n".join(f"{preset.name}: {preset.summary}\n  {preset.source}" for preset in PRESETS.values()))
         return
-    names = timm.list_models(filter)
+    names = timm.list_models(filter or "moex_*")
     if not names:
-        hint = did_you_mean(filter.strip("*"), timm.list_models())
+        hint = did_you_mean(str(filter).strip("*"), timm.list_models())
         raise ValueError(f"no model matches {filter!r}{hint}")
     if not details:
         print("\n".join(names))
@@ -51,19 +62,25 @@ def list_models(filter: str, details: bool, recipes: bool, presets: bool) -> Non
         print(f"{facts.name:{width}}  {facts.parameters / 1e6:>10.2f}  {size:<13}  {tags}".rstrip(), flush=True)
 
 
+def _recipe_early(name: str) -> bool:
+    from ..training.recipe import packaged_recipes
+
+    if name not in (recipes := packaged_recipes()):
+        raise ValueError(f"recipe {name!r}: expected one of {', '.join(recipes)}{did_you_mean(name, recipes)}")
+    return True
+
+
 @command(
     "recipe",
     option("name", metavar="NAME", help="see timm-moex list --recipes"),
     examples=["timm-moex recipe finetune > my_recipe.yaml"],
+    early=_recipe_early,
 )
 def print_recipe(name: str) -> None:
     """Print a packaged recipe as a starting point for your own."""
     from ..training.recipe import packaged_recipes
 
-    recipes = packaged_recipes()
-    if name not in recipes:
-        raise ValueError(f"recipe {name!r}: expected one of {', '.join(recipes)}{did_you_mean(name, recipes)}")
-    print(recipes[name].read_text(encoding="utf-8"), end="")
+    print(packaged_recipes()[name].read_text(encoding="utf-8"), end="")
 
 
 @command("sites", option("model", help="name of a model"), examples=["timm-moex sites resnet50"])

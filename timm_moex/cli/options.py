@@ -14,11 +14,16 @@ Option: TypeAlias = tuple[tuple[str, ...], dict[str, Any]]  # the arguments of `
 Adder: TypeAlias = Callable[[Any], None]
 
 
-def command(name: str, *options: Option, examples: Sequence[str]) -> Callable[[Callable[..., Any]], Adder]:
+def command(
+    name: str, *options: Option, examples: Sequence[str], early: Callable[..., bool | None] | None = None
+) -> Callable[[Callable[..., Any]], Adder]:
     """Turn a function into a subcommand, which is called with the values of `options` and may return an exit code.
 
     The docstring of the function is the help of the subcommand, together with `examples`. The result of the decorator
     adds the subcommand to the result of `add_subparsers`.
+
+    `early` is called with the same values before PyTorch is imported. It raises a ValueError if the values are wrong,
+    and returns True if the subcommand does not need PyTorch.
     """
 
     def decorate(run: Callable[..., Any]) -> Adder:
@@ -36,7 +41,7 @@ def command(name: str, *options: Option, examples: Sequence[str]) -> Callable[[C
             for names, settings in options:
                 default_type = {} if names[0].startswith("-") else {"type": path}  # a name of a model passes unchanged
                 parser.add_argument(*names, **default_type | settings)
-            parser.set_defaults(run=run)
+            parser.set_defaults(run=run, early=early or (lambda **values: False))
 
         return add
 

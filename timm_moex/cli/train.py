@@ -27,6 +27,12 @@ def sample() -> None:
     print(sample_dir())
 
 
+def _train_early(recipe: str, settings: list[str], output: str | None, **keys: Any) -> None:
+    from ..training.recipe import load_recipe
+
+    load_recipe(recipe).override(settings, **keys)
+
+
 @command(
     "train",
     option("recipe", help=_RECIPE_HELP),
@@ -61,6 +67,7 @@ def sample() -> None:
         "timm-moex train my_recipe.yaml --resume output/my_recipe/last.pth.tar",
         "torchrun --nproc-per-node 8 -m timm_moex train imagenet_resnet50 --data-dir /path/to/imagenet",
     ],
+    early=_train_early,
 )
 def train(recipe: str, settings: list[str], output: str | None, resume: str | None, **keys: Any) -> None:
     """Train a model with a recipe, whose keys are the arguments of timm's train.py."""
@@ -78,6 +85,15 @@ def train(recipe: str, settings: list[str], output: str | None, resume: str | No
         cfg: Any = result.model.pretrained_cfg
         imported = " after `import timm_moex`" if is_ours(cfg["architecture"]) else ""
         say(f"{hub} loads as timm.create_model('local-dir:{hub}', pretrained=True){imported}")
+
+
+def _compare_early(recipe: str | None, settings: list[str], report: str | None, **options: Any) -> None:
+    from ..training.recipe import load_recipe
+
+    if (recipe is None) == (report is None):
+        raise ValueError("expected either a recipe to compare or --report DIR")
+    if recipe is not None:
+        load_recipe(recipe).override(settings)
 
 
 @command(
@@ -114,6 +130,7 @@ def train(recipe: str, settings: list[str], output: str | None, resume: str | No
         "timm-moex compare my_recipe.yaml --method 'mine: moex_lam=0.5 moex_prob=0.25' --jobs 2",
         "timm-moex compare --report output/compare-finetune",
     ],
+    early=_compare_early,
 )
 def compare(recipe: str | None, data_dir: str | None, report: str | None, **options: Any) -> int:
     """Train a recipe with several methods and seeds, and report the differences.
@@ -123,10 +140,5 @@ def compare(recipe: str | None, data_dir: str | None, report: str | None, **opti
     """
     from ..comparison import compare as comparison
 
-    if recipe is not None and report is None:
-        done = comparison.compare(recipe, data_dir, **options)
-    elif report is not None and recipe is None:
-        done = comparison.report(report)
-    else:
-        raise ValueError("expected either a recipe to compare or --report DIR")
+    done = comparison.report(report) if report else comparison.compare(str(recipe), data_dir, **options)
     return int(done.failed > 0)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from timm.optim import get_optimizer_info, list_optimizers
 
 from ..utils.messages import did_you_mean, short_repr
 
@@ -168,6 +167,8 @@ def explain_idle(key: str, settings: Mapping[str, Any]) -> str:
 def _is_met(term: str, settings: Mapping[str, Any]) -> bool:
     """Return whether a term in `needs` holds: `key`, `not key`, `key=value`, or a property of timm's optimizer."""
     if term.startswith("opt."):
+        from timm.optim import get_optimizer_info, list_optimizers  # imports PyTorch, which takes seconds
+
         name = _value("opt", settings).lower().removeprefix("lookahead_")
         return name not in list_optimizers() or bool(getattr(get_optimizer_info(name), term.removeprefix("opt.")))
     key, equals, wanted = term.removeprefix("not ").partition("=")
