@@ -31,7 +31,7 @@ export OMP_WAIT_POLICY ?= passive
 
 .PHONY: quickstart test zoo bench study evidence ablation timm-tests lint docs dist test-floor
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml timm_moex/version.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "timm_moex needs Python >= 3.10; make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -e '.[plots,test]'
@@ -95,7 +95,7 @@ dist:
 	test -x $(VENV)-dist/bin/pyproject-build || { $(PYTHON) -m venv $(VENV)-dist && $(VENV)-dist/bin/python -m pip install build; }
 	$(VENV)-dist/bin/python -m build --outdir dist
 
-$(VENV)-floor/.timm-moex-installed: pyproject.toml tests/floor.txt
+$(VENV)-floor/.timm-moex-installed: pyproject.toml timm_moex/version.py tests/floor.txt
 	$(FLOOR_PYTHON) -m venv $(VENV)-floor
 	$(VENV)-floor/bin/python -m pip install --constraint tests/floor.txt -e '.[plots,test]'
 	touch $@

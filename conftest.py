@@ -7,10 +7,10 @@ import torch
 
 # A child process, a plug-in and an interpreter that tests start themselves: importing them here would run them.
 collect_ignore = ["tests/support", "tests/zoo/timm_twins.py"]
-if importlib.util.find_spec("triton") is None:  # PyTorch brings Triton on Linux alone
+if importlib.util.find_spec("triton") is None:  # PyTorch ships Triton only on Linux
     collect_ignore.append("timm_moex/exchange/_triton.py")
 
-# The tensors here are small: a second thread costs more than it brings, most of all where tests share the machine.
+# The tensors here are small, and a second thread slows them down, especially if other jobs run.
 torch.set_num_threads(1)
 
 

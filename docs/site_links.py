@@ -24,6 +24,7 @@ def on_config(config):
     address = re.search(r'^repository = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     config.copyright = f"timm_moex {version.group(1)} · Apache-2.0"
     config.repo_url = address.group(1) or None
+    config.repo_name = "timm_moex" if config.repo_url else None
     return config
 
 

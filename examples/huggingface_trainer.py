@@ -9,9 +9,17 @@ import tempfile
 import torch
 from torch import Tensor, nn
 from torchvision import datasets, transforms
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, Trainer, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    Trainer,
+    TrainingArguments,
+)
 
-from timm_moex import MoExLoss, sample_dir
+from timm_moex import MoExLoss, sample_dir, save_folder
+
+DATA_CONFIG = {"input_size": (3, 28, 28), "mean": (0.0,) * 3, "std": (1.0,) * 3}  # as ToTensor prepares the images
 
 
 def collate(samples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
@@ -19,9 +27,15 @@ def collate(samples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
     return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 
 
-def main(steps: int = 20) -> list[float]:
+def top1(prediction: EvalPrediction) -> dict[str, float]:
+    return {"top1": 100 * float((prediction.predictions.argmax(1) == prediction.label_ids).mean())}
+
+
+def main(steps: int = 20, output: str = "output/huggingface") -> list[float]:
     to_rgb = transforms.Compose([transforms.ToTensor(), transforms.Lambda(lambda x: x.expand(3, -1, -1))])
-    data = datasets.FashionMNIST(str(sample_dir()), transform=to_rgb)
+    training, validation = (
+        datasets.FashionMNIST(str(sample_dir()), train=train, transform=to_rgb) for train in (True, False)
+    )
     settings = {"moex_prob": 0.5}
     config = TimmWrapperConfig(architecture="moex_resnet18", num_labels=10, do_pooling=True, model_args=settings)
     model = TimmWrapperForImageClassification(config)
@@ -30,6 +44,7 @@ def main(steps: int = 20) -> list[float]:
             folder,
             max_steps=steps,
             per_device_train_batch_size=32,
+            per_device_eval_batch_size=250,
             learning_rate=1e-3,
             use_cpu=True,
             logging_steps=1,
@@ -39,8 +54,10 @@ def main(steps: int = 20) -> list[float]:
             disable_tqdm=True,
         )
         criterion = MoExLoss(model, nn.CrossEntropyLoss(label_smoothing=0.1))
-        trainer = Trainer(model, args, collate, train_dataset=data, compute_loss_func=criterion)
+        trainer = Trainer(model, args, collate, training, validation, compute_loss_func=criterion, compute_metrics=top1)
         trainer.train()
+        print(f"top-1: {trainer.evaluate()['eval_top1']:.1f} %")
+    save_folder(model.timm_model, output, DATA_CONFIG, label_names=training.classes)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 

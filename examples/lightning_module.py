@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from timm_moex import MoExLoss, sample_dir
+from timm_moex import MoExLoss, sample_dir, save_folder
+
+DATA_CONFIG = {"input_size": (1, 28, 28), "mean": (0.0,), "std": (1.0,)}  # as ToTensor prepares the images
 
 
 class Classifier(lightning.LightningModule):
@@ -23,17 +25,26 @@ class Classifier(lightning.LightningModule):
         self.losses.append(loss.item())
         return loss
 
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.log("top1", 100 * (self.model(x).argmax(1) == y).float().mean())
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def main(steps: int = 20) -> list[float]:
-    data = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
+def main(steps: int = 20, output: str = "output/lightning") -> list[float]:
+    training, validation = (
+        datasets.FashionMNIST(str(sample_dir()), train=train, transform=transforms.ToTensor())
+        for train in (True, False)
+    )
     classifier = Classifier()
     trainer = lightning.Trainer(
         max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    trainer.fit(classifier, DataLoader(data, batch_size=64, shuffle=True, drop_last=True))
+    trainer.fit(classifier, DataLoader(training, batch_size=64, shuffle=True, drop_last=True))
+    trainer.validate(classifier, DataLoader(validation, batch_size=250))
+    save_folder(classifier.model, output, DATA_CONFIG, label_names=training.classes)
     return classifier.losses
 
 

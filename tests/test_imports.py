@@ -59,7 +59,7 @@ def test_imports_point_down(path):
             top = imported[1:].split(".")[0]
             assert name in ONLY_IN.get(top, {name}), f"{name} imports {top}"
         elif imported != name:
-            assert level_of(imported) <= level_of(name), f"{name} imports {imported}, which lies above it"
+            assert level_of(imported) <= level_of(name), f"{name} imports {imported}, which is above it"
 
 
 def test_no_circle_within_a_room():

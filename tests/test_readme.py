@@ -1,7 +1,7 @@
 """Every fenced block of README.md and docs/ runs as printed, except for the substitutions listed here.
 
-The blocks of a page share one folder and run in the order of the page, each Python block in its own namespace, so
-that each can be pasted separately. A test runs its block and all blocks before it, so that each test can run alone.
+The blocks of a page share one folder, because some load what an earlier one has written. Each Python block runs in its
+own namespace. A test runs its block and all blocks before it, so that each test can run alone.
 """
 
 import importlib.util
@@ -61,6 +61,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHER_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")
 BLOCKS = [block for page in PAGES for block in blocks_of(page) if block.language]
 
 
@@ -176,10 +177,20 @@ def test_make_quickstart_trains_with_the_recipe_that_replaces_it_here():
     )
 
 
-def test_pages_link_to_pages_that_exist():
-    for page in PAGES:
-        links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
-        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *map(ROOT.joinpath, OTHER_PAGES)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_page_links_to_pages_and_headings_that_exist(page):
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), f"{link}#{anchor}"
 
 
 def test_navigation_names_every_page():

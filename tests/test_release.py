@@ -15,7 +15,7 @@ from timm_moex.hub.manifest import read_manifest
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib  # pytest brings it there
+    import tomli as tomllib  # a dependency of pytest there
 
 ROOT = Path(__file__).parents[1]
 WHEEL_LIMIT = 10_000_000  # bytes
@@ -35,10 +35,11 @@ def wheel(pyproject):
     return {path for path in files if "__pycache__" not in path.parts}
 
 
-def test_the_version_has_one_place(pyproject):
+def test_the_version_has_one_place_and_the_citation_agrees(pyproject):
     assert "version" not in pyproject["project"] and "version" in pyproject["project"]["dynamic"]
     place = ROOT / pyproject["tool"]["hatch"]["version"]["path"]
     assert f'__version__ = "{timm_moex.__version__}"' in place.read_text(encoding="utf-8")
+    assert f"\nversion: {timm_moex.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_wheel_is_small_before_it_is_even_compressed(wheel):

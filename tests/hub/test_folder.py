@@ -146,9 +146,9 @@ def test_labels_must_fit_the_model(saved, tmp_path):
 
 
 FOREIGN = {
-    "a thesis beside a config of nobody's": (("config.json", "{}"), ("thesis.tex", "years of work")),
+    "a thesis next to an unknown config": (("config.json", "{}"), ("thesis.tex", "years of work")),
     "another library's config": (("config.json", '{"model_type": "bert"}'),),
-    "a readme alone": (("README.md", "# mine"),),
+    "only a readme": (("README.md", "# mine"),),
     "a torn config": (("config.json", '{"architecture"'),),
 }
 

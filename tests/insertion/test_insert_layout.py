@@ -73,5 +73,5 @@ def test_tokens_behind_a_convolution_need_a_channel_dim_which_decides():
 def test_no_empty_list_of_sites_is_offered():
     with pytest.raises(ValueError, match="expected the dotted path of a module"):
         insert_moex(nn.Sequential(nn.Linear(3, 3)), "stage1")
-    with pytest.raises(ValueError, match="pass channel_dim=1 or -1$"):
+    with pytest.raises(ValueError, match="pass channel_dim=1 or -1 to insert_moex$"):
         insert_moex(nn.Sequential(nn.Linear(3, 3)), "0")

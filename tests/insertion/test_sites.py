@@ -18,7 +18,7 @@ from timm_moex.insertion.locate import called_module
 IDX = torch.tensor([1, 2, 0])
 PLAIN = [arch for arch in list_models() if not arch.startswith("moex_")]
 
-# Each takes more than a second or two; the zoo has them.
+# Each takes more than a second or two; `make zoo` tests them.
 SLOW = """CSATv2 CoaT ConvMixer CrossVit DPN DaVit EdgeNeXt EfficientFormer EfficientFormerV2 EfficientViM
 EfficientViMDistilled EfficientVitLarge EfficientVitMsra FastVit FocalNet GhostNet GlobalContextVit HighPerfGpuNet
 HighResolutionNet IFormer InceptionResnetV2 InceptionV3 InceptionV4 LCNetV2 Levit LevitDistilled LowFormer MetaFormer
@@ -112,7 +112,7 @@ def test_channels_are_the_axis_that_does_not_grow_with_the_image(model_class):
         try:
             model(x)
         except (AssertionError, RuntimeError):
-            pytest.skip(f"{small.arch} takes images of {small.side} pixels alone")
+            pytest.skip(f"{small.arch} only takes images of {small.side} pixels")
         shapes.append({name: [tuple(x.shape) for x in seen[name][0]] for name in sites})
     if shapes[0] == shapes[1]:
         pytest.skip(f"{small.arch} resizes all images to one size")

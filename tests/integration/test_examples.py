@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from timm_moex import MomentExchange
@@ -20,6 +21,7 @@ HEAVY = {  # example → the library it needs, in the extra [examples]
     "huggingface_trainer": "transformers",
     "lightning_module": "lightning",
 }
+SAVE = {"accelerate_loop", "finetune_folder", "huggingface_trainer", "lightning_module"}
 SITES = {"groups": 3, "segmentation": 2}  # MixStyle tosses a coin at each
 BY_TORCHRUN = "distributed"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != BY_TORCHRUN)
@@ -40,16 +42,20 @@ def exchanges():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_example_trains_and_exchanges_some_of_its_batches(name, exchanges, monkeypatch):
+def test_example_trains_and_exchanges_some_of_its_batches(name, exchanges, monkeypatch, tmp_path):
     if name in HEAVY:
         pytest.importorskip(HEAVY[name], reason=f"needs {HEAVY[name]}, of the extra [examples]", exc_type=ImportError)
     monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
     example = importlib.import_module(name)
     monkeypatch.delitem(sys.modules, name)
     torch.manual_seed(3)  # this seed exchanges some of the eight batches in every example, and not all
     losses = [float(loss) for loss in example.main(steps=STEPS)]
     assert len(losses) == STEPS and all(math.isfinite(loss) for loss in losses)
     assert 0 < len(exchanges) < STEPS * SITES.get(name, 1) and min(exchanges) > 1
+    saved = list(tmp_path.glob("output/*"))
+    assert bool(saved) == (name in SAVE)
+    assert all(timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 10 for folder in saved)
 
 
 def test_plain_loop_has_at_most_thirty_lines():

@@ -177,7 +177,7 @@ CASES: list[Case] = [
     ),
     ("recipe file of nothing", _file(""), RecipeError, ("r.yaml", "a mapping")),
     ("recipe file of a list", _file("[1, 2]"), RecipeError, ("r.yaml", "a mapping", "list")),
-    ("recipe file that is no YAML", _file("lr: ["), RecipeError, ("r.yaml", "not valid YAML")),
+    ("recipe file that is not YAML", _file("lr: ["), RecipeError, ("r.yaml", "not valid YAML")),
     ("recipe file with a key twice", _file("lr: 1\nlr: 2"), RecipeError, ("r.yaml", "lr: given twice")),
     ("recipe file with no date", _file("lr: 2026-13-45"), RecipeError, ("r.yaml", "month")),
     ("recipe file of nested lists", _file("lr: " + "[" * 9999), RecipeError, ("r.yaml", "not valid YAML")),
@@ -199,8 +199,8 @@ CASES: list[Case] = [
         (f"recipe with an idle {key}", _recipe(**{key: value}), RecipeError, (f"{key}: ", f"has no effect {words}"))
         for key, (value, words) in _IDLE.items()
     ),
-    ("range that is none", lambda tmp_path: parse_range("0..1"), ValueError, ("'0..1'", "interval")),
-    # What meets timm
+    ("invalid range", lambda tmp_path: parse_range("0..1"), ValueError, ("'0..1'", "interval")),
+    # Errors from timm
     ("set-up of an unknown model", _set_up(model="moex_restnet18"), ValueError, ("moex_restnet18", "moex_resnet18")),
     ("set-up of a device", _set_up(device="cuda:99"), ValueError, ("device: 'cuda:99'", "not available")),
     ("set-up on meta", _set_up(device="meta"), ValueError, ("device: 'meta'", "not available")),

@@ -44,7 +44,7 @@ def check(x, **settings):
     exact = run(x.float(), grad.float(), "reference", **settings)
     plain = run(x, grad, "reference", **settings)
     for found, low, true in zip(run(x, grad, "triton", **settings), plain, exact):
-        # The interpreter cuts bfloat16 off where a GPU rounds to nearest.
+        # The interpreter truncates to bfloat16, and a GPU rounds to nearest.
         factor = 4 if x.dtype == torch.bfloat16 and INTERPRETED else 2
         error, allowed = (found - true).abs().max(), factor * (low - true).abs().max() + 2e-5
         assert found.dtype == x.dtype and error <= allowed, f"{x.shape} {x.dtype} {settings}: {error} > {allowed}"

@@ -19,7 +19,7 @@ class Child:
     Args:
         url: Of the Hub.
         home: An empty folder.
-        timm_moex: Whether it imports timm_moex; otherwise it has timm alone.
+        timm_moex: Whether it imports timm_moex; otherwise only timm.
         **environment: Further variables.
     """
 

@@ -59,7 +59,7 @@ def test_a_draw_that_no_loss_mixed_makes_the_next_forward_raise():
     model(X)
     with pytest.raises(RuntimeError, match="called again before MoExLoss.*swap_index=None.*swap_index=index"):
         model(X)
-    loss(model(X), Y)  # and it goes on from there
+    loss(model(X), Y)  # the next step works
 
 
 def test_a_loss_for_the_same_forward_twice_raises():

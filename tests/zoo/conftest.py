@@ -14,7 +14,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    shard = config.getoption("--shard", "1/1")  # absent where this directory was not named on the command line
+    shard = config.getoption("--shard", "1/1")  # absent if this directory was not named on the command line
     part, _, parts = shard.partition("/")
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise pytest.UsageError(f"--shard {shard}: expected i/n with 1 <= i <= n, such as 1/4")

@@ -38,7 +38,7 @@ class Row:
         arch, model_class, family, params: timm's name, class and module, and the number of parameters.
         site, norm, layout: The default site, its norm and the layout of the features there.
         fires: Sites whose exchange fired exactly once / all sites.
-        fires_ckpt: Likewise under gradient checkpointing; `-` where timm has none for the class.
+        fires_ckpt: Likewise under gradient checkpointing; `-` if timm has none for the class.
         axis: Sites whose channel axis has the length `feature_info` names / sites it names.
         keys_equal: Whether the twin's `state_dict` keys are the backbone's.
         eval_equal: Whether the twin's class, with values, computes what the backbone does in evaluation, bit for bit.
@@ -131,7 +131,7 @@ def sweep(arch: str) -> Row:
     try:
         _sweep(row)
         row.outcome = "ok"
-    except Exception as error:  # a sweep reports every failure and goes on
+    except Exception as error:  # a sweep reports every failure and continues
         row.note = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return row
 

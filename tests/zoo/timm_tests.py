@@ -7,8 +7,8 @@ smallest model of each of timm's model modules, three times:
     exchange  calls in training mode get a permutation; only the tests that make such a call
     plain     timm's own models; only what failed before, to see what timm fails too
 
-Every test's outcome is appended to a log, so a run that was stopped goes on where it was; `--select` (pytest's `-k`)
-does a part. Tests that download weights are left out.
+Every test's outcome is appended to a log, so a stopped run continues; `--select` (pytest's `-k`) runs
+a part. Tests that download weights are left out.
 """
 
 import argparse

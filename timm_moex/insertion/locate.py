@@ -44,7 +44,8 @@ def find_site(model: nn.Module, layer: str, known: KnownSites, channel_dim: int 
     if layout is None:
         raise ValueError(
             f"layer={layer!r}: the channel dimension of this module of {type(model).__name__} is unknown; "
-            "pass channel_dim=1 or -1" + (f", or one of its sites: {', '.join(known.by_name)}" if known.by_name else "")
+            "pass channel_dim=1 or -1 to insert_moex"
+            + (f", or one of its sites: {', '.join(known.by_name)}" if known.by_name else "")
         )
     norm = known.by_name[known.family.layer].norm if known.family else "pono"
     return _with_layout(Site(layer, layer, "output", layout, norm=norm, channels=channels, strict=False), channel_dim)
