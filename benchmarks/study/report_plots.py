@@ -170,7 +170,8 @@ def growth() -> dict[str, Figure]:
         )
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("The more a network overfits, the more MoEx lowers its test error and loss", fontweight="bold")
+    title = "In our runs, the more a network overfits,\nthe more MoEx lowers its test error and loss"
+    figure.suptitle(title, x=0.01, horizontalalignment="left", fontweight="bold")
     note = "Numbers: training images. Small dots: seeds. Bars: 95 % intervals of the paired differences."
     figure.supxlabel(note, fontsize=9)
     return {"growth": figure}
