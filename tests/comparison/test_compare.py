@@ -58,7 +58,7 @@ def test_an_estimate_follows_the_first_epoch_and_a_table_each_complete_seed(comp
     [estimate] = [i for i, line in enumerate(lines) if pattern.match(line)]
     [after] = [i for i, line in enumerate(lines) if line.startswith("\nafter seed 0:")]
     [failed, _] = [i for i, line in enumerate(lines) if "failed: FloatingPointError" in line]
-    assert estimate < failed < after and "11 are left in 6 runs" in lines[estimate]
+    assert estimate < failed < after and "epochs left: 11 of 12, in 6 runs" in lines[estimate]
     assert "[" not in lines[after].split("\n|")[3]  # one pair has no interval
 
 
@@ -67,7 +67,7 @@ def test_the_last_epoch_counts_and_the_report_names_images_failures_and_the_gap(
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "20 images of split validation, after the last epoch" in text and "48 images of split train" in text
     assert "2 runs failed:" in text and "bad seed 1: FloatingPointError: loss is" in text
-    assert "The baseline's loss is" in text and "bad: no pair of runs with the baseline yet." in text
+    assert "The baseline's loss on unseen images is" in text and "bad: no pair of runs with the baseline yet." in text
     with (folder / "compare.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["seed"]) for row in rows] == [

@@ -120,7 +120,7 @@ def test_find_moex_looks_everywhere_and_names_several():
     assert find_moex(nn.Sequential(nn.Identity(), Wrapper(model))) is model.moex
     assert find_moex(nn.ModuleDict({"a": model, "b": model})) is model.moex
     assert find_moex(nn.Sequential(nn.Identity())) is None
-    with pytest.raises(ValueError, match="2 MoEx, at a, b"):
+    with pytest.raises(ValueError, match="2 MoEx insertions, at a, b"):
         find_moex(nn.ModuleDict({"a": model, "b": twin("resnet10t")}))
     with pytest.raises(ValueError, match="already has MoEx"):
         insert_moex(Wrapper(model), "head", channel_dim=-1)

@@ -29,9 +29,9 @@ def test_wrong_predictions_are_marked(tmp_path, monkeypatch):
     assert seen[0].get_color() != seen[1].get_color()
 
 
-def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
+def test_missing_matplotlib_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install timm-moex\[plots\]"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         prediction_grid(torch.rand(1, 1, 4, 4), torch.zeros(1), torch.zeros(1), ["a"], tmp_path / "p.png")
 
 

@@ -210,5 +210,5 @@ def test_a_model_around_a_twin_trains_when_compiled():
 def test_two_models_with_moex_in_one_are_refused():
     model = nn.ModuleDict({"student": probe(), "teacher": probe()})
     for make in (MoExTask, create_task):
-        with pytest.raises(ValueError, match="2 MoEx, at student.*, teacher"):
+        with pytest.raises(ValueError, match="2 MoEx insertions, at student.*, teacher"):
             make(model, nn.CrossEntropyLoss())

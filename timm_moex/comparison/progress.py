@@ -69,6 +69,6 @@ class Progress:
         until = time.strftime("%H:%M", time.localtime(time.time() + rest))
         side_by_side = f", {self.jobs} runs in parallel" if self.jobs > 1 else ""
         self.say(
-            f"about {in_words(rest)}, until {until}: the first epoch took {seconds:.1f} s, {left} are left in "
-            f"{len(self.total)} runs{side_by_side}"
+            f"about {in_words(rest)}, until {until}: the first epoch took {seconds:.1f} s; epochs left: "
+            f"{left} of {self.epochs}, in {len(self.total)} runs{side_by_side}"
         )
