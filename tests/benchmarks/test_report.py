@@ -72,7 +72,7 @@ def test_robustness_averages_severities_within_a_seed():
     assert report.mean_by_seed(rows, "error", ["clean"]) == {"0": 5}
 
 
-@pytest.mark.parametrize("draw", ["learning_curves", "ablation", "robustness", "domain_shift"])
+@pytest.mark.parametrize("draw", ["learning_curves", "ablation", "robustness", "domain_shift", "pacs_cifar10"])
 def test_every_picture_of_the_report_is_drawn_from_the_csv_files_and_shown(draw):
     plots = pytest.importorskip("benchmarks.study.report_plots", reason="needs matplotlib", exc_type=ImportError)
     figures = getattr(plots, draw)()
