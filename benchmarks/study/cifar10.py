@@ -1,6 +1,6 @@
 """CIFAR-10 with few labels: does MoEx lower the test error, next to CutMix?
 
-    python -m benchmarks.study.cifar10 --data CIFAR10 --jobs 2          20 runs of about 17 minutes of one core; resumes
+    python -m benchmarks.study.cifar10 --data CIFAR10 --jobs 2          20 runs of about 11 minutes of one core; resumes
 
 CIFAR10 contains train/CLASS and test/CLASS with all 60,000 images as JPEG, so compare only with runs on the same files.
 The first 400 files of each class are the training images, the next 100 are monitored. Every run is tested once, after
