@@ -11,7 +11,7 @@ from timm_moex import MoExLoss, sample_dir, save_folder
 DATA_CONFIG = {"input_size": (1, 28, 28), "mean": (0.0,), "std": (1.0,)}  # as ToTensor prepares the images
 
 
-def main(steps: int = 20, output: str = "output/accelerate") -> list[float]:
+def main(steps: int = 80, output: str = "output/accelerate") -> list[float]:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     training, validation = (
         datasets.FashionMNIST(str(sample_dir()), train=train, transform=transforms.ToTensor())

@@ -5,10 +5,13 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.metrics import accuracy
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from timm_moex import MoExLoss, sample_dir
+from timm_moex import MoExLoss, sample_dir, save_folder
+
+DATA_CONFIG = {"input_size": (1, 28, 28), "mean": (0.0,), "std": (1.0,)}  # as ToTensor prepares the images
 
 
 class LossRecord(Callback):
@@ -22,15 +25,21 @@ class LossRecord(Callback):
             self.losses.append(self.learn.loss.item())
 
 
-def main(steps: int = 20) -> list[float]:
-    whole = datasets.FashionMNIST(str(sample_dir()), transform=transforms.ToTensor())
-    train, valid = Subset(whole, range(64 * steps)), Subset(whole, range(5900, 6000))
-    loaders = DataLoaders(DataLoader(train, batch_size=64, shuffle=True), DataLoader(valid, batch_size=100))
+def main(steps: int = 80, output: str = "output/fastai") -> list[float]:
+    training, validation = (
+        datasets.FashionMNIST(str(sample_dir()), train=train, transform=transforms.ToTensor())
+        for train in (True, False)
+    )
+    few = Subset(training, range(64 * steps))
+    loaders = DataLoaders(DataLoader(few, batch_size=64, shuffle=True), DataLoader(validation, batch_size=250))
     model = timm.create_model("moex_resnet20_cifar", in_chans=1, moex_prob=0.5)
     record = LossRecord()
-    learner = Learner(loaders, model, loss_func=MoExLoss(model, torch.nn.CrossEntropyLoss()), cbs=record)
+    criterion = MoExLoss(model, torch.nn.CrossEntropyLoss())
+    learner = Learner(loaders, model, loss_func=criterion, metrics=accuracy, cbs=record)
     with learner.no_logging():
         learner.fit(1, lr=1e-3)
+        print(f"top-1: {100 * learner.validate()[1]:.1f} %")
+    save_folder(model, output, DATA_CONFIG, label_names=training.classes)
     return record.losses
 
 

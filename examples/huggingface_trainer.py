@@ -31,7 +31,7 @@ def top1(prediction: EvalPrediction) -> dict[str, float]:
     return {"top1": 100 * float((prediction.predictions.argmax(1) == prediction.label_ids).mean())}
 
 
-def main(steps: int = 20, output: str = "output/huggingface") -> list[float]:
+def main(steps: int = 80, output: str = "output/huggingface") -> list[float]:
     to_rgb = transforms.Compose([transforms.ToTensor(), transforms.Lambda(lambda x: x.expand(3, -1, -1))])
     training, validation = (
         datasets.FashionMNIST(str(sample_dir()), train=train, transform=to_rgb) for train in (True, False)

@@ -33,7 +33,7 @@ class Classifier(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def main(steps: int = 20, output: str = "output/lightning") -> list[float]:
+def main(steps: int = 80, output: str = "output/lightning") -> list[float]:
     training, validation = (
         datasets.FashionMNIST(str(sample_dir()), train=train, transform=transforms.ToTensor())
         for train in (True, False)

@@ -44,6 +44,11 @@ def main(steps: int = 60) -> list[float]:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+
+    points, label = draw_points(256, generator)
+    with torch.no_grad():
+        correct = model.eval()(points).argmax(1) == label
+    print(f"top-1 on new points: {100 * correct.float().mean():.1f} %")
     return losses
 
 

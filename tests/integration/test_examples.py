@@ -21,7 +21,7 @@ HEAVY = {  # example → the library it needs, in the extra [examples]
     "huggingface_trainer": "transformers",
     "lightning_module": "lightning",
 }
-SAVE = {"accelerate_loop", "finetune_folder", "huggingface_trainer", "lightning_module"}
+SAVE = {"accelerate_loop", "fastai_learner", "finetune_folder", "groups", "huggingface_trainer", "lightning_module"}
 SITES = {"groups": 3, "segmentation": 2}  # MixStyle tosses a coin at each
 BY_TORCHRUN = "distributed"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != BY_TORCHRUN)
@@ -42,7 +42,7 @@ def exchanges():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_example_trains_and_exchanges_some_of_its_batches(name, exchanges, monkeypatch, tmp_path):
+def test_example_trains_exchanges_some_of_its_batches_and_evaluates(name, exchanges, monkeypatch, tmp_path, capsys):
     if name in HEAVY:
         pytest.importorskip(HEAVY[name], reason=f"needs {HEAVY[name]}, of the extra [examples]", exc_type=ImportError)
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -55,7 +55,9 @@ def test_example_trains_and_exchanges_some_of_its_batches(name, exchanges, monke
     assert 0 < len(exchanges) < STEPS * SITES.get(name, 1) and min(exchanges) > 1
     saved = list(tmp_path.glob("output/*"))
     assert bool(saved) == (name in SAVE)
-    assert all(timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 10 for folder in saved)
+    classes = 2 if name == "groups" else 10
+    assert all(timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == classes for folder in saved)
+    assert name == "plain_pytorch" or re.search(r"(top-?1|intersection).*\d", capsys.readouterr().out)
 
 
 def test_plain_loop_has_at_most_thirty_lines():
@@ -63,12 +65,15 @@ def test_plain_loop_has_at_most_thirty_lines():
     assert len([line for line in source.splitlines() if line.strip()]) <= 30
 
 
-def test_two_processes_train_under_torchrun_with_permutations_of_their_own():
+def test_two_processes_train_under_torchrun_with_permutations_of_their_own(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    done = subprocess.run([*command, EXAMPLES / "distributed.py", "8"], capture_output=True, text=True, timeout=240)
+    script = [*command, EXAMPLES / "distributed.py", "8"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     counts = re.findall(r"rank \d: (\d+) of 8 batches exchanged", done.stdout)
     assert len(counts) == 2 and counts[0] != counts[1] and all(0 < int(count) < 8 for count in counts)
+    assert "top-1: " in done.stdout
+    assert timm.create_model(f"local-dir:{tmp_path / 'output/distributed'}", pretrained=True).num_classes == 10
 
 
 def test_every_example_says_how_it_is_used():
