@@ -17,7 +17,7 @@ DATA_CONFIG = {"input_size": (1, 28, 28), "mean": (0.0,), "std": (1.0,)}  # as T
 class LossRecord(Callback):
     """Keep the loss of every training batch."""
 
-    def before_fit(self) -> None:
+    def __init__(self) -> None:
         self.losses: list[float] = []
 
     def after_loss(self) -> None:
