@@ -6,8 +6,8 @@
         --recipe "python -m benchmarks.study run --preset cpu-small" \
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
-The runs are folders of `timm-moex train`, one per seed. Their top-1 is measured after the last epoch on the evaluation
-part of the data. With --table, top-1 and seeds are read from a CSV in benchmarks/results, measured on other images, and
+The runs are folders of `timm-moex train` or `compare`, one per seed. Their top-1 is measured after the last epoch, on the
+test images of `compare --test-split`, otherwise on the evaluation part of the data. With --table, top-1 and seeds are read from a CSV in benchmarks/results, measured on other images, and
 only the folder of the median run must exist. The published weights are from the run with the median top-1 (of two, the
 lower one), never from the best run.
 """
@@ -42,6 +42,9 @@ def top1_of(run: Path, table: str | None, column: str) -> float:
     """Return top-1 in percent after the last epoch."""
     if table:
         return float(row_of(run, table)[column])
+    if (run / "result.json").is_file():  # written by `timm-moex compare`
+        result = json.loads((run / "result.json").read_text())
+        return result.get("test", result["metrics"])["top1"]
     return float(list(csv.DictReader((run / "summary.csv").open()))[-1]["eval_top1"])
 
 

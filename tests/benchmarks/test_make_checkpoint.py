@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def test_a_run_is_found_by_its_curve(monkeypatch):
     assert make_checkpoint.top1_of(Path("runs/a-1"), "study", "test_top1") == 81
     with pytest.raises(ValueError):
         make_checkpoint.top1_of(Path("runs/a"), "study", "test_top1")
+
+
+@pytest.mark.parametrize("test, top1", [({}, 70.0), ({"test": {"top1": 60.0}}, 60.0)])
+def test_a_run_of_compare_counts_by_its_test_images_if_it_has_any(tmp_path, test, top1):
+    (tmp_path / "summary.csv").write_text("epoch,eval_top1\n0,70.0\n")
+    (tmp_path / "result.json").write_text(json.dumps({"metrics": {"top1": 70.0}} | test))
+    assert make_checkpoint.top1_of(tmp_path, None, "test_top1") == top1
 
 
 def test_with_a_table_only_the_median_runs_folder_is_needed(tmp_path, monkeypatch):
