@@ -6,11 +6,10 @@
         --recipe "python -m benchmarks.study run --preset cpu-small" \
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
-The runs are folders of `timm-moex train` or `compare`, one per seed. Their top-1 is measured after the last epoch, on the
-test images of `compare --test-split`, otherwise on the evaluation part of the data. With --table, top-1 and seeds are read from a CSV in benchmarks/results, measured on other images, and
-only the folder of the median run must exist. The published weights are from the run with the median top-1 (of two, the
-lower one), never from the best run.
-"""
+The runs are folders of `timm-moex train` or `compare`, one per seed. Their top-1 is measured after the last epoch, on
+the test images of `compare --test-split`, otherwise on the evaluation part of the data. With --table, top-1 and seeds
+are read from a CSV in benchmarks/results, measured on other images, and only the folder of the median run must exist.
+The published weights are from the run with the median top-1 (of two, the lower one), never from the best run. """
 
 import argparse
 import csv
