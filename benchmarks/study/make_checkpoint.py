@@ -9,7 +9,8 @@
 The runs are folders of `timm-moex train` or `compare`, one per seed. Their top-1 is measured after the last epoch, on
 the test images of `compare --test-split`, otherwise on the evaluation part of the data. With --table, top-1 and seeds
 are read from a CSV in benchmarks/results, measured on other images, and only the folder of the median run must exist.
-The published weights are from the run with the median top-1 (of two, the lower one), never from the best run. """
+The published weights are from the run with the median top-1 (of two, the lower one), never from the best run.
+"""
 
 import argparse
 import csv
