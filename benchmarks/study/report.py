@@ -149,7 +149,8 @@ def zoo_table() -> str:
     lines = []
     for entry in sorted(read_manifest(weights_dir() / MANIFEST), key=lambda entry: entry.name):
         size = entry.files[WEIGHTS]["size"] / 1e6
-        spread = f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}"
+        several = len(entry.seeds) > 1
+        spread = f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}" if several else "–"
         lines.append([f"`moex_{entry.name}`", entry.split, f"{entry.top1['value']:.2f}", spread])
         lines[-1] += [str(len(entry.seeds)), f"{size:.1f} MB"]
     head = ["", "evaluated on", "top-1, %", "mean ± standard deviation", "seeds", "size"]

@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.study import make_checkpoint
 from timm_moex.cli import main
 from timm_moex.hub.manifest import released_weights, weights_dir
 
+PACS = os.environ.get("TIMM_MOEX_PACS")  # a folder with art_painting, cartoon, photo and sketch
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 ALL_TEST_IMAGES = "test, all 10,000 images"
 
@@ -65,3 +67,12 @@ def test_shipped_checkpoint_has_the_accuracy_it_states(name, fashion_mnist, caps
     folder = str(weights_dir() / name)
     code = main(["verify", folder, "--dataset", "torch/fashion_mnist", "--data-dir", str(fashion_mnist)])
     assert code == 0, capsys.readouterr().out
+
+
+@pytest.mark.skipif(not PACS, reason="TIMM_MOEX_PACS is not set")
+@pytest.mark.parametrize("name", sorted(n for n, entry in released_weights().items() if entry.dataset == "PACS"))
+def test_shipped_checkpoint_has_the_accuracy_it_states_on_pacs(name, capsys):
+    top1 = released_weights()[name].top1["value"]
+    data = ["--data-dir", PACS, "--group-folders", "--val-fraction", "0.1"]
+    assert main(["eval", str(weights_dir() / name), *data]) == 0
+    assert f"top-1 {top1:.2f}" in capsys.readouterr().out

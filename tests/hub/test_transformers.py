@@ -8,7 +8,7 @@ from timm.data import resolve_data_config
 from timm_moex.hub import save_folder
 from timm_moex.hub.manifest import weights_dir
 
-SHOWCASE = "tf_efficientnet_lite0.mixstyle_emoji8"
+SHOWCASE = "tf_efficientnet_lite0.mixstyle_pacs"
 
 
 def one_channel(tmp_path):
