@@ -12,7 +12,10 @@ from benchmarks.study import make_checkpoint
 from timm_moex.cli import main
 from timm_moex.hub.manifest import released_weights, weights_dir
 
-PACS = os.environ.get("TIMM_MOEX_PACS")  # a folder with art_painting, cartoon, photo and sketch
+PICTURES = {  # dataset → the variable with its folder, and how the checkpoint was evaluated
+    "PACS": ("TIMM_MOEX_PACS", ["--group-folders", "--val-fraction", "0.1"]),
+    "CIFAR-10": ("TIMM_MOEX_CIFAR10", ["--split", "test"]),
+}
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 ALL_TEST_IMAGES = "test, all 10,000 images"
 
@@ -69,10 +72,10 @@ def test_shipped_checkpoint_has_the_accuracy_it_states(name, fashion_mnist, caps
     assert code == 0, capsys.readouterr().out
 
 
-@pytest.mark.skipif(not PACS, reason="TIMM_MOEX_PACS is not set")
-@pytest.mark.parametrize("name", sorted(n for n, entry in released_weights().items() if entry.dataset == "PACS"))
-def test_shipped_checkpoint_has_the_accuracy_it_states_on_pacs(name, capsys):
-    top1 = released_weights()[name].top1["value"]
-    data = ["--data-dir", PACS, "--group-folders", "--val-fraction", "0.1"]
-    assert main(["eval", str(weights_dir() / name), *data]) == 0
-    assert f"top-1 {top1:.2f}" in capsys.readouterr().out
+@pytest.mark.parametrize("name", sorted(n for n, entry in released_weights().items() if entry.dataset in PICTURES))
+def test_shipped_checkpoint_has_the_accuracy_it_states_on_pictures(name, capsys):
+    entry = released_weights()[name]
+    variable, options = PICTURES[entry.dataset]
+    folder = os.environ.get(variable) or pytest.skip(f"{variable} is not set")
+    assert main(["eval", str(weights_dir() / name), "--data-dir", folder, *options]) == 0
+    assert f"top-1 {entry.top1['value']:.2f}" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from timm.data import resolve_data_config
 from timm_moex.hub import save_folder
 from timm_moex.hub.manifest import weights_dir
 
-SHOWCASE = "tf_efficientnet_lite0.mixstyle_pacs"
+PACKAGED = ["tf_efficientnet_lite0.mixstyle_pacs", "test_resnet.moex_cifar10"]
 
 
 def one_channel(tmp_path):
@@ -17,12 +17,10 @@ def one_channel(tmp_path):
     return save_folder(model, tmp_path / "hub", resolve_data_config({}, model=model))
 
 
-@pytest.mark.parametrize(
-    "folder_in, channels", [(one_channel, 1), (lambda tmp_path: weights_dir() / SHOWCASE, 3)], ids=["grey", "showcase"]
-)
-def test_transformers_gives_timms_logits(folder_in, channels, tmp_path):
+@pytest.mark.parametrize("name", [None, *PACKAGED], ids=["grey", *PACKAGED])
+def test_transformers_gives_timms_logits(name, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    folder = folder_in(tmp_path)
+    folder, channels = (weights_dir() / name, 3) if name else (one_channel(tmp_path), 1)
     ours = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     theirs = transformers.AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     size = resolve_data_config({}, model=ours)["input_size"]

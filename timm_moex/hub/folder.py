@@ -184,6 +184,8 @@ def _write_model(
     # safetensors makes the file readable only by its owner
     (folder / WEIGHTS).chmod((folder / CONFIG_NAME).stat().st_mode)
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    if config.get("model_args", {}).pop("num_classes", None) is not None:  # transformers would pass it twice
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
     check_rebuilt(folder, plain.float().eval(), config["pretrained_cfg"]["input_size"])
     return config
 
