@@ -203,3 +203,10 @@ print(json.dumps(model(images).tolist()))
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), twin(images))  # it may take other threads
     assert find_moex(twin).prob == settings.get("moex_prob", 1.0)
+
+
+def test_config_states_the_number_of_classes_once(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=3)
+    folder = save_folder(model, tmp_path / "hub", resolve_data_config({}, model=model))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["num_classes"] == 3 and "num_classes" not in config["model_args"]  # transformers passes both

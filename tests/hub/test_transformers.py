@@ -8,13 +8,14 @@ from timm.data import resolve_data_config
 from timm_moex.hub import save_folder
 from timm_moex.hub.manifest import weights_dir
 
+GREY = {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.5,)}
 PACKAGED = ["tf_efficientnet_lite0.mixstyle_pacs", "test_resnet.moex_cifar10"]
 
 
 def one_channel(tmp_path):
     model = timm.create_model("test_resnet", in_chans=1, num_classes=3)
     torch.nn.init.normal_(model.get_classifier().weight)
-    return save_folder(model, tmp_path / "hub", resolve_data_config({}, model=model))
+    return save_folder(model, tmp_path / "hub", resolve_data_config(GREY, model=model))
 
 
 @pytest.mark.parametrize("name", [None, *PACKAGED], ids=["grey", *PACKAGED])
