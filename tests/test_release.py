@@ -3,7 +3,6 @@
 import importlib.util
 import re
 import sys
-import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -43,8 +42,8 @@ def test_the_version_has_one_place_and_the_citation_agrees(pyproject):
     assert f"\nversion: {timm_moex.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
-def test_the_wheel_is_small(wheel):
-    assert sum(len(zlib.compress(path.read_bytes())) for path in wheel) < WHEEL_LIMIT
+def test_the_wheel_is_small_before_it_is_even_compressed(wheel):
+    assert sum(path.stat().st_size for path in wheel) < WHEEL_LIMIT
 
 
 def test_the_wheel_has_each_checkpoint_but_for_weights_that_are_too_large(wheel):
