@@ -58,9 +58,11 @@ def test_list_suggests_a_name_if_none_matches(capsys):
 def test_details_are_those_of_the_model(capsys):
     lines = run(capsys, "list", "moex_test_resnet", "--details")[1].splitlines()
     count = sum(weight.numel() for weight in timm.create_model("moex_test_resnet").parameters())
-    assert lines[1].split() == ["moex_test_resnet", f"{count / 1e6:.2f}", "3x160x160", "r160_in1k"]
-    stated = {entry.tag: entry.top1["value"] for entry in timm_moex.hub.manifest.released_weights().values()}
-    assert f"fmnist_sample ({stated['fmnist_sample']:.2f})" in run(capsys, "list", "resnet20_cifar", "--details")[1]
+    rows = timm_moex.hub.manifest.released_weights().values()
+    stated = {row.tag: f"{row.tag} ({row.top1['value']:.2f})" for row in rows}
+    tags = ", ".join(["r160_in1k", stated["moex_cifar10"], stated["plain_cifar10"]])
+    assert lines[1].split() == ["moex_test_resnet", f"{count / 1e6:.2f}", "3x160x160", *tags.split()]
+    assert stated["fmnist_sample"] in run(capsys, "list", "resnet20_cifar", "--details")[1]
 
 
 @pytest.mark.parametrize(
