@@ -28,9 +28,9 @@ before any of its runs: 20 new seeds with noto's pair held out, 10 with each oth
 mean of the four designers' differences with an interval of 3 degrees of freedom, since the seeds of one designer share
 its style. A pilot had found about one point, which 20 seeds can just resolve; an interval around 0 is also a result.
 
-`--all-styles` trains both on all six styles and tests them only on unseen emoji. It produced two checkpoints in
-weights/. No style is held out, so the results do not apply to unseen styles. Its three seeds and its recipe were fixed
-before its runs.
+`--all-styles` trains both on all six styles and tests them only on unseen emoji. It produced two checkpoints that
+weights/ contained for a while. No style is held out, so the results do not apply to unseen styles. Its three seeds and
+its recipe were fixed before its runs.
 """
 
 import argparse
@@ -217,7 +217,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="styles to hold out in turn; default: all",
     )
     what.add_argument("--train-on", choices=STYLES, metavar="STYLE", help="train on one style only")
-    what.add_argument("--all-styles", action="store_true", help="train on all styles, for the checkpoints in weights/")
+    what.add_argument("--all-styles", action="store_true", help="train on all styles, test on unseen emoji")
     parser.add_argument(
         "--mixstyle", action="store_true", help="compare MixStyle with the baseline, with separate seeds"
     )

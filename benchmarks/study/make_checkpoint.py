@@ -1,9 +1,9 @@
 """Put a trained model into weights/: its folder and its entry in the manifest, with the figures of its runs.
 
-    python -m benchmarks.study.make_checkpoint resnet8_cifar.moex_fmnist10k --table study \
-        --runs output/study/run/cpu-small-resnet8_cifar-moex-? \
-        --baseline output/study/run/cpu-small-resnet8_cifar-baseline-? \
-        --recipe "python -m benchmarks.study run --preset cpu-small" \
+    python -m benchmarks.study.make_checkpoint resnet20_cifar.moex_fmnist5k --table study \
+        --runs output/study/run/cpu-growth-5000-resnet20_cifar-moex-?? \
+        --baseline output/study/run/cpu-growth-5000-resnet20_cifar-baseline-?? \
+        --recipe "python -m benchmarks.study run --preset cpu-growth-5000" \
         --dataset torch/fashion_mnist --split "test, all 10,000 images" --license apache-2.0 --limits "A sentence."
 
 The runs are folders of `timm-moex train` or `compare`, one per seed. Their top-1 is measured after the last epoch, on
@@ -30,6 +30,8 @@ from timm_moex.hub.verify import verify_folder
 from timm_moex.utils.files import sha256_of
 
 from .._results import ROOT, read_rows
+
+HALF = "The parameters are saved in float16. Top-1 of these weights was measured with the saved file."
 
 
 def row_of(run: Path, table: str) -> dict[str, str]:
@@ -81,6 +83,7 @@ def write_folder(args: argparse.Namespace, first: Path, facts: dict[str, object]
     model = load_model(first / "hub")
     config = json.loads((first / "hub" / "config.json").read_text())
     extra = {key: getattr(args, key) for key in ("origin", "base_model") if getattr(args, key)}
+    limits = [args.limits, *[HALF] * args.half]
     return save_folder(
         model,
         args.weights / args.name,
@@ -88,7 +91,7 @@ def write_folder(args: argparse.Namespace, first: Path, facts: dict[str, object]
         label_names=config.get("label_names", ()),
         model_args=config.get("model_args"),
         summary=first / "summary.csv",
-        card=facts | extra | dict(command=args.recipe, recipe=settings_of(first), limits=args.limits),
+        card=facts | extra | dict(command=args.recipe, recipe=settings_of(first), limits=limits),
         dtype=torch.float16 if args.half else None,
     )
 

@@ -138,9 +138,12 @@ def summary() -> str:
 
 
 def _against(methods: dict[str, dict[str, float]], names: Sequence[str], digits: int) -> list[str]:
-    """Format the baseline's mean, and each method's paired difference from it."""
+    """Format the baseline's mean, and each method's paired difference, with the number of pairs if it differs."""
     baseline = methods.get("baseline", {})
-    differences = [format_mean(paired(methods.get(name, {}), baseline), digits, sign=True) for name in names]
+    differences = []
+    for values in (paired(methods.get(name, {}), baseline) for name in names):
+        fewer = f" ({len(values)})" if 0 < len(values) < len(baseline) else ""
+        differences.append(format_mean(values, digits, sign=True) + fewer)
     return [format_mean(list(baseline.values()), digits), *differences, str(len(baseline))]
 
 

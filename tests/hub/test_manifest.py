@@ -33,7 +33,7 @@ def test_cards_agree_with_the_manifest(name):
     card = (weights_dir() / name / "README.md").read_text()
     [result] = parse_card(card).data.eval_results
     assert result.metric_value == entry.top1["value"]
-    assert f"commit {entry.commit}" in card and ", ".join(map(str, entry.seeds)) in card
+    assert f"commit {entry.commit}" in card and f"Seeds: {', '.join(map(str, sorted(entry.seeds)))}\n" in card
     assert f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}" in card or len(entry.seeds) == 1
 
 
@@ -121,10 +121,28 @@ def test_card_says_what_is_true_of_the_training_and_of_loading(case, architectur
 def test_card_continues_with_the_settings_of_the_training(exchanged):
     settings = {"moex_preset": "mixstyle", "moex_prob": 0.25 * exchanged, "moex_per_site": True, "drop_rate": 0.1}
     card = model_card(CONFIG, {"recipe": {"model": "moex_resnet18", "model_kwargs": settings}}, source="X").text
-    further = ("To train these weights further, with", 'load_twin("X", prob=0.5)')
+    further = ("To train these weights further, with MixStyle", 'load_twin("X", preset="mixstyle", per_site=True)')
     same = ("To continue training with", 'load_twin("X", preset="mixstyle", prob=0.25, per_site=True)')
     assert all(text in card for text in (same if exchanged else further))
     assert ("active only during training" in card) == ("does not always help" in card) == exchanged
+
+
+@pytest.mark.parametrize("kwargs, given", [({"moex_prob": 0, "moex_lam": 0.5}, "prob=0.5, lam=0.5"), ({}, "prob=0.5")])
+def test_card_of_a_plain_run_suggests_exchanging_in_half_of_the_batches(kwargs, given):
+    recipe = {"model": "moex_resnet18" if kwargs else "resnet18", "model_kwargs": kwargs}
+    assert f'load_twin("X", {given})' in model_card(CONFIG, {"recipe": recipe}, source="X").text
+
+
+def test_card_tells_figures_of_runs_from_those_of_the_saved_weights():
+    runs = dict(baseline={"mean": 82.3, "std": 0.0}, recipe={"model": "moex_resnet18"})
+    card = model_card(CONFIG, runs | dict(top1=TOP1, seeds=[3])).text
+    assert "| with MoEx | 81.00 |" in card and "| same recipe without MoEx | 82.30 |" in card
+    assert "These weights: top-1 81.50, from the last epoch of seed 3." in card
+    same = model_card(CONFIG, runs | dict(top1=TOP1 | {"mean": 81.5}, seeds=[3])).text
+    assert "| with MoEx | 81.50 |" in same and "These weights:" not in same
+    several = model_card(CONFIG, dict(top1=TOP1, seeds=[12, 3], recipe={"model": "resnet18"})).text
+    assert "| this recipe | 81.00 ± 0.50 |" in several and "from the last epoch of seed 12." in several
+    assert "- Seeds: 3, 12\n" in several
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)

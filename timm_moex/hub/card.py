@@ -31,7 +31,7 @@ _HUB_DATASETS = {
     "cifar100": ("uoft-cs/cifar100", "CIFAR-100"),
     "imagenet-1k": ("ILSVRC/imagenet-1k", "ImageNet-1k"),
 }
-_PLAIN = "Expect no more robustness to unfamiliar data than the numbers above show."
+_PLAIN = "Robustness to unfamiliar data was not measured."
 _ONLY_IN_TRAINING = "{} is active only during training. At inference this is a plain network."
 _MAY_NOT_HELP = "{} does not always help; benchmarks/README.md of timm_moex lists runs in which it did not."
 
@@ -133,7 +133,7 @@ def _summary(config: Mapping[str, Any], facts: Provenance, preset: Preset) -> st
         "Result": facts.results,
         "Input": f"{size}, mean {tuple(cfg['mean'])}, std {tuple(cfg['std'])}",
         "Classes": ", ".join(map(str, names)) if 0 < len(names) <= 20 else config["num_classes"],
-        "Seeds": ", ".join(map(str, facts.seeds or ())),
+        "Seeds": ", ".join(map(str, sorted(facts.seeds or ()))),
         "Trained": ", ".join(filter(None, [facts.date, facts.device])),
         "Command": facts.command and f"`{facts.command}`",
         "Code": facts.commit and f"commit {facts.commit}",
@@ -151,26 +151,33 @@ def _comparison(facts: Provenance, preset: Preset) -> str:
     top1, baseline, seeds = facts.top1, facts.baseline, facts.seeds or []
     if not top1:
         return ""
-    several = len(seeds) > 1
+    several, exchanged = len(seeds) > 1, _was_exchanged(facts)
     head = f"top-1, mean ± standard deviation of {len(seeds)} seeds" if several else "top-1, one seed"
-    rows = {f"with {preset.title}" if _was_exchanged(facts) else "these weights": _percent(top1, several)}
-    if _was_exchanged(facts):
+    value = f"{top1.get('value', top1.get('mean')):.2f}"
+    compared = several or (exchanged and baseline)  # runs are compared, of which these weights may be a rounded copy
+    own = _of_runs(top1, several) if compared else value
+    rows = {f"with {preset.title}" if exchanged else "this recipe" if several else "these weights": own}
+    if exchanged:
         unknown = f"not run, so the effect of {preset.title} is unknown"
-        rows[f"same recipe without {preset.title}"] = _percent(baseline, several) if baseline else unknown
+        rows[f"same recipe without {preset.title}"] = _of_runs(baseline, several) if baseline else unknown
     table = "".join(f"\n| {name} | {percent} |" for name, percent in rows.items())
-    those = f"\n\nThese weights: top-1 {top1['value']:.2f}, from the last epoch of seed {seeds[0]}." if several else ""
+    those = f"\n\nThese weights: top-1 {value}, from the last epoch of seed {seeds[0]}." if value != own else ""
     return f"\n\n| {facts.split or 'evaluation'} | {head} |\n|---|---|{table}{those}"
 
 
-def _percent(top1: Mapping[str, float], several: bool) -> str:
-    return f"{top1['mean']:.2f} ± {top1['std']:.2f}" if several else f"{top1.get('value', top1.get('mean')):.2f}"
+def _of_runs(top1: Mapping[str, float], several: bool) -> str:
+    return f"{top1['mean']:.2f} ± {top1['std']:.2f}" if several else f"{top1.get('mean', top1.get('value')):.2f}"
 
 
 def _usage(architecture: str, source: str, facts: Provenance, preset: Preset) -> str:
-    more, given = "To train these weights further, with", {"prob": 0.5}
+    more = "To train these weights further, with"
+    given = {stock_name(key): value for key, value in _settings(facts).items() if is_twin_name(key)}
     if _was_exchanged(facts):
         more = "To continue training with"
-        given = {stock_name(key): value for key, value in _settings(facts).items() if is_twin_name(key)}
+    elif preset.name == "moex":
+        given["prob"] = 0.5
+    else:
+        given.pop("prob", None)  # 0 in a recipe without an exchange; the preset has its own
     arguments = ", ".join([f'"{source}"', *(f"{key}={value!r}".replace("'", '"') for key, value in given.items())])
     extra = "\nimport timm_moex  # registers the architecture" if is_ours(architecture) else ""
     return f"""## Use

@@ -29,7 +29,7 @@ class Provenance:
     Attributes:
         dataset: The training data, as timm names it.
         split: The part of the data used for evaluation.
-        top1: Top-1 in percent on `split`: `value` for these weights, `mean` and `std` over `seeds`.
+        top1: Top-1 in percent on `split`: `value` for these weights, `mean` and `std` over `seeds` (0 for one seed).
         seeds: Seeds of all runs in `mean` and `std`; the weights come from the first one.
         baseline: `mean` and `std` of the same recipe and seeds without MoEx; None if not run.
         command: The training command, or the name of the packaged recipe.
