@@ -56,6 +56,18 @@ def test_study_table_pairs_seeds_and_leaves_out_unknown_times(monkeypatch):
     assert lines[3][:3] == ["MoEx", "8.50 ± 1.50", "-0.50 ± 0.50"] and lines[3][4:7] == ["-0.100 ± 0.100", "1.25", "2"]
 
 
+def test_summary_counts_the_pairs_of_a_method_with_fewer_seeds(monkeypatch):
+    rows = [
+        row(method, str(seed), str(90 + seed))
+        for method, n in (("baseline", 3), ("moex", 3), ("mixup", 2))
+        for seed in range(n)
+    ]
+    monkeypatch.setattr(report, "read_rows", lambda name: rows if name == "study" else [])
+    [line] = [line for line in report.summary().splitlines() if "cpu-small" in line]
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells == ["9.00 ± 0.58", "+0.00 ± 0.00 (2)", "–", "+0.00 ± 0.00", "–", "–", "3"]
+
+
 def test_robustness_averages_severities_within_a_seed():
     rows = [
         dict(corruption=kind, severity=s, seed=seed, error=e)
