@@ -108,17 +108,21 @@ def whole_seeds(rows: Sequence[dict], groups: Sequence[str], methods: Sequence[s
 def cifar10() -> str:
     """Format cifar10.csv: test error and loss by number of labels and method, and their differences from the baseline.
 
-    The differences have 95 % intervals over the seeds.
+    A last row has the difference between CutMix with and without MoEx. All have 95 % intervals over the seeds.
     """
     runs, lines = grouped(read_rows("cifar10"), "labels", "method"), []
-    for (labels, method), own in runs.items():
-        baseline, cells = runs.get((labels, "baseline"), []), []
-        for value, places in ((test_error, 2), (test_loss, 3)):
-            values = by_seed(own, value)
-            difference = format_interval(paired(values, by_seed(baseline, value)), places)
-            cells += [format_mean(list(values.values()), places), "" if method == "baseline" else difference]
-        lines.append([f"{int(labels):,}", METHODS[method.replace("+", "_")], *cells, str(len(own))])
+    for labels, method in sorted(runs, key=lambda key: int(key[0])):
+        compared = [("baseline", METHODS[method.replace("+", "_")])]
+        if method == "cutmix+moex":
+            compared.append(("cutmix", "CutMix + MoEx minus CutMix"))
+        for other, label in compared:
+            own, others, cells = runs[labels, method], runs.get((labels, other), []), []
+            for value, places in ((test_error, 2), (test_loss, 3)):
+                values = by_seed(own, value)
+                mean = format_mean(list(values.values()), places) if other == "baseline" else ""
+                cells += [mean, format_interval(paired(values, by_seed(others, value)), places) * (method != other)]
+            lines.append([f"{int(labels):,}", label, *cells, str(len(own))])
     if not lines:
         return NONE
-    head = ["labels", "", "test error, %", "minus baseline", "test loss", "minus baseline", "seeds"]
+    head = ["labels", "", "test error, %", "difference", "test loss", "difference", "seeds"]
     return f"{table(head, lines, left=2)}\n{source(read_rows('cifar10'))}"

@@ -153,11 +153,15 @@ def test_a_study_that_leaves_domains_out_shows_whole_seeds_only(monkeypatch):
 def test_cifar10_pairs_seeds_within_a_number_of_labels(monkeypatch):
     runs = [("4000", m, s, t) for s, m, t in [("40", "baseline", 70), ("40", "moex", 72), ("41", "moex", 99)]]
     runs += [("4000", "baseline", "42", 71), ("4000", "moex", "42", 71), ("1000", "baseline", "40", 50)]
+    runs += [("4000", "cutmix", s, 75) for s in ("40", "42")] + [("4000", "cutmix+moex", s, 76) for s in ("40", "42")]
     rows = [FACTS | dict(zip(("labels", "method", "seed", "test_top1"), run), test_loss="1") for run in runs]
     monkeypatch.setattr(report_shift, "read_rows", lambda name: rows)
     lines = cells(report_shift.cifar10())
-    assert [line[:2] + line[3:4] for line in lines] == [
-        ["4,000", "baseline", ""],
-        ["4,000", "MoEx", "-1.00 [-13.71, +11.71]"],
-        ["1,000", "baseline", ""],
+    assert [line[:4] + line[-1:] for line in lines] == [
+        ["1,000", "baseline", "50.00", "", "1"],
+        ["4,000", "baseline", "29.50 ± 0.50", "", "2"],
+        ["4,000", "MoEx", "19.33 ± 9.17", "-1.00 [-13.71, +11.71]", "3"],
+        ["4,000", "CutMix", "25.00 ± 0.00", "-4.50 [-10.85, +1.85]", "2"],
+        ["4,000", "CutMix + MoEx", "24.00 ± 0.00", "-5.50 [-11.85, +0.85]", "2"],
+        ["4,000", "CutMix + MoEx minus CutMix", "", "-1.00 [-1.00, -1.00]", "2"],
     ]
