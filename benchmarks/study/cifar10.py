@@ -55,6 +55,12 @@ def link_images(source: Path, labels: int, folder: Path) -> Path:
     return folder
 
 
+def study_row(labels: int, row: dict[str, str], code: dict[str, str]) -> dict[str, str]:
+    """Add the number of labels, the seconds and, from this process, processor and commit; the rest is the run's own."""
+    seconds = f"{float(row['seconds_per_epoch']) * int(row['epochs']):.0f}"
+    return {"labels": str(labels)} | row | {"seconds": seconds} | {key: code[key] for key in ("processor", "commit")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 with train/CLASS and test/CLASS")
@@ -79,8 +85,7 @@ def main() -> None:
     code = environment(torch.device("cpu"), "timm_moex", "benchmarks/study")
     for row in read_rows("compare", place / "runs"):
         if (str(args.labels), row["method"], row["seed"]) not in done:
-            seconds = {"seconds": f"{float(row['seconds_per_epoch']) * int(row['epochs']):.0f}"}
-            append_rows(RESULTS / "cifar10.csv", [{"labels": args.labels} | row | seconds | code])
+            append_rows(RESULTS / "cifar10.csv", [study_row(args.labels, row, code)])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,13 @@ def test_a_folder_with_other_classes_is_refused(tmp_path):
         cifar10.link_images(write_images(tmp_path / "cifar", 9), 4000, tmp_path / "images")
 
 
+def test_a_row_keeps_what_the_run_says_of_itself():
+    run = dict(method="moex", seed="40", epochs="60", seconds_per_epoch="9.5", threads="1", device="cpu", date="d")
+    here = dict(threads="2", device="cpu", date="later", processor="P", commit="c", torch="t")
+    expected = dict(labels="4000") | run | dict(seconds="570", processor="P", commit="c")
+    assert cifar10.study_row(4000, run, here) == expected
+
+
 def test_every_size_trains_for_about_as_many_steps():
     recipe = load_recipe(Path(cifar10.__file__).with_suffix(".yaml"))
     assert recipe.settings["epochs"] == cifar10.EPOCHS[4000]
