@@ -170,7 +170,7 @@ def growth() -> dict[str, Figure]:
         )
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    title = "In our runs, the more a network overfits,\nthe more MoEx lowers its test loss"
+    title = "On Fashion-MNIST, the more a network overfits,\nthe more MoEx lowers its test loss"
     figure.suptitle(title, x=0.01, horizontalalignment="left", fontweight="bold")
     note = "Numbers: training images. Small dots: seeds. Bars: 95 % intervals of the paired differences."
     figure.supxlabel(note, fontsize=9)
