@@ -30,7 +30,7 @@ COLOURS = {
 
 PACS_METHODS = {
     "mixstyle": ("MixStyle", "#edae49"),
-    "mixstyle_other": ("MixStyle, donors from other domains", "#d1495b"),
+    "mixstyle_other": ("MixStyle, donors from other domains", "#7f4f24"),
 }
 CIFAR_METHODS = {
     name: (METHODS[name.replace("+", "_")], COLOURS[name.replace("+", "_")])
@@ -209,10 +209,14 @@ def pacs_cifar10() -> dict[str, Figure]:
             yticks=range(len(groups)),
         )
         axes.set_yticklabels(list(groups))
+        if len(groups) == 1:  # a row for each method needs no legend
+            axes.set_yticks([(k - (len(methods) - 1) / 2) * 0.25 for k in range(len(methods))])
+            axes.set_yticklabels([label for label, _ in methods.values()])
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=8)
+        if len(groups) > 1:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=8)
     figure.supxlabel("Small dots: seeds. Bars: 95 % intervals of the paired differences.", fontsize=9)
     return {"pacs_cifar10": figure}
 
