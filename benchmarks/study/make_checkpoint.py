@@ -31,7 +31,7 @@ from timm_moex.utils.files import sha256_of
 
 from .._results import ROOT, read_rows
 
-HALF = "The parameters are saved in float16. Top-1 of these weights was measured with the saved file."
+FLOAT16 = "The parameters are saved in float16. Top-1 of these weights was measured with the saved file."
 
 
 def row_of(run: Path, table: str) -> dict[str, str]:
@@ -83,7 +83,7 @@ def write_folder(args: argparse.Namespace, first: Path, facts: dict[str, object]
     model = load_model(first / "hub")
     config = json.loads((first / "hub" / "config.json").read_text())
     extra = {key: getattr(args, key) for key in ("origin", "base_model") if getattr(args, key)}
-    limits = [args.limits, *[HALF] * args.half]
+    limits = [args.limits, *[FLOAT16] * args.half]
     return save_folder(
         model,
         args.weights / args.name,
@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--value", type=float, help="top-1 of the written file by `timm-moex eval`")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
     args = parser.parse_args()
+    if args.half and args.value is None:
+        parser.error("--half requires --value, because rounding changes the top-1")
 
     runs = sorted(args.runs)
     runs = median_first(runs, [top1_of(run, args.table, args.column) for run in runs])

@@ -191,11 +191,13 @@ def pacs_cifar10() -> dict[str, Figure]:
         return {}
     figure = Figure((5.5 * len(panels), 3.6), layout="constrained")
     for axes, (title, rows, groups, methods) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
+        offsets = [(k - (len(methods) - 1) / 2) * 0.25 for k in range(len(methods))]
+        one_group = len(groups) == 1
         for place, held_out in enumerate(groups.values()):
-            for k, (method, (label, colour)) in enumerate(methods.items()):
+            for offset, (method, (label, colour)) in zip(offsets, methods.items()):
                 baseline, own = (_errors(rows, name, held_out) for name in ("baseline", method))
                 values = paired(own, baseline)
-                y = place + (k - (len(methods) - 1) / 2) * 0.25
+                y = place + offset
                 mean = mean_se(values)[0]
                 reach = [[abs(bound - mean)] for bound in interval(values)] if len(values) > 1 else None
                 axes.plot(values, [y] * len(values), "o", color=colour, alpha=0.35, markersize=4)
@@ -203,19 +205,19 @@ def pacs_cifar10() -> dict[str, Figure]:
                     [mean], [y], xerr=reach, fmt="D", color=colour, capsize=3, label=label if place == 0 else None
                 )
         axes.axvline(0, color="#333333", linestyle=":")
+        ticks = dict(zip(groups, range(len(groups))))
+        if one_group:  # name the rows after the methods, instead of a legend
+            ticks = {label: y for (label, _), y in zip(methods.values(), offsets)}
         axes.set(
             title=f"{title}, {len({row['seed'] for row in rows})} seeds",
             xlabel="error minus baseline, percentage points: lower is better",
-            yticks=range(len(groups)),
+            yticks=list(ticks.values()),
+            yticklabels=list(ticks),
         )
-        axes.set_yticklabels(list(groups))
-        if len(groups) == 1:  # a row for each method needs no legend
-            axes.set_yticks([(k - (len(methods) - 1) / 2) * 0.25 for k in range(len(methods))])
-            axes.set_yticklabels([label for label, _ in methods.values()])
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(groups) > 1:
+        if not one_group:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=8)
     figure.supxlabel("Small dots: seeds. Bars: 95 % intervals of the paired differences.", fontsize=9)
     return {"pacs_cifar10": figure}

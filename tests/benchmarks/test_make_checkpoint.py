@@ -54,6 +54,15 @@ def test_with_a_table_only_the_median_runs_folder_is_needed(tmp_path, monkeypatc
     assert facts["seeds"] == [2, 1, 3] and facts["top1"]["value"] == 82 and facts["commit"] == "abc1234"
 
 
+def test_float16_needs_the_top1_of_the_written_file(monkeypatch, capsys):
+    words = ["x.y", "--runs", "run", "--half"]
+    words += [word for key in ("recipe", "dataset", "split", "license", "limits") for word in (f"--{key}", "a")]
+    monkeypatch.setattr("sys.argv", ["make_checkpoint", *words])
+    with pytest.raises(SystemExit):
+        make_checkpoint.main()
+    assert "--half requires --value" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def fashion_mnist(tmp_path_factory):
     root = tmp_path_factory.mktemp("fashion")

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from hub_folders import write_folder
+from safetensors import safe_open
 from weights_world import manifest_row
 
 from timm_moex.hub.card import model_card, parse_card
@@ -35,6 +36,14 @@ def test_cards_agree_with_the_manifest(name):
     assert result.metric_value == entry.top1["value"]
     assert f"commit {entry.commit}" in card and f"Seeds: {', '.join(map(str, sorted(entry.seeds)))}\n" in card
     assert f"{entry.top1['mean']:.2f} ± {entry.top1['std']:.2f}" in card or len(entry.seeds) == 1
+
+
+@pytest.mark.parametrize("name", sorted(released_weights()))
+def test_a_card_says_whether_its_parameters_are_in_float16(name):
+    folder = weights_dir() / name
+    with safe_open(folder / "model.safetensors", "pt") as tensors:
+        types = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}
+    assert ("F16" in types) == ("saved in float16" in (folder / "README.md").read_text())
 
 
 def test_who_may_read_the_config_may_read_the_weights(tmp_path):
@@ -140,6 +149,8 @@ def test_card_tells_figures_of_runs_from_those_of_the_saved_weights():
     assert "These weights: top-1 81.50, from the last epoch of seed 3." in card
     same = model_card(CONFIG, runs | dict(top1=TOP1 | {"mean": 81.5}, seeds=[3])).text
     assert "| with MoEx | 81.50 |" in same and "These weights:" not in same
+    unknown = model_card(CONFIG, runs | dict(top1=TOP1)).text
+    assert "| with MoEx | 81.00 |" in unknown and "These weights: top-1 81.50.\n" in unknown
     several = model_card(CONFIG, dict(top1=TOP1, seeds=[12, 3], recipe={"model": "resnet18"})).text
     assert "| this recipe | 81.00 ± 0.50 |" in several and "from the last epoch of seed 12." in several
     assert "- Seeds: 3, 12\n" in several

@@ -31,7 +31,7 @@ _HUB_DATASETS = {
     "cifar100": ("uoft-cs/cifar100", "CIFAR-100"),
     "imagenet-1k": ("ILSVRC/imagenet-1k", "ImageNet-1k"),
 }
-_PLAIN = "Robustness to unfamiliar data was not measured."
+_PLAIN = "On images unlike the training data, accuracy may be much lower."
 _ONLY_IN_TRAINING = "{} is active only during training. At inference this is a plain network."
 _MAY_NOT_HELP = "{} does not always help; benchmarks/README.md of timm_moex lists runs in which it did not."
 
@@ -161,7 +161,8 @@ def _comparison(facts: Provenance, preset: Preset) -> str:
         unknown = f"not run, so the effect of {preset.title} is unknown"
         rows[f"same recipe without {preset.title}"] = _of_runs(baseline, several) if baseline else unknown
     table = "".join(f"\n| {name} | {percent} |" for name, percent in rows.items())
-    those = f"\n\nThese weights: top-1 {value}, from the last epoch of seed {seeds[0]}." if value != own else ""
+    origin = f", from the last epoch of seed {seeds[0]}" if seeds else ""
+    those = f"\n\nThese weights: top-1 {value}{origin}." if value != own else ""
     return f"\n\n| {facts.split or 'evaluation'} | {head} |\n|---|---|{table}{those}"
 
 
